@@ -1,0 +1,129 @@
+//! What the planner knows of one database's schema: a snapshot without IO. `pool::catalog` fills it
+//! from the home shard; golden tests fill it from a line of text.
+
+use std::collections::{HashMap, HashSet};
+
+use crate::shard::KeyType;
+
+/// A schema snapshot. Names are as in `pg_catalog`: folded, unquoted.
+#[derive(Clone, Debug, Default)]
+pub struct Catalog {
+    /// Tables and views by (schema, name).
+    pub tables: HashMap<(String, String), Table>,
+    /// Functions by name; several schemas and overloads share an entry.
+    pub functions: HashMap<String, Vec<Function>>,
+    /// Type OIDs by name, of `pg_catalog` and the search path's schemas.
+    pub types: HashMap<String, u32>,
+    /// The schemas that unqualified names are looked up in, `pg_catalog` first.
+    pub search_path: Vec<String>,
+    /// Whether the database's default collation compares bytes (`C`, `POSIX`).
+    pub default_collation_is_c: bool,
+    /// `server_version_num`, e.g. 150018.
+    pub server_version: u32,
+    /// Whether user-defined operators or casts exist that could change the meaning of `=`.
+    pub operators_on: HashSet<u32>,
+    /// Functions the configuration declares to touch only the rows of the statement's tenant.
+    pub trusted_functions: HashSet<String>,
+    /// Changes whenever anything above does; part of the plan cache's key.
+    pub version: u64,
+}
+
+/// A table, partitioned table, foreign table, view or sequence.
+#[derive(Clone, Debug)]
+pub struct Table {
+    pub kind: TableKind,
+    pub columns: Vec<Column>,
+    /// Unique keys and the primary key, each as column positions.
+    pub unique_keys: Vec<Vec<usize>>,
+    /// Names of functions called by user triggers.
+    pub trigger_functions: Vec<String>,
+    /// Whether rewrite rules other than a view's own exist.
+    pub has_rules: bool,
+}
+
+/// Where a table's rows live.
+#[derive(Clone, Debug, PartialEq)]
+pub enum TableKind {
+    /// Rows live on the shard of their tenant; `column` is the tenant column's position.
+    Sharded { column: usize, key: KeyType },
+    /// The same rows on every shard.
+    Reference,
+    /// Rows live on the home shard alone.
+    Home,
+    /// A view, with its query as `pg_get_viewdef` prints it.
+    View(String),
+    /// Of `pg_catalog` or `information_schema`; answered by the home shard.
+    System,
+    /// A sharded table whose tenant column cannot be a key (type, collation); every use is refused
+    /// with this text.
+    Unusable(String),
+}
+
+/// A column.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Column {
+    pub name: String,
+    pub type_oid: u32,
+    /// Whether values compare by bytes: the column's own collation, or the default's.
+    pub collation_is_c: bool,
+    pub default: ColumnDefault,
+}
+
+/// What an INSERT that leaves the column out stores.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ColumnDefault {
+    /// NULL or a constant: the same everywhere.
+    Constant,
+    /// Computed per statement or row; the expression. Differs from shard to shard.
+    Computed(String),
+    /// Takes numbers from a sequence of its own shard.
+    Sequence,
+    /// `GENERATED … STORED` from columns of the row: immutable.
+    Generated,
+}
+
+/// A function, aggregate or window function.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Function {
+    pub schema: String,
+    pub kind: FunctionKind,
+    pub volatility: Volatility,
+    /// Whether the function is known not to read or write tables: immutable, or written in C.
+    pub is_table_free: bool,
+    pub is_strict: bool,
+}
+
+/// `pg_proc.prokind`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FunctionKind {
+    Plain,
+    Aggregate,
+    Window,
+    Procedure,
+}
+
+/// `pg_proc.provolatile`; ordered, worst last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Volatility {
+    Immutable,
+    Stable,
+    Volatile,
+}
+
+impl Catalog {
+    /// The table a possibly qualified name means, or `None` if it is not (or not yet) known.
+    pub fn table(&self, schema: Option<&str>, name: &str) -> Option<&Table> {
+        let find = |schema: &str| self.tables.get(&(schema.to_owned(), name.to_owned()));
+        match schema {
+            Some(schema) => find(schema),
+            None => self.search_path.iter().find_map(|it| find(it)),
+        }
+    }
+}
+
+impl Table {
+    /// The position of a column.
+    pub fn column(&self, name: &str) -> Option<usize> {
+        self.columns.iter().position(|it| it.name == name)
+    }
+}

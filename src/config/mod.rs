@@ -1,0 +1,191 @@
+//! The TOML as written → [`Config`], valid by construction.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use crate::shard::{Map, ShardId};
+
+/// A whole configuration. Past its constructor nothing is checked again.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    pub listen: Listen,
+    pub pool: Pool,
+    pub limits: Limits,
+    pub health: Health,
+    pub log: Log,
+    pub users: Vec<User>,
+    pub databases: Vec<Database>,
+}
+
+/// `[listen]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Listen {
+    pub address: SocketAddr,
+    /// /metrics, /live, /ready; none: not served.
+    pub http: Option<SocketAddr>,
+    /// How long running transactions may go on after SIGTERM.
+    pub shutdown_grace: Duration,
+    /// Data-plane threads; default: the number of cores.
+    pub threads: usize,
+}
+
+/// `[pool]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Pool {
+    pub mode: PoolMode,
+    /// Server connections per user, database and host.
+    pub size: usize,
+    pub wait_timeout: Duration,
+    pub connect_timeout: Duration,
+    /// Idle servers are closed after this; zero: never.
+    pub idle_timeout: Duration,
+    /// Servers are closed at this age; zero: never.
+    pub max_lifetime: Duration,
+    /// A server idle for longer than this is checked before use.
+    pub check_after: Duration,
+    /// Prepared statements kept per server connection.
+    pub prepared_statements: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PoolMode {
+    Transaction,
+    Session,
+}
+
+/// `[limits]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Limits {
+    pub clients: usize,
+    pub login_timeout: Duration,
+    /// Bytes of one message from a client.
+    pub message_bytes: usize,
+    /// Plans kept in the cache.
+    pub plans: usize,
+    /// Bytes a grouping, a sort or a DISTINCT over shards may hold, per statement.
+    pub merge_bytes: usize,
+}
+
+/// `[health]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Health {
+    pub interval: Duration,
+    pub timeout: Duration,
+    /// How often the schema is loaded again; zero: only after DDL and on unknown names.
+    pub catalog_refresh: Duration,
+}
+
+/// `[log]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Log {
+    pub format: LogFormat,
+    /// A `tracing` filter such as `info` or `pgsluice=debug`.
+    pub level: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+/// `[[user]]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct User {
+    pub name: String,
+    pub secret: Secret,
+    /// How the user proves who it is; default: SCRAM, whatever the stored secret allows.
+    pub auth: AuthMethod,
+    /// May use the admin console. If no user has it, every user may.
+    pub admin: bool,
+    /// Credentials towards servers, in place of those in the shard's URL.
+    pub server_user: Option<String>,
+    pub server_password: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AuthMethod {
+    Trust,
+    Password,
+    Md5,
+    ScramSha256,
+}
+
+/// What the proxy knows of a password. `Debug` never shows it.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Secret {
+    /// No password (only with `auth = "trust"`).
+    None,
+    Plain(String),
+    /// `SCRAM-SHA-256$…` as in `pg_authid`.
+    Verifier(String),
+    /// `md5…` as in `pg_authid`.
+    Md5(String),
+}
+
+/// `[[database]]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Database {
+    pub name: String,
+    /// None: no table is sharded (plain pooler).
+    pub tenant_column: Option<String>,
+    pub home_shard: ShardId,
+    pub reference_tables: Vec<String>,
+    pub pin_after_write: Duration,
+    /// Functions declared to touch only the rows of the statement's tenant.
+    pub trusted_functions: Vec<String>,
+    /// Whether DDL may create unique and foreign keys, sequences and identity columns on sharded
+    /// tables that shards can only keep each for itself.
+    pub allow_local_keys: bool,
+    /// By rising id.
+    pub shards: Vec<Shard>,
+    pub map: Map,
+    /// Per-database overrides of `[pool]`.
+    pub pool_mode: Option<PoolMode>,
+    pub pool_size: Option<usize>,
+}
+
+/// `[[database.shard]]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Shard {
+    pub id: ShardId,
+    pub primary: Host,
+    pub replicas: Vec<Host>,
+}
+
+/// A server, from `postgres://user:password@host:port/database`. `Debug` never shows the password.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Host {
+    pub host: String,
+    pub port: u16,
+    pub user: String,
+    pub password: Option<String>,
+    pub database: String,
+}
+
+/// Tenant overrides as written, before the key type is known.
+pub type TenantOverrides = BTreeMap<Box<str>, ShardId>;
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::None => "None",
+            Self::Plain(_) => "Plain(…)",
+            Self::Verifier(_) => "Verifier(…)",
+            Self::Md5(_) => "Md5(…)",
+        })
+    }
+}
+
+impl std::fmt::Display for Host {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}:{}", self.host, self.port)
+    }
+}
+
+impl std::fmt::Debug for Host {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}@{}:{}/{}", self.user, self.host, self.port, self.database)
+    }
+}

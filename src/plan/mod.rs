@@ -1,0 +1,203 @@
+//! What is known of a statement from its text and the catalog alone: where it goes, how the answers
+//! of several shards become one, or why it is refused. Cached; see `plan::route` for one execution.
+
+pub mod cache;
+pub mod planner;
+pub mod route;
+mod show;
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use crate::error::PgError;
+use crate::merge::MergeSpec;
+use crate::shard::KeyType;
+
+/// The plan of one statement.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Plan {
+    pub action: Action,
+    /// Whether another statement with the same fingerprint has the same plan: no literal's value was
+    /// looked at, except those that `Scope::Keys` names, and no rewritten text is kept.
+    pub is_shareable: bool,
+    /// Why the session must keep its server from this statement on (temporary table, session
+    /// advisory lock, …).
+    pub pin: Option<&'static str>,
+    /// Whether schemas may have changed after this statement, so that the catalog is loaded again.
+    pub changes_schema: bool,
+}
+
+/// What the session does with a statement.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Action {
+    /// Servers run it.
+    Run(Run),
+    /// The proxy carries it out itself.
+    Local(Local),
+    /// Refused by name before anything ran: 0A000 unless the error says otherwise.
+    Refuse(PgError),
+}
+
+/// A statement for servers.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Run {
+    pub access: Access,
+    pub scope: Scope,
+    /// How it runs if the scope turns out to be more than one shard.
+    pub combine: Combine,
+}
+
+/// Whether a replica may serve it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Proven free of writes, locks and volatile functions.
+    Read,
+    Write,
+}
+
+/// How the shards will be chosen once the arguments are known.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Scope {
+    /// No table or only reference tables: any shard answers alike.
+    Any,
+    /// The home shard: home tables, system catalogs, whatever must run in one fixed place.
+    Home,
+    /// Confined to these keys; if `with_home`, home tables are read too, so that the keys must
+    /// belong to the home shard.
+    Keys { keys: Vec<KeySource>, with_home: bool },
+    /// Every shard.
+    All,
+}
+
+/// Where a tenant key is found at run time.
+#[derive(Clone, Debug, PartialEq)]
+pub enum KeySource {
+    /// The literal whose token starts at this byte offset of the planned text.
+    Literal { offset: usize, kind: KeyType },
+    /// Parameter `$index` (1-based): a scalar of the key's type.
+    Param { index: usize, kind: KeyType },
+    /// Parameter `$index` (1-based): a one-dimensional array, of `= ANY ($1)`.
+    ParamArray { index: usize, kind: KeyType },
+}
+
+/// How the answers of several shards become one.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Combine {
+    /// A read: streams are merged.
+    Merge(MergeSpec),
+    /// A write whose effects add up (UPDATE and DELETE over tenants): the same text everywhere,
+    /// counts are added, RETURNING rows concatenated.
+    Sum,
+    /// A write of a reference table, or DDL: the same text everywhere; every shard must report the
+    /// same command tag, one answer is forwarded.
+    Same,
+    /// DDL that cannot run in a transaction: one shard after the other.
+    OneByOne,
+    /// A multi-row INSERT: each row to the shard of its key.
+    Split(Split),
+    /// COPY … FROM STDIN: each row to the shard of its key.
+    CopyFrom(CopyFrom),
+    /// COPY … TO STDOUT: streams are concatenated (text and CSV).
+    CopyTo { header: bool },
+    /// Only one shard can run it; refused with this if there are several.
+    Refuse(PgError),
+}
+
+/// A multi-row INSERT … VALUES. Byte ranges are of the planned text.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Split {
+    /// Each row's text including its parentheses, and its key.
+    pub rows: Vec<(Range<usize>, KeySource)>,
+    /// Whether RETURNING gives exactly one row per row inserted, so that the order can be restored.
+    pub returning: bool,
+}
+
+/// A COPY … FROM STDIN of a sharded table.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CopyFrom {
+    pub format: CopyFormat,
+    /// Position of the tenant column in the data's columns.
+    pub key_column: usize,
+    pub kind: KeyType,
+}
+
+/// How COPY data is cut into rows and fields.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CopyFormat {
+    Text { delimiter: u8, null: String, header: bool },
+    Csv { delimiter: u8, quote: u8, escape: u8, null: String, header: bool, force_null: bool },
+    Binary,
+}
+
+/// Statements about the session that the proxy carries out itself. Byte-exact text is at hand where
+/// a server must see it.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Local {
+    /// BEGIN / START TRANSACTION.
+    Begin {
+        read_only: Option<bool>,
+        isolation: Option<Isolation>,
+    },
+    Commit {
+        chain: bool,
+    },
+    Rollback {
+        chain: bool,
+    },
+    Savepoint(String),
+    RollbackTo(String),
+    Release(String),
+    /// `SET name TO …` of a server's setting, `is_local` for SET LOCAL; `value` if it is one constant.
+    /// `name` is lower case. SET TIME ZONE, SET NAMES, SET ROLE come under their settings' names;
+    /// SET SESSION CHARACTERISTICS as `session characteristics`.
+    Set {
+        name: String,
+        value: Option<String>,
+        is_local: bool,
+    },
+    /// SET TRANSACTION ….
+    SetTransaction {
+        read_only: Option<bool>,
+        isolation: Option<Isolation>,
+    },
+    /// `SET sluice.name = 'value'`; `None` resets.
+    SetSluice {
+        name: String,
+        value: Option<String>,
+        is_local: bool,
+    },
+    /// `SHOW sluice.name`.
+    ShowSluice(String),
+    /// `RESET name`; `None` is RESET ALL.
+    Reset(Option<String>),
+    DiscardAll,
+    /// SQL-level DEALLOCATE; `None` is ALL.
+    Deallocate(Option<String>),
+    /// `EXPLAIN (SLUICE) statement`: the explained statement's byte range.
+    Explain(Range<usize>),
+    /// DECLARE of a cursor, with the plan of its query and the query's byte range.
+    Declare {
+        cursor: String,
+        query: Arc<Plan>,
+    },
+    /// FETCH, MOVE or CLOSE of a cursor (`None`: CLOSE ALL): goes where the cursor was declared.
+    Cursor(Option<String>),
+    /// An empty statement.
+    Empty,
+}
+
+/// A transaction isolation level.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Isolation {
+    ReadUncommitted,
+    ReadCommitted,
+    RepeatableRead,
+    Serializable,
+}
+
+impl Run {
+    /// Whether a single statement text is sent to each shard unchanged.
+    pub fn sends_original(&self) -> bool {
+        !matches!(self.combine, Combine::Merge(_) | Combine::Split(_))
+    }
+}
