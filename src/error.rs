@@ -3,6 +3,7 @@
 //! Every refusal and every failure of our own ends as a [`PgError`]; errors of a server are relayed
 //! as they came and never pass through here.
 
+use std::borrow::Cow;
 use std::fmt;
 
 /// Five-character codes of <https://www.postgresql.org/docs/current/errcodes-appendix.html>.
@@ -94,8 +95,8 @@ impl Severity {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PgError {
     pub severity: Severity,
-    /// SQLSTATE, one of [`sqlstate`].
-    pub code: &'static str,
+    /// SQLSTATE: one of [`sqlstate`], or a server's.
+    pub code: Cow<'static, str>,
     pub message: String,
     pub detail: Option<String>,
     pub hint: Option<String>,
@@ -105,10 +106,10 @@ pub struct PgError {
 
 impl PgError {
     /// An `ERROR` with a code of [`sqlstate`].
-    pub fn new(code: &'static str, message: impl Into<String>) -> Self {
+    pub fn new(code: impl Into<Cow<'static, str>>, message: impl Into<String>) -> Self {
         Self {
             severity: Severity::Error,
-            code,
+            code: code.into(),
             message: message.into(),
             detail: None,
             hint: None,

@@ -1,0 +1,147 @@
+//! The numbers of /metrics; SHOW STATS reads the same counters. The only user of `prometheus`.
+
+pub mod http;
+
+use prometheus::{
+    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, TextEncoder,
+};
+
+/// Buckets in seconds, from 50 µs to 30 s.
+const SECONDS: &[f64] = &[
+    0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0,
+    2.0, 5.0, 10.0, 30.0,
+];
+
+/// Every metric of the proxy.
+pub struct Metrics {
+    registry: Registry,
+    query: HistogramVec,
+    wait: HistogramVec,
+    connect_errors: IntCounterVec,
+    queries: IntCounterVec,
+    refused: IntCounterVec,
+    errors: IntCounterVec,
+    transactions: IntCounterVec,
+    two_phase: IntCounterVec,
+    host_up: IntGaugeVec,
+    pub clients: IntGauge,
+    pub logins_failed: IntCounter,
+    pub reloads: IntCounterVec,
+    pub cancels: IntCounter,
+    pub bytes_received: IntCounter,
+    pub bytes_sent: IntCounter,
+}
+
+/// Handles for one host: no label is hashed per query.
+#[derive(Clone)]
+pub struct HostMetrics {
+    /// Time from sending a statement to the end of its answer.
+    pub query: Histogram,
+    /// Time spent waiting for a server connection.
+    pub wait: Histogram,
+    pub connect_errors: IntCounter,
+    pub up: IntGauge,
+}
+
+/// Handles for one database.
+#[derive(Clone)]
+pub struct DatabaseMetrics {
+    pub queries: IntCounter,
+    /// Statements refused by name (0A000).
+    pub refused: IntCounter,
+    /// Errors of servers and of the proxy that clients were told.
+    pub errors: IntCounter,
+    pub transactions: IntCounter,
+    /// Transactions committed in two phases.
+    pub two_phase: IntCounter,
+}
+
+impl Metrics {
+    /// All metrics at zero.
+    ///
+    /// # Errors
+    /// Never in practice: the names are constants and each is registered once.
+    pub fn new() -> Result<Self, prometheus::Error> {
+        let registry = Registry::new();
+        let host = &["database", "shard", "role"];
+        let histogram = |name: &str, help: &str| {
+            let options = HistogramOpts::new(name, help).buckets(SECONDS.to_vec());
+            let made = HistogramVec::new(options, host)?;
+            registry.register(Box::new(made.clone())).map(|()| made)
+        };
+        let counters = |name: &str, help: &str, labels: &[&str]| {
+            let made = IntCounterVec::new(Opts::new(name, help), labels)?;
+            registry.register(Box::new(made.clone())).map(|()| made)
+        };
+        let counter = |name: &str, help: &str| {
+            let made = IntCounter::new(name, help)?;
+            registry.register(Box::new(made.clone())).map(|()| made)
+        };
+        let host_up = IntGaugeVec::new(
+            Opts::new("sluice_host_up", "1 if the host answers health checks in its role."),
+            &["database", "shard", "role", "host"],
+        )?;
+        registry.register(Box::new(host_up.clone()))?;
+        let clients = IntGauge::new("sluice_clients", "Connected clients.")?;
+        registry.register(Box::new(clients.clone()))?;
+        Ok(Self {
+            query: histogram("sluice_query_seconds", "Time of a statement on a server.")?,
+            wait: histogram("sluice_wait_seconds", "Time waited for a server connection.")?,
+            connect_errors: counters(
+                "sluice_server_connect_errors_total",
+                "Connections to servers that failed.",
+                host,
+            )?,
+            queries: counters("sluice_queries_total", "Statements.", &["database"])?,
+            refused: counters("sluice_refused_total", "Statements refused.", &["database"])?,
+            errors: counters("sluice_errors_total", "Errors told to clients.", &["database"])?,
+            transactions: counters(
+                "sluice_transactions_total",
+                "Transactions ended.",
+                &["database"],
+            )?,
+            two_phase: counters(
+                "sluice_two_phase_commits_total",
+                "Transactions committed on several shards.",
+                &["database"],
+            )?,
+            host_up,
+            clients,
+            logins_failed: counter("sluice_logins_failed_total", "Logins that failed.")?,
+            reloads: counters("sluice_reloads_total", "Reloads by outcome.", &["outcome"])?,
+            cancels: counter("sluice_cancels_total", "Cancel requests of clients.")?,
+            bytes_received: counter("sluice_client_received_bytes_total", "From clients.")?,
+            bytes_sent: counter("sluice_client_sent_bytes_total", "To clients.")?,
+            registry,
+        })
+    }
+
+    /// The handles of one host; `role` is `primary` or `replica`.
+    pub fn host(&self, database: &str, shard: &str, role: &str, host: &str) -> HostMetrics {
+        let labels = &[database, shard, role];
+        HostMetrics {
+            query: self.query.with_label_values(labels),
+            wait: self.wait.with_label_values(labels),
+            connect_errors: self.connect_errors.with_label_values(labels),
+            up: self.host_up.with_label_values(&[database, shard, role, host]),
+        }
+    }
+
+    /// The handles of one database.
+    pub fn database(&self, name: &str) -> DatabaseMetrics {
+        let of = |vec: &IntCounterVec| vec.with_label_values(&[name]);
+        DatabaseMetrics {
+            queries: of(&self.queries),
+            refused: of(&self.refused),
+            errors: of(&self.errors),
+            transactions: of(&self.transactions),
+            two_phase: of(&self.two_phase),
+        }
+    }
+
+    /// All metrics in Prometheus' text format.
+    pub fn text(&self) -> String {
+        TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap_or_default()
+    }
+}

@@ -1,0 +1,143 @@
+//! A client's socket with what was read and not yet understood, and what is to be written.
+
+use std::future::{Future, poll_fn};
+use std::io;
+use std::net::SocketAddr;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::{Buf, Bytes, BytesMut};
+use tokio::io::{AsyncReadExt, AsyncWrite};
+use tokio::net::TcpStream;
+
+use crate::error::PgError;
+use crate::wire::frame;
+
+/// Room for one read.
+const READ_BYTES: usize = 8 * 1024;
+/// What a client may send ahead while its statement runs.
+const AHEAD_BYTES: usize = 64 * 1024;
+/// A buffer that grew past this is given back when empty.
+const KEEP_BYTES: usize = 16 * 1024;
+
+/// A connected client.
+pub struct Client {
+    stream: TcpStream,
+    pub peer: SocketAddr,
+    /// Read and not yet handled.
+    pub input: BytesMut,
+    /// To be written.
+    pub out: BytesMut,
+    /// Bytes one message may have.
+    pub message_limit: usize,
+    /// Bytes received and sent so far.
+    pub received: u64,
+    pub sent: u64,
+}
+
+impl Client {
+    /// A client that has just connected.
+    pub fn new(stream: TcpStream, peer: SocketAddr, message_limit: usize) -> Self {
+        Self {
+            stream,
+            peer,
+            input: BytesMut::new(),
+            out: BytesMut::new(),
+            message_limit,
+            received: 0,
+            sent: 0,
+        }
+    }
+
+    /// The next whole frame of the input, if it is there.
+    ///
+    /// # Errors
+    /// 08P01 for a length that no message may have.
+    pub fn take_frame(&mut self) -> Result<Option<(u8, Bytes)>, PgError> {
+        let Some(next) = frame::next_frame_within(&self.input, self.message_limit)? else {
+            return Ok(None);
+        };
+        if self.input.len() < next.len {
+            return Ok(None);
+        }
+        Ok(Some((next.tag, self.input.split_to(next.len).freeze())))
+    }
+
+    /// Waits for more input, holding no buffer meanwhile. 0 bytes: the client has gone.
+    ///
+    /// # Errors
+    /// As the socket reports.
+    pub async fn fill(&mut self) -> io::Result<usize> {
+        if self.input.is_empty() {
+            self.input = BytesMut::new();
+            if self.out.is_empty() && self.out.capacity() > KEEP_BYTES {
+                self.out = BytesMut::new();
+            }
+        }
+        poll_fn(|cx| self.poll_read(cx)).await
+    }
+
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        ready!(self.stream.poll_read_ready(cx))?;
+        self.input.reserve(READ_BYTES);
+        let read = ready!(pin!(self.stream.read_buf(&mut self.input)).poll(cx))?;
+        self.received += read as u64;
+        Poll::Ready(Ok(read))
+    }
+
+    /// While a statement runs: takes what the client sends ahead, within bounds. Ready only if the
+    /// client has gone.
+    pub fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        while self.input.len() < self.ahead_limit() {
+            match ready!(self.poll_read(cx)) {
+                Ok(0) | Err(_) => return Poll::Ready(()),
+                Ok(_) => (),
+            }
+        }
+        Poll::Pending
+    }
+
+    /// Takes more input for COPY; ready with `false` if the client has gone.
+    pub fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+        if self.input.len() >= self.ahead_limit() {
+            return Poll::Ready(true);
+        }
+        Poll::Ready(matches!(ready!(self.poll_read(cx)), Ok(count) if count > 0))
+    }
+
+    /// One whole message may always be read, however large within its limit.
+    fn ahead_limit(&self) -> usize {
+        match frame::next_frame_within(&self.input, self.message_limit) {
+            Ok(Some(next)) => next.len.max(AHEAD_BYTES),
+            _ => AHEAD_BYTES,
+        }
+    }
+
+    /// Writes as much of `out` as the socket takes now; ready when all is written.
+    pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.out.is_empty() {
+            let written = ready!(Pin::new(&mut self.stream).poll_write(cx, &self.out))?;
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.sent += written as u64;
+            self.out.advance(written);
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Writes `out`.
+    ///
+    /// # Errors
+    /// As the socket reports, or `TimedOut` if the client takes nothing for so long.
+    pub async fn flush(&mut self, patience: Duration) -> io::Result<()> {
+        if self.out.is_empty() {
+            return Ok(());
+        }
+        match tokio::time::timeout(patience, poll_fn(|cx| self.poll_flush(cx))).await {
+            Ok(written) => written,
+            Err(_) => Err(io::ErrorKind::TimedOut.into()),
+        }
+    }
+}

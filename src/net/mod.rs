@@ -1,0 +1,6 @@
+//! Sockets of clients: buffers and the listener.
+
+pub mod client;
+pub mod listener;
+
+pub use client::Client;

@@ -1,0 +1,370 @@
+//! Fills a [`Catalog`] from the home shard, and compares the other shards with it.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::cluster::Database;
+use super::control::{Control, ControlError};
+use crate::catalog::{
+    Catalog, Column, ColumnDefault, Function, FunctionKind, Table, TableKind, Volatility,
+};
+use crate::config;
+use crate::shard::KeyType;
+
+type Rows = Vec<Vec<Option<String>>>;
+
+const SETTINGS: &str = "SELECT current_setting('server_version_num'), \
+    array_to_string(current_schemas(true), e'\\x1f'), datcollate, \
+    pg_encoding_to_char(encoding) \
+    FROM pg_database WHERE datname = current_database()";
+
+/// One line per column of every relation outside pg_catalog and pg_toast.
+const COLUMNS: &str = "SELECT n.nspname, c.relname, c.relkind, c.relhasrules, a.attname, a.atttypid::oid::int8, \
+    coalesce(co.collname, ''), coalesce(co.collprovider, ''), coalesce(co.collisdeterministic, true), \
+    a.attgenerated, a.attidentity, pg_get_expr(d.adbin, d.adrelid), \
+    CASE WHEN c.relkind IN ('v', 'm') THEN pg_get_viewdef(c.oid) END, \
+    coalesce(t.typtype, ''), t.typbasetype::int8, \
+    CASE c.relpersistence WHEN 't' THEN 't' ELSE '' END, a.atttypmod, \
+    coalesce(co.collcollate, '') \
+    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
+    LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped \
+    LEFT JOIN pg_type t ON t.oid = a.atttypid \
+    LEFT JOIN pg_collation co ON co.oid = a.attcollation \
+    LEFT JOIN pg_attrdef d ON d.adrelid = c.oid AND d.adnum = a.attnum \
+    WHERE c.relkind IN ('r', 'p', 'f', 'v', 'm', 'S') AND c.relpersistence <> 't' \
+    AND n.nspname NOT LIKE 'pg\\_toast%' AND n.nspname NOT LIKE 'pg\\_temp%' AND n.nspname <> 'sluice' \
+    ORDER BY 1, 2, a.attnum";
+
+const KEYS: &str = "SELECT n.nspname, c.relname, \
+    (SELECT string_agg(coalesce(a.attname, ''), e'\\x1f' ORDER BY k.ord) \
+     FROM unnest(i.indkey::int2[]) WITH ORDINALITY k(num, ord) \
+     LEFT JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.num \
+     WHERE k.ord <= i.indnkeyatts) \
+    FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid JOIN pg_namespace n ON n.oid = c.relnamespace \
+    WHERE (i.indisunique OR i.indisexclusion) AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'sluice') \
+    AND n.nspname NOT LIKE 'pg\\_toast%' ORDER BY 1, 2, 3";
+
+const TRIGGERS: &str = "SELECT n.nspname, c.relname, p.proname FROM pg_trigger t \
+    JOIN pg_class c ON c.oid = t.tgrelid JOIN pg_namespace n ON n.oid = c.relnamespace \
+    JOIN pg_proc p ON p.oid = t.tgfoid WHERE NOT t.tgisinternal ORDER BY 1, 2, 3";
+
+const FUNCTIONS: &str = "SELECT n.nspname, p.proname, p.prokind, p.provolatile, \
+    (p.provolatile = 'i' OR l.lanname IN ('internal', 'c')), p.proisstrict \
+    FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace JOIN pg_language l ON l.oid = p.prolang \
+    ORDER BY 1, 2, p.oid";
+
+const FOREIGN_KEYS: &str = "SELECT n.nspname || '.' || c.relname, fn.nspname || '.' || f.relname, \
+    (SELECT string_agg(a.attname, ',' ORDER BY k.ord) FROM unnest(o.conkey) WITH ORDINALITY k(num, ord) \
+     JOIN pg_attribute a ON a.attrelid = o.conrelid AND a.attnum = k.num), o.conname \
+    FROM pg_constraint o JOIN pg_class c ON c.oid = o.conrelid JOIN pg_namespace n ON n.oid = c.relnamespace \
+    JOIN pg_class f ON f.oid = o.confrelid JOIN pg_namespace fn ON fn.oid = f.relnamespace \
+    WHERE o.contype = 'f' ORDER BY 1, 2, 4";
+
+const TYPES: &str = "SELECT t.typname, t.oid::int8 FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace \
+    WHERE t.typtype IN ('b', 'd', 'e') AND pg_type_is_visible(t.oid) ORDER BY 1";
+
+const OPERATORS: &str = "SELECT o.oprleft::int8, o.oprright::int8 FROM pg_operator o \
+    JOIN pg_namespace n ON n.oid = o.oprnamespace WHERE o.oprname = '=' AND n.nspname <> 'pg_catalog' \
+    ORDER BY 1, 2";
+
+/// Reads the home shard's schema, compares the others, and stores the result if it is new.
+///
+/// # Errors
+/// If the home shard cannot be read; shards that cannot be read are noted as drift.
+pub async fn refresh(database: &Database) -> Result<(), ControlError> {
+    let home = &database.home().primary;
+    let (catalog, signature) = load(&home.control, &database.config).await?;
+    let mut drift = Vec::new();
+    let mut no_two_phase = BTreeMap::new();
+    for shard in database.shards.values() {
+        match two_phase_problem(&shard.primary.control).await {
+            Ok(None) => (),
+            Ok(Some(problem)) => drop(no_two_phase.insert(shard.id, problem)),
+            Err(error) => drift.push(format!("shard {}: not read: {error}", shard.id)),
+        }
+        if database.is_sharded() && shard.id != database.config.home_shard {
+            match relations(&shard.primary.control).await {
+                Ok(theirs) => drift.extend(compare(shard.id.0, &signature, &theirs)),
+                Err(error) => drift.push(format!("shard {}: not read: {error}", shard.id)),
+            }
+        }
+    }
+    if **database.state.drift.load() != drift {
+        drift.iter().for_each(|it| tracing::warn!(database = database.config.name, "{it}"));
+        database.state.drift.store(Arc::new(drift));
+    }
+    database.state.no_two_phase.store(Arc::new(no_two_phase));
+    let old = database.state.catalog.load();
+    if old.as_ref().is_none_or(|old| old.version != catalog.version) {
+        database.state.catalog.store(Some(Arc::new(catalog)));
+    }
+    database.state.loads.fetch_add(1, Ordering::Release);
+    database.state.refresh.notify_waiters();
+    Ok(())
+}
+
+async fn two_phase_problem(control: &Control) -> Result<Option<String>, ControlError> {
+    let rows = control
+        .rows(
+            "SELECT current_setting('max_prepared_transactions'), \
+             to_regclass('sluice.decision') IS NOT NULL",
+        )
+        .await?;
+    let cell = |i: usize| rows.first().and_then(|row| row.get(i).cloned().flatten());
+    Ok(match (cell(0).as_deref(), cell(1).as_deref()) {
+        (Some("0"), _) => Some("max_prepared_transactions is 0".into()),
+        (_, Some("t")) => None,
+        _ => Some("the table sluice.decision is missing and could not be created".into()),
+    })
+}
+
+/// Relations and their columns, as text that two shards must have alike.
+async fn relations(control: &Control) -> Result<BTreeMap<String, String>, ControlError> {
+    Ok(signature(&control.rows(COLUMNS).await?))
+}
+
+fn signature(rows: &Rows) -> BTreeMap<String, String> {
+    let mut found: BTreeMap<String, String> = BTreeMap::new();
+    for row in rows {
+        let cell = |i: usize| row[i].as_deref().unwrap_or("");
+        let relation = found.entry(format!("{}.{}", cell(0), cell(1))).or_default();
+        // Type OIDs of user-defined types differ between shards: only built-in ones are compared.
+        let oid = cell(5).parse::<u32>().ok().filter(|oid| *oid < 16384).unwrap_or(0);
+        relation.push_str(&format!("{} {oid} {} {}, ", cell(4), cell(16), cell(6)));
+    }
+    found
+}
+
+fn compare(
+    shard: u8,
+    home: &BTreeMap<String, String>,
+    theirs: &BTreeMap<String, String>,
+) -> Vec<String> {
+    let mut drift = Vec::new();
+    for (name, columns) in home {
+        match theirs.get(name) {
+            None => drift.push(format!("shard {shard}: {name} is missing")),
+            Some(other) if other != columns => {
+                drift.push(format!("shard {shard}: columns of {name} differ from the home shard"));
+            }
+            Some(_) => (),
+        }
+    }
+    let extra = theirs.keys().filter(|name| !home.contains_key(*name));
+    drift.extend(extra.map(|name| format!("shard {shard}: {name} is not on the home shard")));
+    drift
+}
+
+async fn load(
+    control: &Control,
+    config: &config::Database,
+) -> Result<(Catalog, BTreeMap<String, String>), ControlError> {
+    let settings = control.rows(SETTINGS).await?;
+    let setting = |i: usize| settings.first().and_then(|row| row[i].clone()).unwrap_or_default();
+    let columns = control.rows(COLUMNS).await?;
+    let (keys, triggers) = (control.rows(KEYS).await?, control.rows(TRIGGERS).await?);
+    let (functions, types) = (control.rows(FUNCTIONS).await?, control.rows(TYPES).await?);
+    let operators = control.rows(OPERATORS).await?;
+    let default_collation_is_c = matches!(setting(2).as_str(), "C" | "POSIX");
+    let mut tables = tables(&columns, config, default_collation_is_c);
+    add_keys(&mut tables, &keys);
+    add_triggers(&mut tables, &triggers);
+    let mut version = std::hash::DefaultHasher::new();
+    (&settings, &columns, &keys, &triggers, &functions, &types, &operators).hash(&mut version);
+    (&config.tenant_column, &config.reference_tables, &config.trusted_functions)
+        .hash(&mut version);
+    config.allow_local_keys.hash(&mut version);
+    let catalog = Catalog {
+        tables,
+        functions: read_functions(&functions),
+        types: types.iter().filter_map(|row| Some((row[0].clone()?, number(row, 1)))).collect(),
+        search_path: setting(1).split('\x1f').map(str::to_owned).collect(),
+        default_collation_is_c,
+        server_version: setting(0).parse().unwrap_or(0),
+        operators_on: operators.iter().flat_map(|row| [number(row, 0), number(row, 1)]).collect(),
+        trusted_functions: config.trusted_functions.iter().cloned().collect(),
+        version: version.finish(),
+        ..Catalog::default()
+    };
+    Ok((catalog, signature(&columns)))
+}
+
+fn number(row: &[Option<String>], i: usize) -> u32 {
+    row[i].as_deref().and_then(|it| it.parse().ok()).unwrap_or(0)
+}
+
+fn tables(
+    rows: &Rows,
+    config: &config::Database,
+    default_is_c: bool,
+) -> HashMap<(String, String), Table> {
+    let mut tables: HashMap<(String, String), Table> = HashMap::new();
+    let reference: HashSet<&str> = config.reference_tables.iter().map(String::as_str).collect();
+    for row in rows {
+        let cell = |i: usize| row[i].as_deref().unwrap_or("");
+        let (schema, name) = (cell(0).to_owned(), cell(1).to_owned());
+        let kind = match (cell(2), schema.as_str()) {
+            (_, "pg_catalog" | "information_schema") => TableKind::System,
+            ("v", _) => TableKind::View(cell(12).to_owned()),
+            _ if reference.contains(name.as_str())
+                || reference.contains(format!("{schema}.{name}").as_str()) =>
+            {
+                TableKind::Reference
+            }
+            _ => TableKind::Home,
+        };
+        let table = tables.entry((schema, name)).or_insert_with(|| Table {
+            kind,
+            columns: Vec::new(),
+            unique_keys: Vec::new(),
+            trigger_functions: Vec::new(),
+            has_rules: cell(2) != "v" && cell(3) == "t",
+        });
+        if row[4].is_none() {
+            continue;
+        }
+        let column = column(row, default_is_c);
+        let is_tenant = config.tenant_column.as_deref() == Some(column.name.as_str());
+        if is_tenant && matches!(cell(2), "r" | "p") && table.kind == TableKind::Home {
+            table.kind = tenant_kind(row, table.columns.len());
+        }
+        table.columns.push(column);
+    }
+    tables
+}
+
+fn tenant_kind(row: &[Option<String>], column: usize) -> TableKind {
+    let cell = |i: usize| row[i].as_deref().unwrap_or("");
+    if cell(8) == "f" {
+        return TableKind::Unusable(format!(
+            "the tenant column of {} has a non-deterministic collation",
+            cell(1)
+        ));
+    }
+    match KeyType::of_oid(number(row, 5)) {
+        Some(key) => TableKind::Sharded { column, key },
+        None => TableKind::Unusable(format!(
+            "the tenant column of {} is not of type text, varchar, uuid, int2, int4 or int8",
+            cell(1)
+        )),
+    }
+}
+
+fn column(row: &[Option<String>], default_is_c: bool) -> Column {
+    let cell = |i: usize| row[i].as_deref().unwrap_or("");
+    let collation_is_c = match (cell(6), cell(17)) {
+        ("", _) => false,
+        ("default", _) => default_is_c,
+        (_, "C" | "POSIX") => true,
+        (name, _) => matches!(name, "C" | "POSIX" | "ucs_basic"),
+    };
+    let default = match (cell(9), cell(10), row[11].as_deref()) {
+        ("s", _, _) => ColumnDefault::Generated,
+        (_, "a" | "d", _) => ColumnDefault::Sequence,
+        (_, _, Some(text)) if text.contains("nextval(") => ColumnDefault::Sequence,
+        (_, _, Some(text)) if !is_constant(text) => ColumnDefault::Computed(text.to_owned()),
+        _ => ColumnDefault::Constant,
+    };
+    Column { name: cell(4).to_owned(), type_oid: number(row, 5), collation_is_c, default }
+}
+
+/// Whether a default as `pg_get_expr` prints it is one constant, perhaps with a cast.
+fn is_constant(text: &str) -> bool {
+    let bare = text.split("::").next().unwrap_or(text).trim_matches(['(', ')']);
+    let is_number = bare.parse::<f64>().is_ok();
+    let is_string = bare.len() >= 2 && bare.starts_with('\'') && bare.ends_with('\'');
+    // A string that reads as a time differs from moment to moment: 'now', 'today', …
+    let is_timely = is_string
+        && ["now", "today", "tomorrow", "yesterday"]
+            .iter()
+            .any(|word| bare.to_ascii_lowercase().contains(word))
+        && text.contains("::");
+    (is_number || (is_string && !is_timely) || matches!(bare, "true" | "false" | "NULL"))
+        && !text.contains("::regclass")
+}
+
+fn add_keys(tables: &mut HashMap<(String, String), Table>, rows: &Rows) {
+    for row in rows {
+        let cell = |i: usize| row[i].clone().unwrap_or_default();
+        if let Some(table) = tables.get_mut(&(cell(0), cell(1))) {
+            let key = cell(2).split('\x1f').filter_map(|it| table.column(it)).collect();
+            table.unique_keys.push(key);
+        }
+    }
+}
+
+fn add_triggers(tables: &mut HashMap<(String, String), Table>, rows: &Rows) {
+    for row in rows {
+        let cell = |i: usize| row[i].clone().unwrap_or_default();
+        if let Some(table) = tables.get_mut(&(cell(0), cell(1))) {
+            table.trigger_functions.push(cell(2));
+        }
+    }
+}
+
+fn read_functions(rows: &Rows) -> HashMap<String, Vec<Function>> {
+    let mut functions: HashMap<String, Vec<Function>> = HashMap::new();
+    for row in rows {
+        let cell = |i: usize| row[i].as_deref().unwrap_or("");
+        let function = Function {
+            schema: cell(0).to_owned(),
+            kind: match cell(2) {
+                "a" => FunctionKind::Aggregate,
+                "w" => FunctionKind::Window,
+                "p" => FunctionKind::Procedure,
+                _ => FunctionKind::Plain,
+            },
+            volatility: match cell(3) {
+                "i" => Volatility::Immutable,
+                "s" => Volatility::Stable,
+                _ => Volatility::Volatile,
+            },
+            is_table_free: cell(4) == "t",
+            is_strict: cell(5) == "t",
+        };
+        functions.entry(cell(1).to_owned()).or_default().push(function);
+    }
+    functions
+}
+
+/// Keys that shards can only keep each for itself, a line each: told at start-up and by `check`.
+pub async fn unkept_keys(database: &Database) -> Result<Vec<String>, ControlError> {
+    let mut lines = Vec::new();
+    let Some(catalog) = database.state.catalog.load_full() else { return Ok(lines) };
+    let mut sharded: Vec<_> = catalog
+        .tables
+        .iter()
+        .filter_map(|(name, table)| match table.kind {
+            TableKind::Sharded { column, .. } => Some((name, table, column)),
+            _ => None,
+        })
+        .collect();
+    sharded.sort_by_key(|(name, ..)| *name);
+    for ((schema, name), table, tenant) in &sharded {
+        for key in table.unique_keys.iter().filter(|key| !key.contains(tenant)) {
+            let names: Vec<&str> = key.iter().map(|i| table.columns[*i].name.as_str()).collect();
+            lines.push(format!(
+                "{schema}.{name}: unique key ({}) lacks the tenant column: kept per shard only",
+                names.join(", ")
+            ));
+        }
+        for column in table.columns.iter().filter(|it| it.default == ColumnDefault::Sequence) {
+            lines.push(format!(
+                "{schema}.{name}.{}: every shard's sequence counts for itself",
+                column.name
+            ));
+        }
+    }
+    let is_sharded = |name: &str| sharded.iter().any(|((s, t), ..)| format!("{s}.{t}") == name);
+    let tenant = database.config.tenant_column.as_deref().unwrap_or("");
+    for row in database.home().primary.control.rows(FOREIGN_KEYS).await? {
+        let cell = |i: usize| row[i].as_deref().unwrap_or("");
+        let has_tenant = cell(2).split(',').any(|it| it == tenant);
+        if is_sharded(cell(1)) && !(is_sharded(cell(0)) && has_tenant) {
+            lines.push(format!("{}: foreign key {} to {} is kept per shard only", cell(0), cell(3), cell(1)));
+        }
+    }
+    Ok(lines)
+}

@@ -1,0 +1,322 @@
+//! An immutable snapshot: databases → shards → hosts → pools. A transaction loads one and uses it to
+//! its end, so that a reload never changes the map under it.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use dashmap::DashMap;
+use parking_lot::Mutex;
+
+use super::control::Control;
+use super::pool::{Pool, PoolLimits};
+use crate::catalog::Catalog;
+use crate::config::{self, Config, Host as Address, PoolMode, User};
+use crate::metrics::{DatabaseMetrics, HostMetrics, Metrics};
+use crate::plan::cache::PlanCache;
+use crate::server::Target;
+use crate::shard::{Map, ShardId};
+
+/// Everything a transaction needs to know of the configuration.
+pub struct Cluster {
+    pub config: Arc<Config>,
+    pub databases: HashMap<String, Arc<Database>>,
+}
+
+/// A database as clients name it.
+pub struct Database {
+    pub config: config::Database,
+    pub shards: BTreeMap<ShardId, Shard>,
+    pub state: Arc<DatabaseState>,
+    limits: PoolLimits,
+    pub mode: PoolMode,
+}
+
+/// One shard's hosts.
+pub struct Shard {
+    pub id: ShardId,
+    pub primary: Arc<Host>,
+    pub replicas: Vec<Arc<Host>>,
+}
+
+/// What outlives a reload of a database of the same name.
+pub struct DatabaseState {
+    /// `None` until the home shard's schema was read.
+    pub catalog: ArcSwapOption<Catalog>,
+    pub plans: PlanCache,
+    pub metrics: DatabaseMetrics,
+    /// ParameterStatus values as a server of the home shard reports them.
+    pub parameters: ArcSwap<BTreeMap<String, String>>,
+    /// Where schemas of shards differ from the home shard's: a line each.
+    pub drift: ArcSwap<Vec<String>>,
+    /// Why two-phase commit is impossible, by shard; empty if all can do it.
+    pub no_two_phase: ArcSwap<BTreeMap<ShardId, String>>,
+    /// Loads of the catalog, so that a statement can wait for the next.
+    pub refresh: tokio::sync::Notify,
+    pub loads: AtomicU64,
+    pub pins: Pins,
+    pub is_paused: AtomicBool,
+}
+
+/// A server, with what the health checks found and the pools to it.
+pub struct Host {
+    pub address: Address,
+    pub database: String,
+    pub shard: ShardId,
+    pub is_primary: bool,
+    pub metrics: HostMetrics,
+    pub control: Control,
+    pub health: Health,
+    pools: DashMap<Arc<str>, Arc<Pool>>,
+}
+
+/// What is known of a host's state. Until the first check a host counts as well.
+#[derive(Debug)]
+pub struct Health {
+    is_up: AtomicBool,
+    /// Replay lag in milliseconds, -1 if unknown.
+    pub lag_ms: AtomicI64,
+    /// Why it is not up.
+    pub problem: Mutex<String>,
+}
+
+impl Default for Health {
+    fn default() -> Self {
+        Self {
+            is_up: AtomicBool::new(true),
+            lag_ms: AtomicI64::new(-1),
+            problem: Mutex::default(),
+        }
+    }
+}
+
+impl Health {
+    /// Whether the host answers in its role.
+    pub fn is_up(&self) -> bool {
+        self.is_up.load(Ordering::Relaxed)
+    }
+
+    /// Notes a check's outcome; whether it changed something.
+    pub fn note(&self, outcome: Result<(), String>) -> bool {
+        let is_up = outcome.is_ok();
+        *self.problem.lock() = outcome.err().unwrap_or_default();
+        self.is_up.swap(is_up, Ordering::Relaxed) != is_up
+    }
+}
+
+/// When each bucket, and what belongs to no tenant, was last written: reads of it go to the primary
+/// for `pin_after_write`.
+pub struct Pins {
+    start: Instant,
+    /// 256 buckets, then one for home and reference tables. Milliseconds since `start`, plus one.
+    written: Box<[AtomicU64; 257]>,
+}
+
+impl Pins {
+    fn new() -> Self {
+        let written = Box::new(std::array::from_fn(|_| AtomicU64::new(0)));
+        Self { start: Instant::now(), written }
+    }
+
+    /// Notes a write now; `None` is everything without a tenant.
+    pub fn write(&self, bucket: Option<u8>) {
+        let now = self.start.elapsed().as_millis() as u64 + 1;
+        self.written[bucket.map_or(256, usize::from)].fetch_max(now, Ordering::Relaxed);
+    }
+
+    /// Notes a write of unknown tenants.
+    pub fn write_all(&self) {
+        (0..=255).for_each(|bucket| self.write(Some(bucket)));
+        self.write(None);
+    }
+
+    /// Whether the bucket was written within the last `window`.
+    pub fn is_recent(&self, bucket: Option<u8>, window: Duration) -> bool {
+        let at = self.written[bucket.map_or(256, usize::from)].load(Ordering::Relaxed);
+        at != 0 && self.start.elapsed().as_millis() as u64 + 1 - at < window.as_millis() as u64
+    }
+
+    /// Whether any bucket was.
+    pub fn is_any_recent(&self, window: Duration) -> bool {
+        (0..=255).any(|bucket| self.is_recent(Some(bucket), window)) || self.is_recent(None, window)
+    }
+}
+
+impl DatabaseState {
+    fn new(name: &str, config: &Config, metrics: &Metrics) -> Self {
+        Self {
+            catalog: ArcSwapOption::empty(),
+            plans: PlanCache::new(config.limits.plans),
+            metrics: metrics.database(name),
+            parameters: ArcSwap::default(),
+            drift: ArcSwap::default(),
+            no_two_phase: ArcSwap::default(),
+            refresh: tokio::sync::Notify::new(),
+            loads: AtomicU64::new(0),
+            pins: Pins::new(),
+            is_paused: AtomicBool::new(false),
+        }
+    }
+}
+
+impl Cluster {
+    /// The snapshot of a configuration. Hosts and states of `old` that are still named stay as they
+    /// are, with their connections.
+    pub fn new(config: Arc<Config>, old: Option<&Self>, metrics: &Metrics) -> Self {
+        let mut databases = HashMap::new();
+        for it in &config.databases {
+            let previous = old.and_then(|old| old.databases.get(&it.name));
+            let state = previous.map_or_else(
+                || Arc::new(DatabaseState::new(&it.name, &config, metrics)),
+                |old| Arc::clone(&old.state),
+            );
+            let known = previous.map(|it| it.hosts().cloned().collect()).unwrap_or_default();
+            let database = Database::new(it, &config, state, known, metrics);
+            databases.insert(it.name.clone(), Arc::new(database));
+        }
+        Self { config, databases }
+    }
+
+    /// Every host of every database.
+    pub fn hosts(&self) -> impl Iterator<Item = &Arc<Host>> {
+        self.databases.values().flat_map(|it| it.hosts())
+    }
+
+    /// Closes the pools of hosts that `new` no longer has.
+    pub fn close_gone(&self, new: &Self) {
+        for host in self.hosts() {
+            if !new.hosts().any(|it| Arc::ptr_eq(it, host)) {
+                host.pools().iter().for_each(Pool::close);
+            }
+        }
+    }
+}
+
+impl Database {
+    fn new(
+        it: &config::Database,
+        config: &Config,
+        state: Arc<DatabaseState>,
+        known: Vec<Arc<Host>>,
+        metrics: &Metrics,
+    ) -> Self {
+        let host = |address: &Address, shard: ShardId, is_primary: bool| {
+            let same = |old: &&Arc<Host>| {
+                old.address == *address && old.shard == shard && old.is_primary == is_primary
+            };
+            let make = || Arc::new(Host::new(address, &it.name, shard, is_primary, metrics));
+            known.iter().find(same).map_or_else(make, Arc::clone)
+        };
+        let shards = it.shards.iter().map(|shard| {
+            let replicas =
+                shard.replicas.iter().map(|address| host(address, shard.id, false)).collect();
+            let primary = host(&shard.primary, shard.id, true);
+            (shard.id, Shard { id: shard.id, primary, replicas })
+        });
+        let database = Self {
+            config: it.clone(),
+            shards: shards.collect(),
+            state,
+            limits: PoolLimits {
+                size: it.pool_size.unwrap_or(config.pool.size),
+                wait_timeout: config.pool.wait_timeout,
+                connect_timeout: config.pool.connect_timeout,
+                idle_timeout: config.pool.idle_timeout,
+                max_lifetime: config.pool.max_lifetime,
+                check_after: config.pool.check_after,
+                prepared_statements: config.pool.prepared_statements,
+            },
+            mode: it.pool_mode.unwrap_or(config.pool.mode),
+        };
+        for pool in database.hosts().flat_map(|it| it.pools()) {
+            pool.limits.store(Arc::new(database.limits.clone()));
+            pool.serve_waiters();
+        }
+        database
+    }
+
+    /// Whether tables are sharded; if not, every statement goes to the home shard as it is.
+    pub fn is_sharded(&self) -> bool {
+        self.config.tenant_column.is_some()
+    }
+
+    /// Which shard owns which tenant.
+    pub fn map(&self) -> &Map {
+        &self.config.map
+    }
+
+    /// The shard of home tables.
+    pub fn home(&self) -> &Shard {
+        &self.shards[&self.config.home_shard]
+    }
+
+    /// Every host.
+    pub fn hosts(&self) -> impl Iterator<Item = &Arc<Host>> {
+        self.shards.values().flat_map(|it| std::iter::once(&it.primary).chain(&it.replicas))
+    }
+
+    /// The user's pool to a host; made on first use.
+    pub fn pool(&self, host: &Host, user: &User, name: &Arc<str>) -> Arc<Pool> {
+        if let Some(pool) = host.pools.get(name) {
+            return Arc::clone(&pool);
+        }
+        let make = || {
+            let mut address = host.address.clone();
+            if let Some(server_user) = &user.server_user {
+                address.user.clone_from(server_user);
+                address.password.clone_from(&user.server_password);
+            }
+            let target = Target {
+                client_user: user.name.clone(),
+                database: self.config.name.clone(),
+                host: address,
+            };
+            let pool = Pool::new(target, self.limits.clone(), host.metrics.clone());
+            if self.state.is_paused.load(Ordering::Relaxed) {
+                pool.pause();
+            }
+            pool
+        };
+        Arc::clone(&host.pools.entry(Arc::clone(name)).or_insert_with(make))
+    }
+}
+
+impl Host {
+    fn new(
+        address: &Address,
+        database: &str,
+        shard: ShardId,
+        is_primary: bool,
+        metrics: &Metrics,
+    ) -> Self {
+        let role = if is_primary { "primary" } else { "replica" };
+        let labels = (shard.to_string(), address.to_string());
+        Self {
+            metrics: metrics.host(database, &labels.0, role, &labels.1),
+            control: Control::new(address),
+            address: address.clone(),
+            database: database.to_owned(),
+            shard,
+            is_primary,
+            health: Health::default(),
+            pools: DashMap::new(),
+        }
+    }
+
+    /// `primary` or `replica`.
+    pub fn role(&self) -> &'static str {
+        if self.is_primary { "primary" } else { "replica" }
+    }
+
+    /// The pools of all users.
+    pub fn pools(&self) -> Vec<Arc<Pool>> {
+        self.pools.iter().map(|it| Arc::clone(&it)).collect()
+    }
+
+    /// Connections in use, of all users.
+    pub fn outstanding(&self) -> usize {
+        self.pools.iter().map(|it| it.numbers.outstanding.load(Ordering::Relaxed)).sum()
+    }
+}

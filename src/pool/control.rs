@@ -1,0 +1,100 @@
+//! The control plane's own connections: tokio-postgres behind a small pool, apart from clients'.
+
+use std::time::Duration;
+
+use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime};
+use tokio_postgres::NoTls;
+
+use crate::config::Host as Address;
+
+/// Control connections per host.
+const SIZE: usize = 3;
+/// How long a control statement may take.
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// Runs the control plane's SQL on one host.
+pub struct Control {
+    pool: Option<Pool>,
+    timeout: Duration,
+}
+
+/// A control statement failed; the text says why.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct ControlError(pub String);
+
+impl Control {
+    /// Connections are made when needed.
+    pub fn new(address: &Address) -> Self {
+        let mut config = tokio_postgres::Config::new();
+        config
+            .host(&address.host)
+            .port(address.port)
+            .user(&address.user)
+            .dbname(&address.database)
+            .application_name("pgsluice control")
+            .connect_timeout(Duration::from_secs(5));
+        if let Some(password) = &address.password {
+            config.password(password);
+        }
+        let recycle = ManagerConfig { recycling_method: RecyclingMethod::Fast };
+        let manager = Manager::from_config(config, NoTls, recycle);
+        let built = Pool::builder(manager)
+            .max_size(SIZE)
+            .runtime(Runtime::Tokio1)
+            .wait_timeout(Some(DEADLINE))
+            .create_timeout(Some(DEADLINE))
+            .build();
+        Self { pool: built.ok(), timeout: DEADLINE }
+    }
+
+    /// A connection.
+    ///
+    /// # Errors
+    /// If none can be made in time.
+    pub async fn client(&self) -> Result<Object, ControlError> {
+        let Some(pool) = &self.pool else {
+            return Err(ControlError("the control pool could not be built".into()));
+        };
+        pool.get().await.map_err(|error| ControlError(describe(&error)))
+    }
+
+    /// Runs statements without parameters; the rows of the last as text.
+    ///
+    /// # Errors
+    /// If there is no connection, the statement fails or takes longer than ten seconds.
+    pub async fn rows(&self, sql: &str) -> Result<Vec<Vec<Option<String>>>, ControlError> {
+        let client = self.client().await?;
+        let work = client.simple_query(sql);
+        let messages = match tokio::time::timeout(self.timeout, work).await {
+            Ok(done) => done.map_err(|error| ControlError(describe(&error)))?,
+            Err(_) => {
+                drop(Object::take(client));
+                return Err(ControlError(format!("no answer within {:?}", self.timeout)));
+            }
+        };
+        let mut rows = Vec::new();
+        for message in messages {
+            match message {
+                tokio_postgres::SimpleQueryMessage::Row(row) => {
+                    let cells = (0..row.len()).map(|i| row.get(i).map(str::to_owned));
+                    rows.push(cells.collect());
+                }
+                tokio_postgres::SimpleQueryMessage::RowDescription(_) => rows.clear(),
+                _ => (),
+            }
+        }
+        Ok(rows)
+    }
+}
+
+/// An error with its causes, as tokio-postgres hides the server's message in them.
+fn describe(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        text = format!("{text}: {inner}");
+        cause = inner.source();
+    }
+    text
+}

@@ -1,0 +1,99 @@
+//! Guards: a leased server and a reserved place, which give themselves back when dropped.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::pool::Pool;
+use crate::server::Server;
+
+/// How long an abandoned server may take to end its statement and roll back.
+const CLEAN_UP: Duration = Duration::from_secs(10);
+
+/// A server on loan. Dropped clean, it goes back to its pool; dropped in a transaction or in the
+/// middle of a result, it is cancelled, rolled back and resynchronised first, in the background.
+pub struct Lease {
+    server: Option<Box<Server>>,
+    pool: Arc<Pool>,
+}
+
+impl Lease {
+    pub(super) fn new(server: Box<Server>, pool: Arc<Pool>) -> Self {
+        pool.numbers.outstanding.fetch_add(1, Ordering::Relaxed);
+        Self { server: Some(server), pool }
+    }
+
+    /// The server.
+    pub fn server(&mut self) -> &mut Server {
+        self.server.as_mut().expect("taken out only at the end")
+    }
+
+    /// The pool it belongs to.
+    pub fn pool(&self) -> &Arc<Pool> {
+        &self.pool
+    }
+
+    /// Closes the connection instead of giving it back.
+    pub fn discard(mut self) {
+        if self.take().is_some() {
+            self.pool.free_slot();
+        }
+    }
+
+    pub(super) fn into_server(mut self) -> Box<Server> {
+        self.take().expect("taken out only at the end")
+    }
+
+    fn take(&mut self) -> Option<Box<Server>> {
+        let server = self.server.take()?;
+        self.pool.numbers.outstanding.fetch_sub(1, Ordering::Relaxed);
+        Some(server)
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let Some(mut server) = self.take() else { return };
+        let pool = Arc::clone(&self.pool);
+        if server.is_reusable() {
+            return pool.give_back(server);
+        }
+        if server.is_broken() || tokio::runtime::Handle::try_current().is_err() {
+            drop(server);
+            return pool.free_slot();
+        }
+        tokio::spawn(async move {
+            let cleaned = tokio::time::timeout(CLEAN_UP, server.clean_up()).await;
+            if matches!(cleaned, Ok(Ok(()))) && server.is_reusable() {
+                pool.give_back(server);
+            } else {
+                drop(server);
+                pool.free_slot();
+            }
+        });
+    }
+}
+
+/// The right to open one connection. Dropped unfilled, the place is free again.
+pub(super) struct Slot {
+    pool: Option<Arc<Pool>>,
+}
+
+impl Slot {
+    pub(super) fn new(pool: Arc<Pool>) -> Self {
+        Self { pool: Some(pool) }
+    }
+
+    /// The connection stands: its place is given back when it ends.
+    pub(super) fn fill(mut self) {
+        self.pool = None;
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        if let Some(pool) = self.pool.take() {
+            pool.free_slot();
+        }
+    }
+}

@@ -1,0 +1,12 @@
+//! Pools of server connections, and the snapshot of shards, hosts and pools a transaction uses.
+
+pub mod catalog;
+pub mod cluster;
+pub mod control;
+pub mod health;
+mod lease;
+#[expect(clippy::module_inception, reason = "the folder's noun")]
+mod pool;
+
+pub use lease::Lease;
+pub use pool::{Pool, PoolLimits, PoolNumbers, PoolState};

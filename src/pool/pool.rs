@@ -1,0 +1,368 @@
+//! One bounded account of server connections per (user, database, host).
+//!
+//! Limits, waiters and numbers are global; idle servers lie with the data-plane thread that used
+//! them last and move to another thread only when that one has none and the account is full.
+//! Whoever waits is served first come, first served, up to a deadline.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+use super::lease::{Lease, Slot};
+use crate::error::{PgError, sqlstate};
+use crate::metrics::HostMetrics;
+use crate::server::{Server, Target};
+
+/// The limits of a pool; replaced as a whole by a reload, connections stay.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PoolLimits {
+    pub size: usize,
+    pub wait_timeout: Duration,
+    pub connect_timeout: Duration,
+    pub idle_timeout: Duration,
+    pub max_lifetime: Duration,
+    pub check_after: Duration,
+    pub prepared_statements: usize,
+}
+
+/// Server connections of one user of one database to one host.
+pub struct Pool {
+    pub target: Target,
+    pub limits: ArcSwap<PoolLimits>,
+    pub metrics: HostMetrics,
+    pub numbers: PoolNumbers,
+    state: Mutex<State>,
+}
+
+/// What SHOW POOLS tells beside the state.
+#[derive(Debug, Default)]
+pub struct PoolNumbers {
+    /// Leases since the start.
+    pub leases: AtomicU64,
+    /// Leases that had to wait.
+    pub waits: AtomicU64,
+    /// Waits that ended in an error.
+    pub timeouts: AtomicU64,
+    /// Sum of the waits, in microseconds.
+    pub wait_us: AtomicU64,
+    /// Connections in use now; the balance's measure of load.
+    pub outstanding: AtomicUsize,
+}
+
+#[derive(Default)]
+struct State {
+    /// By thread; the most recently used last.
+    idle: Vec<Vec<Box<Server>>>,
+    /// Connections that exist or are being made.
+    open: usize,
+    waiters: VecDeque<Waiter>,
+    is_paused: bool,
+    is_closed: bool,
+}
+
+struct Waiter {
+    grant: oneshot::Sender<Grant>,
+    id: u64,
+}
+
+/// What a waiter is given; both give themselves back when dropped.
+enum Grant {
+    Server(Lease),
+    Slot(Slot),
+}
+
+/// A moment's numbers of a pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PoolState {
+    pub open: usize,
+    pub idle: usize,
+    pub waiting: usize,
+    pub is_paused: bool,
+}
+
+enum Next {
+    Idle(Box<Server>),
+    Dial,
+    Wait(oneshot::Receiver<Grant>, u64),
+}
+
+impl Pool {
+    /// An empty pool; connections are made when needed.
+    pub fn new(target: Target, limits: PoolLimits, metrics: HostMetrics) -> Arc<Self> {
+        Arc::new(Self {
+            target,
+            limits: ArcSwap::from_pointee(limits),
+            metrics,
+            numbers: PoolNumbers::default(),
+            state: Mutex::new(State::default()),
+        })
+    }
+
+    /// Takes a connection: an idle one of this thread, a new one, one of another thread, or, when
+    /// all are in use, the next that becomes free.
+    ///
+    /// # Errors
+    /// 53300 after `wait_timeout`, naming the limit; 57P03 or 28xxx if a new connection fails.
+    pub async fn take(self: &Arc<Self>, thread: usize) -> Result<Lease, PgError> {
+        self.numbers.leases.fetch_add(1, Ordering::Relaxed);
+        loop {
+            let lease = match self.next(thread)? {
+                Next::Idle(server) => self.lease(server),
+                Next::Dial => return self.dial(Slot::new(Arc::clone(self)), thread).await,
+                Next::Wait(grant, id) => match self.wait(grant, id).await? {
+                    Grant::Server(lease) => lease,
+                    Grant::Slot(slot) => return self.dial(slot, thread).await,
+                },
+            };
+            if let Some(lease) = self.checked(lease, thread).await {
+                return Ok(lease);
+            }
+        }
+    }
+
+    fn next(&self, thread: usize) -> Result<Next, PgError> {
+        let size = self.limits.load().size;
+        let mut state = self.state.lock();
+        if state.is_closed {
+            return Err(self.closed());
+        }
+        if !state.is_paused && state.waiters.is_empty() {
+            if let Some(server) = state.idle.get_mut(thread).and_then(Vec::pop) {
+                return Ok(Next::Idle(server));
+            }
+            if state.open < size {
+                state.open += 1;
+                return Ok(Next::Dial);
+            }
+            if let Some(server) = state.idle.iter_mut().find_map(Vec::pop) {
+                return Ok(Next::Idle(server));
+            }
+        }
+        let (grant, wait) = oneshot::channel();
+        let id = self.numbers.waits.fetch_add(1, Ordering::Relaxed);
+        state.waiters.push_back(Waiter { grant, id });
+        Ok(Next::Wait(wait, id))
+    }
+
+    async fn wait(
+        self: &Arc<Self>,
+        grant: oneshot::Receiver<Grant>,
+        id: u64,
+    ) -> Result<Grant, PgError> {
+        let (begin, deadline) = (Instant::now(), self.limits.load().wait_timeout);
+        let granted = tokio::time::timeout(deadline, grant).await;
+        let waited = begin.elapsed();
+        self.numbers.wait_us.fetch_add(waited.as_micros() as u64, Ordering::Relaxed);
+        self.metrics.wait.observe(waited.as_secs_f64());
+        match granted {
+            Ok(Ok(grant)) => Ok(grant),
+            Ok(Err(_)) => Err(self.closed()),
+            Err(_) => {
+                self.state.lock().waiters.retain(|it| it.id != id);
+                self.numbers.timeouts.fetch_add(1, Ordering::Relaxed);
+                Err(self.timed_out(deadline))
+            }
+        }
+    }
+
+    fn timed_out(&self, deadline: Duration) -> PgError {
+        let state = self.state();
+        let what = if state.is_paused { "the pool is paused" } else { "all are in use" };
+        PgError::new(
+            sqlstate::TOO_MANY_CONNECTIONS,
+            format!("no server connection became free within pool.wait_timeout = {deadline:?}"),
+        )
+        .detail(format!(
+            "{what}: pool.size = {} for user {:?} of database {:?} on {}, {} sessions are waiting",
+            self.limits.load().size,
+            self.target.client_user,
+            self.target.database,
+            self.target.host,
+            state.waiting,
+        ))
+        .hint("shorten transactions, or raise pool.size or pool.wait_timeout")
+    }
+
+    fn closed(&self) -> PgError {
+        PgError::new(
+            sqlstate::CANNOT_CONNECT_NOW,
+            format!("server {} was taken out of the configuration", self.target.host),
+        )
+        .hint("repeat the transaction")
+    }
+
+    fn lease(self: &Arc<Self>, server: Box<Server>) -> Lease {
+        Lease::new(server, Arc::clone(self))
+    }
+
+    async fn dial(self: &Arc<Self>, slot: Slot, thread: usize) -> Result<Lease, PgError> {
+        let limits = self.limits.load_full();
+        match Server::connect(&self.target, limits.connect_timeout, limits.prepared_statements)
+            .await
+        {
+            Ok(mut server) => {
+                server.thread = thread;
+                slot.fill();
+                Ok(self.lease(Box::new(server)))
+            }
+            Err(error) => {
+                self.metrics.connect_errors.inc();
+                Err(error)
+            }
+        }
+    }
+
+    /// The lease, ready for this thread, or `None` if its server has gone or is too old.
+    async fn checked(&self, mut lease: Lease, thread: usize) -> Option<Lease> {
+        let limits = self.limits.load_full();
+        let server = lease.server();
+        if is_past(limits.max_lifetime, server.created.elapsed()) || !server.adopt(thread) {
+            lease.discard();
+            return None;
+        }
+        let stale = is_past(limits.check_after, server.used.elapsed());
+        if !server.is_alive() || (stale && !server.ping(limits.connect_timeout).await) {
+            lease.discard();
+            return None;
+        }
+        Some(lease)
+    }
+
+    /// Takes a clean server back: to the first waiter, else to its thread's idle ones.
+    pub(super) fn give_back(self: &Arc<Self>, mut server: Box<Server>) {
+        let limits = self.limits.load();
+        server.used = Instant::now();
+        let expired = is_past(limits.max_lifetime, server.created.elapsed());
+        loop {
+            let mut state = self.state.lock();
+            if state.is_closed || expired || state.open > limits.size {
+                drop(state);
+                drop(server);
+                return self.free_slot();
+            }
+            let waiter = if state.is_paused { None } else { state.waiters.pop_front() };
+            let Some(waiter) = waiter else {
+                let thread = server.thread;
+                if state.idle.len() <= thread {
+                    state.idle.resize_with(thread + 1, Vec::new);
+                }
+                state.idle[thread].push(server);
+                return;
+            };
+            drop(state);
+            match waiter.grant.send(Grant::Server(self.lease(server))) {
+                Ok(()) => return,
+                Err(Grant::Server(lease)) => server = lease.into_server(),
+                Err(Grant::Slot(_)) => unreachable!("a server was sent"),
+            }
+        }
+    }
+
+    /// A connection has ended: its place goes to the first waiter, or stays free.
+    pub(super) fn free_slot(self: &Arc<Self>) {
+        let mut state = self.state.lock();
+        state.open -= 1;
+        while !state.is_paused && !state.is_closed && state.open < self.limits.load().size {
+            let Some(waiter) = state.waiters.pop_front() else { return };
+            state.open += 1;
+            drop(state);
+            match waiter.grant.send(Grant::Slot(Slot::new(Arc::clone(self)))) {
+                Ok(()) => return,
+                Err(Grant::Slot(slot)) => slot.fill(),
+                Err(Grant::Server(_)) => unreachable!("a slot was sent"),
+            }
+            state = self.state.lock();
+            state.open -= 1;
+        }
+    }
+
+    /// Closes servers that are idle or alive for too long.
+    pub fn reap(self: &Arc<Self>) {
+        let limits = self.limits.load();
+        let mut gone = Vec::new();
+        for idle in &mut self.state.lock().idle {
+            gone.extend(idle.extract_if(.., |server| {
+                is_past(limits.idle_timeout, server.used.elapsed())
+                    || is_past(limits.max_lifetime, server.created.elapsed())
+                    || !server.is_alive()
+            }));
+        }
+        self.drop_servers(gone);
+    }
+
+    /// Closes every idle server: after PAUSE, or when the host's name means another server.
+    pub fn close_idle(self: &Arc<Self>) {
+        let gone = self.state.lock().idle.iter_mut().flat_map(std::mem::take).collect();
+        self.drop_servers(gone);
+    }
+
+    fn drop_servers(self: &Arc<Self>, gone: Vec<Box<Server>>) {
+        for server in gone {
+            drop(server);
+            self.free_slot();
+        }
+    }
+
+    /// Takes the pool out of use: idle servers close, leased ones when given back, waiters fail.
+    pub fn close(self: &Arc<Self>) {
+        let waiters = {
+            let mut state = self.state.lock();
+            state.is_closed = true;
+            std::mem::take(&mut state.waiters)
+        };
+        drop(waiters);
+        self.close_idle();
+    }
+
+    /// PAUSE: nobody is given a server until [`Self::resume`].
+    pub fn pause(self: &Arc<Self>) {
+        self.state.lock().is_paused = true;
+        self.close_idle();
+    }
+
+    /// RESUME: those who waited are served.
+    pub fn resume(self: &Arc<Self>) {
+        self.state.lock().is_paused = false;
+        self.serve_waiters();
+    }
+
+    /// Gives free places to waiters: after RESUME and after a raised limit.
+    pub fn serve_waiters(self: &Arc<Self>) {
+        loop {
+            let mut state = self.state.lock();
+            if state.is_paused || state.waiters.is_empty() || state.open >= self.limits.load().size
+            {
+                return;
+            }
+            state.open += 1;
+            drop(state);
+            self.free_slot();
+        }
+    }
+
+    /// The numbers of this moment.
+    pub fn state(&self) -> PoolState {
+        let state = self.state.lock();
+        PoolState {
+            open: state.open,
+            idle: state.idle.iter().map(Vec::len).sum(),
+            waiting: state.waiters.iter().filter(|it| !it.grant.is_closed()).count(),
+            is_paused: state.is_paused,
+        }
+    }
+
+    /// Describes each idle server: for SHOW SERVERS.
+    pub fn idle_servers<T>(&self, describe: impl Fn(&Server) -> T) -> Vec<T> {
+        self.state.lock().idle.iter().flatten().map(|server| describe(server)).collect()
+    }
+}
+
+/// Whether a limit (zero: none) has passed.
+fn is_past(limit: Duration, age: Duration) -> bool {
+    !limit.is_zero() && age >= limit
+}

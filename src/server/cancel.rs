@@ -1,0 +1,54 @@
+//! Cancel requests to servers.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::config::Host;
+use crate::wire::frontend;
+
+/// How long a cancel request may take.
+const DEADLINE: Duration = Duration::from_secs(5);
+
+/// What a cancel request to a server must name.
+///
+/// A cancel takes a way of its own to the server and may arrive late. So that it can never hit
+/// another client's statement, a connection that one was sent for is not used by anybody else.
+#[derive(Debug)]
+pub struct CancelKey {
+    pub host: Host,
+    pub process: i32,
+    pub secret: Vec<u8>,
+    was_used: AtomicBool,
+}
+
+impl CancelKey {
+    /// The key that a server gave in BackendKeyData.
+    pub fn new(host: Host, process: i32, secret: Vec<u8>) -> Self {
+        Self { host, process, secret, was_used: AtomicBool::new(false) }
+    }
+
+    /// Whether a cancel request was sent, or is under way.
+    pub fn was_used(&self) -> bool {
+        self.was_used.load(Ordering::Acquire)
+    }
+
+    /// Sends a cancel request and waits until the server has taken it. Failure is silent, as the
+    /// protocol has no answer: <https://www.postgresql.org/docs/current/protocol-flow.html>.
+    pub async fn send(&self) {
+        self.was_used.store(true, Ordering::Release);
+        let attempt = tokio::time::timeout(DEADLINE, self.deliver()).await;
+        if let Ok(Err(error)) = attempt {
+            tracing::debug!(host = %self.host, %error, "a cancel request failed");
+        }
+    }
+
+    async fn deliver(&self) -> std::io::Result<()> {
+        let mut stream = TcpStream::connect((self.host.host.as_str(), self.host.port)).await?;
+        stream.write_all(&frontend::cancel_request(self.process, &self.secret)).await?;
+        let mut end = [0; 1];
+        stream.read(&mut end).await.map(drop)
+    }
+}

@@ -1,0 +1,501 @@
+//! One Postgres connection of the data plane: what it owes, what was set and prepared on it.
+
+mod cancel;
+mod connect;
+mod settings;
+mod statements;
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::io;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use bytes::{Buf, Bytes, BytesMut};
+use tokio::io::{AsyncReadExt, AsyncWrite};
+use tokio::net::TcpStream;
+
+use crate::config::Host;
+use crate::error::{PgError, sqlstate};
+use crate::wire::pipeline::{Action, Pipeline, TxStatus, Verdict};
+use crate::wire::{backend, frame, frontend};
+
+pub use cancel::CancelKey;
+pub use settings::{Setting, Settings, difference};
+pub use statements::Statements;
+
+/// Room for one read from a server.
+const READ_BYTES: usize = 16 * 1024;
+/// Frames above this are handed on in parts; smaller ones only when whole, so that an error can be
+/// told between two frames when the server dies.
+const WHOLE_BYTES: usize = 64 * 1024;
+
+/// Whom a connection is for and where it goes.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Target {
+    /// The client's user; the server's is `host.user`.
+    pub client_user: String,
+    /// The database as clients name it.
+    pub database: String,
+    /// Address and credentials.
+    pub host: Host,
+}
+
+/// A connection to a Postgres server.
+pub struct Server {
+    stream: Option<TcpStream>,
+    input: BytesMut,
+    output: BytesMut,
+    pipeline: Pipeline,
+    /// Bytes of a large frame that are still to be forwarded.
+    passing: usize,
+    /// Bytes at the front of `input` that the client must not see.
+    skipping: usize,
+    is_broken: bool,
+    /// Whether an ErrorResponse was read since [`Server::begin_request`].
+    has_failed: bool,
+    /// The first error of a request of our own.
+    own_error: Option<PgError>,
+    /// The data-plane thread whose reactor the socket is registered with.
+    pub thread: usize,
+    pub created: Instant,
+    pub used: Instant,
+    /// Address, process id and secret for a cancel request.
+    pub cancel: Arc<CancelKey>,
+    /// What the server last reported by ParameterStatus.
+    pub status: BTreeMap<String, String>,
+    /// The settings applied to it beyond its defaults.
+    pub settings: Settings,
+    pub statements: Statements,
+}
+
+/// What stands at the front of a server's input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Front {
+    /// So many bytes are for the client.
+    Forward(usize),
+    /// More must be read.
+    More,
+    /// Everything owed has been answered.
+    Done,
+}
+
+impl Server {
+    /// Whether the connection may go back to its pool as it is.
+    pub fn is_reusable(&mut self) -> bool {
+        !self.is_broken
+            && self.pipeline.is_idle()
+            && self.output.is_empty()
+            && !self.cancel.was_used()
+            && self.drop_asynchronous()
+    }
+
+    /// Whether the connection can no longer be used at all.
+    pub fn is_broken(&self) -> bool {
+        self.is_broken || self.cancel.was_used()
+    }
+
+    /// Marks the connection as unusable.
+    pub fn set_broken(&mut self) {
+        self.is_broken = true;
+    }
+
+    /// The state of the transaction, as of the last ReadyForQuery.
+    pub fn tx(&self) -> TxStatus {
+        self.pipeline.tx()
+    }
+
+    /// Whether the server waits for COPY data.
+    pub fn is_copy_in(&self) -> bool {
+        self.pipeline.is_copy_in()
+    }
+
+    /// Whether replies are still to come.
+    pub fn is_owing(&self) -> bool {
+        self.pipeline.is_owing()
+    }
+
+    /// A new request begins: [`Self::has_failed`] tells of its errors only.
+    pub fn begin_request(&mut self) {
+        self.has_failed = false;
+    }
+
+    /// Whether the server has reported an error in this request.
+    pub fn has_failed(&self) -> bool {
+        self.has_failed
+    }
+
+    /// Moves the socket to the current thread's reactor if it belongs to another's.
+    pub fn adopt(&mut self, thread: usize) -> bool {
+        if self.thread == thread {
+            return true;
+        }
+        self.thread = thread;
+        let moved = self.stream.take().map(|it| it.into_std().and_then(TcpStream::from_std));
+        match moved {
+            Some(Ok(stream)) => {
+                self.stream = Some(stream);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Looks, without a system call in the common case, whether an idle server has closed the
+    /// connection or said something that ends it.
+    pub fn is_alive(&mut self) -> bool {
+        let Some(stream) = &self.stream else { return false };
+        loop {
+            let mut buffer = [0; 1024];
+            match stream.try_read(&mut buffer) {
+                Ok(0) => return false,
+                Ok(count) => self.input.extend_from_slice(&buffer[..count]),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(_) => return false,
+            }
+        }
+        self.drop_asynchronous()
+    }
+
+    /// Drops what an idle server says unasked; `false` if it is more than that.
+    fn drop_asynchronous(&mut self) -> bool {
+        self.input.advance(std::mem::take(&mut self.skipping));
+        while !self.input.is_empty() {
+            match frame::next_frame(&self.input) {
+                Ok(Some(next))
+                    if matches!(next.tag, b'S' | b'N' | b'A') && next.len <= self.input.len() =>
+                {
+                    self.input.advance(next.len);
+                }
+                _ => return false,
+            }
+        }
+        true
+    }
+
+    /// Asks the server for a sign of life: one Sync, one ReadyForQuery.
+    pub async fn ping(&mut self, deadline: Duration) -> bool {
+        self.push_sync();
+        matches!(tokio::time::timeout(deadline, self.finish()).await, Ok(Ok(())))
+    }
+
+    /// Queues a message for the server; `action` says what becomes of its reply.
+    pub fn push(&mut self, tag: u8, message: &[u8], action: Action) {
+        self.output.extend_from_slice(message);
+        self.pipeline.on_request(tag, action);
+    }
+
+    /// Queues a message built in place.
+    pub fn push_with(&mut self, tag: u8, action: Action, build: impl FnOnce(&mut BytesMut)) {
+        build(&mut self.output);
+        self.pipeline.on_request(tag, action);
+    }
+
+    /// Queues a simple query of our own.
+    pub fn push_query(&mut self, sql: &str, action: Action) {
+        self.push_with(b'Q', action, |out| frontend::query(out, sql.as_bytes()));
+    }
+
+    /// Queues a Sync whose ReadyForQuery the client does not see.
+    pub fn push_sync(&mut self) {
+        self.push_with(b'S', Action::Skip, frontend::sync);
+    }
+
+    /// Records a reply that the client gets in its turn although the server was not asked.
+    pub fn push_fake(&mut self, tag: u8, reply: Bytes) {
+        self.pipeline.on_request(tag, Action::Fake(reply));
+    }
+
+    /// Bytes queued and not yet written.
+    pub fn unsent(&self) -> usize {
+        self.output.len()
+    }
+
+    /// Writes as much of what is queued as the socket takes now; ready when all is written.
+    ///
+    /// # Errors
+    /// 08006 if the connection is lost.
+    pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), PgError>> {
+        while !self.output.is_empty() {
+            let Some(stream) = &mut self.stream else {
+                return Poll::Ready(Err(self.lost("it was closed")));
+            };
+            match ready!(pin!(stream).poll_write(cx, &self.output)) {
+                Ok(0) => return Poll::Ready(Err(self.lost("nothing could be written"))),
+                Ok(count) => self.output.advance(count),
+                // What the server said before it closed the connection is still to be read.
+                Err(_) if self.pipeline.is_owing() => self.output.clear(),
+                Err(error) => return Poll::Ready(Err(self.lost(&error.to_string()))),
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Writes what is queued.
+    ///
+    /// # Errors
+    /// 08006 if the connection is lost.
+    pub async fn flush(&mut self) -> Result<(), PgError> {
+        std::future::poll_fn(|cx| self.poll_flush(cx)).await
+    }
+
+    /// Reads once. Ready with the number of bytes, never 0.
+    ///
+    /// # Errors
+    /// 08006 if the server closed the connection.
+    pub fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<usize, PgError>> {
+        let Some(stream) = &mut self.stream else {
+            return Poll::Ready(Err(self.lost("it was closed")));
+        };
+        if let Err(error) = ready!(stream.poll_read_ready(cx)) {
+            return Poll::Ready(Err(self.lost(&error.to_string())));
+        }
+        match ready!(poll_read(stream, cx, &mut self.input, READ_BYTES)) {
+            Ok(0) => Poll::Ready(Err(self.lost("the server closed it"))),
+            Ok(count) => Poll::Ready(Ok(count)),
+            Err(error) => Poll::Ready(Err(self.lost(&error.to_string()))),
+        }
+    }
+
+    /// Reads once.
+    ///
+    /// # Errors
+    /// As [`Self::poll_fill`].
+    pub async fn fill(&mut self) -> Result<usize, PgError> {
+        std::future::poll_fn(|cx| self.poll_fill(cx)).await
+    }
+
+    fn lost(&mut self, why: &str) -> PgError {
+        self.is_broken = true;
+        PgError::new(
+            sqlstate::CONNECTION_FAILURE,
+            format!("the connection to server {} was lost", self.cancel.host),
+        )
+        .detail(why.to_owned())
+        .hint("repeat the transaction; a write without a reported COMMIT may or may not have happened")
+    }
+
+    /// Looks at the frames at the front of the input as far as they are there. ReadyForQuery is never
+    /// forwarded: the session tells its client when it is ready.
+    ///
+    /// # Errors
+    /// 08P01 if the server sends what nobody asked for; a server's FATAL as an ERROR.
+    pub fn front(&mut self) -> Result<Front, PgError> {
+        self.input.advance(std::mem::take(&mut self.skipping));
+        let mut end = self.passing.min(self.input.len());
+        self.passing -= end;
+        while end < self.input.len() && self.pipeline.is_owing() {
+            let Some(next) = frame::next_frame(&self.input[end..])? else { break };
+            let part = next.len.min(self.input.len() - end);
+            let is_whole = part == next.len;
+            if !is_whole && (next.len <= WHOLE_BYTES || !matches!(next.tag, b'D' | b'd')) {
+                break;
+            }
+            match self.reply(next.tag, end..end + part)? {
+                Verdict::Forward if next.tag != b'Z' => {
+                    end += part;
+                    self.passing = next.len - part;
+                }
+                _ if end == 0 => self.input.advance(part),
+                _ => {
+                    self.skipping = part;
+                    break;
+                }
+            }
+            if self.pipeline.is_fake_next() {
+                break;
+            }
+        }
+        Ok(match end {
+            0 if !self.pipeline.is_owing() => Front::Done,
+            0 => Front::More,
+            end => Front::Forward(end),
+        })
+    }
+
+    /// Takes bytes off the front of the input.
+    pub fn take_front(&mut self, count: usize) -> BytesMut {
+        self.input.split_to(count)
+    }
+
+    /// The next frame that is for the client, if it is there whole: `None` if more must be read,
+    /// `Some(None)` if everything owed was answered. ReadyForQuery is kept back.
+    ///
+    /// # Errors
+    /// As [`Self::front`].
+    pub fn take_frame(&mut self) -> Result<Option<Option<(u8, Bytes)>>, PgError> {
+        self.input.advance(std::mem::take(&mut self.skipping));
+        while self.pipeline.is_owing() {
+            let Some(next) = frame::next_frame(&self.input)? else { return Ok(None) };
+            if self.input.len() < next.len {
+                return Ok(None);
+            }
+            let verdict = self.reply(next.tag, 0..next.len)?;
+            let frame = self.input.split_to(next.len).freeze();
+            if verdict == Verdict::Forward && next.tag != b'Z' {
+                return Ok(Some(Some((next.tag, frame))));
+            }
+        }
+        Ok(Some(None))
+    }
+
+    /// Whether a whole frame is in memory already.
+    pub fn has_frame(&self) -> bool {
+        matches!(frame::next_frame(&self.input[self.skipping..]),
+            Ok(Some(next)) if self.input.len() - self.skipping >= next.len)
+    }
+
+    /// The next frame that is for the client, whole; `None` when everything owed was answered.
+    ///
+    /// # Errors
+    /// As [`Self::front`] and [`Self::fill`].
+    pub async fn next_frame(&mut self) -> Result<Option<(u8, Bytes)>, PgError> {
+        loop {
+            if let Some(frame) = self.take_frame()? {
+                return Ok(frame);
+            }
+            self.fill().await?;
+        }
+    }
+
+    /// Writes what is queued and reads the replies, all of which must be of our own asking.
+    ///
+    /// # Errors
+    /// The server's error as a [`PgError`], or 08006.
+    pub async fn finish(&mut self) -> Result<(), PgError> {
+        self.own_error = None;
+        self.flush().await?;
+        while let Some((tag, frame)) = self.next_frame().await? {
+            if tag == b'E' && self.own_error.is_none() {
+                self.own_error = Some(error_of(&frame));
+            }
+        }
+        self.own_error.take().map_or(Ok(()), Err)
+    }
+
+    /// Runs SQL of our own to its end.
+    ///
+    /// # Errors
+    /// As [`Self::finish`].
+    pub async fn run(&mut self, sql: &str) -> Result<(), PgError> {
+        self.push_query(sql, Action::Skip);
+        self.finish().await
+    }
+
+    /// Takes a fake reply whose turn has come.
+    pub fn next_fake(&mut self) -> Option<Bytes> {
+        self.pipeline.next_fake()
+    }
+
+    fn reply(&mut self, tag: u8, at: std::ops::Range<usize>) -> Result<Verdict, PgError> {
+        let frame = &self.input[at];
+        let mut status = None;
+        match tag {
+            b'Z' => status = backend::ready_status(frame).ok(),
+            b'E' => {
+                self.has_failed = true;
+                let is_fatal = backend::ErrorFields::parse(frame).is_ok_and(|it| it.is_fatal());
+                if is_fatal {
+                    self.is_broken = true;
+                    return Err(error_of(frame));
+                }
+            }
+            b'S' => {
+                if let Ok(it) = backend::Parameter::parse(frame) {
+                    let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+                    self.status.insert(text(it.name), text(it.value));
+                }
+                if !self.pipeline.is_forwarding() {
+                    return Ok(Verdict::Skip);
+                }
+            }
+            _ => (),
+        }
+        let verdict = self.pipeline.on_reply(tag, status).map_err(|unexpected| {
+            self.is_broken = true;
+            PgError::from(unexpected).hint(format!("server {} is out of step", self.cancel.host))
+        })?;
+        if verdict == Verdict::OwnError {
+            let error = error_of(&self.input[..]);
+            self.own_error.get_or_insert(error);
+        }
+        Ok(verdict)
+    }
+
+    /// Ends what an abandoned session left: COPY, a running statement, a transaction.
+    ///
+    /// # Errors
+    /// Any failure; the connection is then to be closed.
+    pub async fn clean_up(&mut self) -> Result<(), PgError> {
+        self.input.advance(std::mem::take(&mut self.skipping));
+        if self.is_copy_in() {
+            self.push_with(b'f', Action::Skip, |out| {
+                frontend::copy_fail(out, "the client has gone");
+            });
+        }
+        if !self.pipeline.is_settled() {
+            self.push_sync();
+        }
+        if self.pipeline.is_owing() {
+            let drained = tokio::time::timeout(Duration::from_millis(100), self.drain()).await;
+            if drained.is_err() {
+                self.cancel.send().await;
+                self.drain().await?;
+            }
+        }
+        if self.tx() != TxStatus::Idle {
+            self.run("ROLLBACK").await?;
+        }
+        Ok(())
+    }
+
+    /// Reads to the end of everything owed and drops it.
+    ///
+    /// # Errors
+    /// 08006 if the connection is lost.
+    pub async fn drain(&mut self) -> Result<(), PgError> {
+        self.flush().await?;
+        loop {
+            while self.next_fake().is_some() {}
+            match self.front()? {
+                Front::Forward(count) => drop(self.take_front(count)),
+                Front::More => {
+                    self.fill().await?;
+                }
+                Front::Done => return Ok(()),
+            }
+        }
+    }
+}
+
+/// The error of an ErrorResponse, as an ERROR of our own.
+pub fn error_of(frame: &[u8]) -> PgError {
+    let len = frame::next_frame(frame).ok().flatten().map_or(frame.len(), |it| it.len);
+    let frame = &frame[..len.min(frame.len())];
+    let Ok(fields) = backend::ErrorFields::parse(frame) else {
+        return PgError::new(sqlstate::PROTOCOL_VIOLATION, "a server's error could not be read");
+    };
+    let text = |code| fields.field(code).map(|it| String::from_utf8_lossy(it).into_owned());
+    PgError {
+        severity: crate::error::Severity::Error,
+        code: String::from_utf8_lossy(fields.code()).into_owned().into(),
+        message: fields.message(),
+        detail: text(b'D'),
+        hint: text(b'H'),
+        position: None,
+    }
+}
+
+/// One read into `buffer`, for which there is room for `room` bytes; a short read clears readiness,
+/// so that the next call asks the reactor and not the kernel.
+pub(crate) fn poll_read(
+    stream: &mut TcpStream,
+    cx: &mut Context<'_>,
+    buffer: &mut BytesMut,
+    room: usize,
+) -> Poll<io::Result<usize>> {
+    buffer.reserve(room);
+    pin!(stream.read_buf(buffer)).poll(cx)
+}
