@@ -1,10 +1,29 @@
 //! The TOML as written → [`Config`], valid by construction.
 
+mod database;
+mod error;
+pub mod keys;
+mod parse;
+mod secret;
+mod section;
+mod show;
+mod suggest;
+mod units;
+mod url;
+mod values;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::shard::{Map, ShardId};
+
+pub use database::ADMIN_DATABASE;
+pub use error::ConfigError;
+pub use keys::{KEYS, Key};
+pub use parse::{WrittenHost, parse, parse_located};
+pub use show::show;
+pub use units::{show_bytes, show_duration};
 
 /// A whole configuration. Past its constructor nothing is checked again.
 #[derive(Clone, Debug, PartialEq)]
@@ -180,12 +199,15 @@ impl std::fmt::Debug for Secret {
 
 impl std::fmt::Display for Host {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}:{}", self.host, self.port)
+        match self.host.contains(':') {
+            true => write!(f, "[{}]:{}", self.host, self.port),
+            false => write!(f, "{}:{}", self.host, self.port),
+        }
     }
 }
 
 impl std::fmt::Debug for Host {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}@{}:{}/{}", self.user, self.host, self.port, self.database)
+        write!(f, "{}@{self}/{}", self.user, self.database)
     }
 }

@@ -1,0 +1,226 @@
+//! Every key of the TOML: the one table behind unknown-key checks, defaults, SHOW CONFIG and the
+//! documentation.
+
+/// What a key's value is. Reading a value checks it against its kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// `"ip:port"`
+    Address,
+    /// `"5s"`, `"500ms"`, `"2m"`, `"1h"`; `zero`: whether `"0s"` is allowed.
+    Duration {
+        zero: bool,
+    },
+    /// An integer within bounds.
+    Count {
+        min: u64,
+        max: u64,
+    },
+    /// An integer or `"64KiB"`, `"256MiB"`, within bounds.
+    Bytes {
+        min: u64,
+        max: u64,
+    },
+    /// One of these words.
+    Choice(&'static [&'static str]),
+    Text,
+    TextList,
+    Bool,
+    /// A password, a verifier, `"env:NAME"` or `"file:PATH"`; masked when shown.
+    Secret,
+    /// `"postgres://user:password@host:port/database"`, `"env:NAME"` or `"file:PATH"`.
+    Url,
+    UrlList,
+    /// `[first, last]`, both within 0 to 255.
+    Range,
+    /// A table of tenant = shard id.
+    Tenants,
+}
+
+/// What holds when a key is not written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fallback {
+    /// It must be written.
+    Required,
+    /// Nothing holds; the text says what that means.
+    Absent(&'static str),
+    /// This value, as TOML.
+    Value(&'static str),
+}
+
+/// One key of the TOML.
+#[derive(Clone, Copy, Debug)]
+pub struct Key {
+    /// Section and name with dots between, such as `database.shard.range`.
+    pub path: &'static str,
+    pub kind: Kind,
+    pub default: Fallback,
+    /// One sentence or two for the documentation.
+    pub doc: &'static str,
+}
+
+/// Sections that may stand several times, as `[[user]]`.
+pub const LISTS: &[&str] = &["user", "database", "database.shard"];
+
+const fn key(path: &'static str, kind: Kind, default: Fallback, doc: &'static str) -> Key {
+    Key { path, kind, default, doc }
+}
+
+const fn count(min: u64) -> Kind {
+    Kind::Count { min, max: 1_000_000 }
+}
+
+const WAIT: Kind = Kind::Duration { zero: false };
+const WAIT_OR_ZERO: Kind = Kind::Duration { zero: true };
+const MODE: Kind = Kind::Choice(&["transaction", "session"]);
+const KIB: u64 = 1 << 10;
+const GIB: u64 = 1 << 30;
+
+use Fallback::{Absent, Required, Value};
+
+/// Every key, in the order of the documentation.
+#[rustfmt::skip]
+pub const KEYS: &[Key] = &[
+    key("listen.address", Kind::Address, Value(r#""127.0.0.1:6432""#),
+        "Where clients connect. \"0.0.0.0:6432\" lets in other machines. A change needs a restart."),
+    key("listen.http", Kind::Address, Absent("not served"),
+        "Where /metrics, /live and /ready are served, such as \"127.0.0.1:9432\". A change needs a restart."),
+    key("listen.shutdown_grace", WAIT_OR_ZERO, Value(r#""30s""#),
+        "How long running transactions may go on after SIGTERM."),
+    key("listen.threads", Kind::Count { min: 1, max: 1024 }, Absent("number of cores"),
+        "Threads that serve clients. A change needs a restart."),
+
+    key("pool.mode", MODE, Value(r#""transaction""#),
+        "\"transaction\": a client holds a server only while a transaction runs. \"session\": until it disconnects."),
+    key("pool.size", count(1), Value("20"),
+        "Server connections per user, database and host."),
+    key("pool.wait_timeout", WAIT, Value(r#""5s""#),
+        "How long a client waits for a free server before it gets error 53300."),
+    key("pool.connect_timeout", WAIT, Value(r#""5s""#),
+        "How long connecting and logging in to a server may take."),
+    key("pool.idle_timeout", WAIT_OR_ZERO, Value(r#""10m""#),
+        "Idle servers are closed after this; \"0s\": never."),
+    key("pool.max_lifetime", WAIT_OR_ZERO, Value(r#""1h""#),
+        "Servers are closed at this age, when idle; \"0s\": never."),
+    key("pool.check_after", WAIT_OR_ZERO, Value(r#""30s""#),
+        "A server idle for longer than this is checked before it is used."),
+    key("pool.prepared_statements", count(0), Value("500"),
+        "Prepared statements kept per server connection."),
+
+    key("limits.clients", count(1), Value("10000"),
+        "Client connections; one more gets error 53300."),
+    key("limits.login_timeout", WAIT, Value(r#""15s""#),
+        "How long a client may take to log in."),
+    key("limits.message_bytes", Kind::Bytes { min: 16 * KIB, max: GIB }, Value(r#""256MiB""#),
+        "The longest message a client may send."),
+    key("limits.plans", count(1), Value("5000"),
+        "Plans kept in the plan cache."),
+    key("limits.merge_bytes", Kind::Bytes { min: 64 * KIB, max: 64 * GIB }, Value(r#""64MiB""#),
+        "Memory one statement may use to sort, group or deduplicate rows of several shards; above it the statement fails with 53400."),
+
+    key("health.interval", WAIT, Value(r#""1s""#),
+        "How often each server is checked."),
+    key("health.timeout", WAIT, Value(r#""2s""#),
+        "A check that takes longer has failed."),
+    key("health.catalog_refresh", WAIT_OR_ZERO, Value(r#""10s""#),
+        "How often the schema is loaded again; \"0s\": only after DDL and on unknown names."),
+
+    key("log.format", Kind::Choice(&["text", "json"]), Value(r#""text""#),
+        "\"text\" or \"json\"."),
+    key("log.level", Kind::Text, Value(r#""info""#),
+        "\"error\", \"warn\", \"info\", \"debug\", \"trace\", or a filter such as \"pgsluice=debug,info\"."),
+
+    key("user.name", Kind::Text, Required,
+        "The name clients log in with."),
+    key("user.password", Kind::Secret, Absent("allowed only with auth = \"trust\""),
+        "The password, a SCRAM-SHA-256$… or md5… verifier as in pg_authid, \"env:NAME\" for an environment variable or \"file:PATH\" for a file."),
+    key("user.auth", Kind::Choice(&["scram-sha-256", "md5", "password", "trust"]), Value(r#""scram-sha-256""#),
+        "How the user proves who it is. For an md5… verifier the default is \"md5\"."),
+    key("user.admin", Kind::Bool, Value("false"),
+        "May use the admin console (database pgsluice). If no user has it, every user may."),
+    key("user.server_user", Kind::Text, Absent("as in the shard's URL"),
+        "Logs in to servers as this user, in place of the one in the shard's URL."),
+    key("user.server_password", Kind::Secret, Absent("as in the shard's URL"),
+        "The password for server_user; also \"env:NAME\" or \"file:PATH\"."),
+
+    key("database.name", Kind::Text, Required,
+        "What clients name in DATABASE_URL."),
+    key("database.tenant_column", Kind::Text, Absent("no table is sharded"),
+        "Tables with this column are sharded by it."),
+    key("database.home_shard", Kind::Count { min: 0, max: 127 }, Absent("the only shard"),
+        "The shard of all tables that are neither sharded nor reference tables. Needed with several shards."),
+    key("database.reference_tables", Kind::TextList, Value("[]"),
+        "Tables with the same rows on every shard, as \"plans\" or \"billing.plans\"."),
+    key("database.pin_after_write", WAIT_OR_ZERO, Value(r#""5s""#),
+        "For this long after a write a client reads that shard's primary, not its replicas."),
+    key("database.trusted_functions", Kind::TextList, Value("[]"),
+        "Functions declared to touch only rows of the statement's tenant."),
+    key("database.allow_local_keys", Kind::Bool, Value("false"),
+        "Lets DDL create unique and foreign keys, sequences and identity columns on sharded tables that each shard can keep only for itself."),
+    key("database.pool_mode", MODE, Absent("as pool.mode"),
+        "pool.mode for this database."),
+    key("database.pool_size", count(1), Absent("as pool.size"),
+        "pool.size for this database."),
+
+    key("database.shard.id", Kind::Count { min: 0, max: 127 }, Value("0"),
+        "The shard's number."),
+    key("database.shard.range", Kind::Range, Absent("everything with one shard, else nothing"),
+        "First and last of the buckets the shard owns. A tenant's bucket is the first byte of md5(tenant_id), 0 to 255; every bucket belongs to exactly one shard."),
+    key("database.shard.primary", Kind::Url, Required,
+        "The server that takes writes: \"postgres://user:password@host:port/database\", \"env:NAME\" or \"file:PATH\"."),
+    key("database.shard.replicas", Kind::UrlList, Value("[]"),
+        "Servers that replicate the primary and take reads, written as primary is."),
+
+    key("database.tenants", Kind::Tenants, Absent("none"),
+        "Exceptions to the ranges: tenant = shard id."),
+];
+
+impl Key {
+    /// The key of this path.
+    pub fn find(path: &str) -> Option<&'static Self> {
+        KEYS.iter().find(|key| key.path == path)
+    }
+
+    /// The section the key stands in, such as `database.shard`.
+    pub fn section(&self) -> &'static str {
+        self.path.rsplit_once('.').map_or("", |(section, _)| section)
+    }
+
+    /// The key's own name, such as `range`.
+    pub fn name(&self) -> &'static str {
+        self.path.rsplit_once('.').map_or(self.path, |(_, name)| name)
+    }
+}
+
+/// The names that may stand directly in a section (`""`: at the top), keys and sections.
+pub fn names_in(section: &str) -> Vec<&'static str> {
+    let mut names: Vec<&str> = KEYS
+        .iter()
+        .filter_map(|key| match section {
+            "" => Some(key.path),
+            _ => key.path.strip_prefix(section)?.strip_prefix('.'),
+        })
+        .filter_map(|rest| rest.split('.').next())
+        .collect();
+    names.dedup();
+    names
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sections_name_their_keys_and_sections() {
+        assert_eq!(names_in(""), ["listen", "pool", "limits", "health", "log", "user", "database"]);
+        assert_eq!(names_in("database.shard"), ["id", "range", "primary", "replicas"]);
+        assert!(names_in("database").contains(&"shard"));
+        assert!(names_in("database").contains(&"tenants"));
+    }
+
+    #[test]
+    fn paths_are_unique() {
+        for key in KEYS {
+            assert_eq!(KEYS.iter().filter(|it| it.path == key.path).count(), 1, "{}", key.path);
+        }
+    }
+}

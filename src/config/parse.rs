@@ -1,0 +1,213 @@
+//! Text → [`Config`], or all its mistakes.
+
+use toml::de::DeTable;
+
+use super::database::databases;
+use super::error::{ConfigError, Report, Wrong};
+use super::secret::{self, Outside};
+use super::section::Section;
+use super::values;
+use super::{
+    AuthMethod, Config, Health, Host, Limits, Listen, Log, LogFormat, Pool, PoolMode, Secret, User,
+};
+
+/// A server and where the file names it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct WrittenHost {
+    pub line: usize,
+    /// Such as `database.shard.primary`.
+    pub key: String,
+    pub host: Host,
+}
+
+impl WrittenHost {
+    /// The mistake that this server cannot be reached, as `check` reports it.
+    pub fn unreachable(&self, file: &str, why: impl std::fmt::Display) -> ConfigError {
+        ConfigError {
+            file: file.to_owned(),
+            line: self.line,
+            key: self.key.clone(),
+            message: format!("cannot reach {} as {}: {why}", self.host, self.host.user),
+            hint: "write the URL of a server that runs and lets this user in".to_owned(),
+        }
+    }
+}
+
+/// Reads a configuration. `env` and `read_file` are asked for what `env:NAME` and `file:PATH` name.
+///
+/// # Errors
+/// Every mistake, by rising line. Where the text is no TOML, only those of the TOML.
+pub fn parse(
+    file_name: &str,
+    text: &str,
+    env: &dyn Fn(&str) -> Option<String>,
+    read_file: &dyn Fn(&str) -> std::io::Result<String>,
+) -> Result<Config, Vec<ConfigError>> {
+    parse_located(file_name, text, env, read_file).map(|(config, _)| config)
+}
+
+/// As [`parse`], with the place of every server that the file names.
+///
+/// # Errors
+/// As [`parse`].
+pub fn parse_located(
+    file_name: &str,
+    text: &str,
+    env: &dyn Fn(&str) -> Option<String>,
+    read_file: &dyn Fn(&str) -> std::io::Result<String>,
+) -> Result<(Config, Vec<WrittenHost>), Vec<ConfigError>> {
+    let (table, broken) = DeTable::parse_recoverable(text);
+    let report = Report::new(file_name, text);
+    for error in &broken {
+        let span = error.span().unwrap_or_default();
+        report.add(&span, "", Wrong::new(error.message(), ""));
+    }
+    if !broken.is_empty() {
+        return Err(report.into_errors());
+    }
+    let root = Section::root(table.get_ref(), &report);
+    root.check_names();
+    let (config, hosts) = config(&root, &Outside { env, read_file });
+    match report.into_errors() {
+        errors if errors.is_empty() => Ok((config, hosts)),
+        errors => Err(errors),
+    }
+}
+
+/// What is wrong is in the report and replaced by something harmless.
+fn config(root: &Section<'_>, outside: &Outside<'_>) -> (Config, Vec<WrittenHost>) {
+    let (databases, hosts) = databases(root, outside);
+    let config = Config {
+        listen: listen(&only(root, "listen")),
+        pool: pool(&only(root, "pool")),
+        limits: limits(&only(root, "limits")),
+        health: health(&only(root, "health")),
+        log: log(&only(root, "log")),
+        users: users(root, outside),
+        databases,
+    };
+    (config, hosts)
+}
+
+/// A section that stands at most once; an empty one where it is not written.
+fn only<'a>(root: &Section<'a>, name: &'static str) -> Section<'a> {
+    root.sections(name).into_iter().next().unwrap_or_else(|| root.empty(name))
+}
+
+fn listen(section: &Section<'_>) -> Listen {
+    let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+    let listen = Listen {
+        address: section.value("address", values::address),
+        http: section.optional("http", values::address),
+        shutdown_grace: section.value("shutdown_grace", values::duration),
+        threads: section.optional("threads", values::count).unwrap_or_else(cores),
+    };
+    if listen.http == Some(listen.address) && listen.address.port() != 0 {
+        section.wrong("http", Wrong::new("is listen.address too", "write another port"));
+    }
+    listen
+}
+
+fn pool(section: &Section<'_>) -> Pool {
+    Pool {
+        mode: pool_mode(&section.value("mode", values::choice)),
+        size: section.value("size", values::count),
+        wait_timeout: section.value("wait_timeout", values::duration),
+        connect_timeout: section.value("connect_timeout", values::duration),
+        idle_timeout: section.value("idle_timeout", values::duration),
+        max_lifetime: section.value("max_lifetime", values::duration),
+        check_after: section.value("check_after", values::duration),
+        prepared_statements: section.value("prepared_statements", values::count),
+    }
+}
+
+/// The mode of a word that was checked.
+pub(super) fn pool_mode(word: &str) -> PoolMode {
+    if word == "session" { PoolMode::Session } else { PoolMode::Transaction }
+}
+
+fn limits(section: &Section<'_>) -> Limits {
+    Limits {
+        clients: section.value("clients", values::count),
+        login_timeout: section.value("login_timeout", values::duration),
+        message_bytes: section.value("message_bytes", values::bytes),
+        plans: section.value("plans", values::count),
+        merge_bytes: section.value("merge_bytes", values::bytes),
+    }
+}
+
+fn health(section: &Section<'_>) -> Health {
+    Health {
+        interval: section.value("interval", values::duration),
+        timeout: section.value("timeout", values::duration),
+        catalog_refresh: section.value("catalog_refresh", values::duration),
+    }
+}
+
+fn log(section: &Section<'_>) -> Log {
+    let json = section.value("format", values::choice) == "json";
+    Log {
+        format: if json { LogFormat::Json } else { LogFormat::Text },
+        level: section.value("level", values::text),
+    }
+}
+
+fn users(root: &Section<'_>, outside: &Outside<'_>) -> Vec<User> {
+    let mut users: Vec<User> = Vec::new();
+    for section in root.sections("user") {
+        let Some(user) = user(&section, outside) else { continue };
+        if users.iter().any(|it| it.name == user.name) {
+            let message = format!("`{}` is the name of two users", user.name);
+            section.wrong("name", Wrong::new(message, "rename or remove one"));
+        }
+        users.push(user);
+    }
+    if root.written("user").is_none() {
+        let hint = "write [[user]] with `name = \"app\"` and `password = \"…\"`";
+        root.wrong("user", Wrong::new("there is no user, so nobody could log in", hint));
+    }
+    users
+}
+
+fn user(section: &Section<'_>, outside: &Outside<'_>) -> Option<User> {
+    let name = section.required("name", values::text);
+    let auth = section.optional("auth", values::choice);
+    let secret = password(section, outside, auth.as_deref());
+    let method = secret.as_ref().and_then(|secret| {
+        let method = secret::method(auth.as_deref(), secret);
+        method.map_err(|wrong| section.wrong("auth", wrong)).ok()
+    });
+    let user = User {
+        name: name?,
+        secret: secret.unwrap_or(Secret::None),
+        auth: method.unwrap_or(AuthMethod::ScramSha256),
+        admin: section.value("admin", values::bool),
+        server_user: section.optional("server_user", values::text),
+        server_password: resolved(section, "server_password", outside),
+    };
+    if user.server_password.is_some() && user.server_user.is_none() {
+        let hint = "write server_user too, or leave it out";
+        section.wrong("server_password", Wrong::new("has no server_user", hint));
+    }
+    Some(user)
+}
+
+/// The secret as far as it is written; none after a mistake.
+fn password(section: &Section<'_>, outside: &Outside<'_>, auth: Option<&str>) -> Option<Secret> {
+    if section.written("password").is_none() {
+        if auth != Some("trust") {
+            let hint = "write `password = \"…\"`, \"env:NAME\" or \"file:PATH\", \
+                        or `auth = \"trust\"` to let the user in without one";
+            section.wrong("password", Wrong::new("is missing", hint));
+        }
+        return Some(Secret::None);
+    }
+    let text = resolved(section, "password", outside)?;
+    secret::secret(text).map_err(|wrong| section.wrong("password", wrong)).ok()
+}
+
+/// The text of a key that may stand for a variable or a file.
+fn resolved(section: &Section<'_>, name: &str, outside: &Outside<'_>) -> Option<String> {
+    let value = section.written(name)?;
+    outside.resolve(value.get_ref()).map_err(|wrong| section.wrong(name, wrong)).ok()
+}

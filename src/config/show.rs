@@ -1,0 +1,155 @@
+//! A [`Config`] as key, value and default, for SHOW CONFIG.
+
+use super::keys::{Fallback, Key};
+use super::units::{show_bytes, show_duration};
+use super::{AuthMethod, Config, Database, LogFormat, PoolMode, Secret, User};
+
+const MASK: &str = "********";
+
+/// Every key with its value and its default, secrets masked. Keys of lists carry a name:
+/// `user.app.auth`, `database.app.shard.0.range`.
+pub fn show(config: &Config) -> Vec<(String, String, String)> {
+    let mut rows = Rows::default();
+    sections(config, &mut rows);
+    config.users.iter().for_each(|it| user(it, &mut rows));
+    config.databases.iter().for_each(|it| database(it, &mut rows));
+    rows.0
+}
+
+#[derive(Default)]
+struct Rows(Vec<(String, String, String)>);
+
+impl Rows {
+    /// `path` is a key of the table, `name` what stands for its section.
+    fn add(&mut self, path: &str, name: &str, value: impl ToString) {
+        let key = Key::find(path).expect("only keys of the table are shown");
+        let default = match key.default {
+            Fallback::Value(text) => text.trim_matches('"').to_owned(),
+            Fallback::Absent(meaning) => format!("({meaning})"),
+            Fallback::Required => String::new(),
+        };
+        self.0.push((format!("{name}.{}", key.name()), value.to_string(), default));
+    }
+
+    fn section(&mut self, name: &str, values: &[(&str, String)]) {
+        for (key, value) in values {
+            self.add(&format!("{name}.{key}"), name, value);
+        }
+    }
+}
+
+fn sections(config: &Config, rows: &mut Rows) {
+    let Config { listen, pool, limits, health, log, .. } = config;
+    rows.section(
+        "listen",
+        &[
+            ("address", listen.address.to_string()),
+            ("http", or_empty(&listen.http)),
+            ("shutdown_grace", show_duration(listen.shutdown_grace)),
+            ("threads", listen.threads.to_string()),
+        ],
+    );
+    rows.section(
+        "pool",
+        &[
+            ("mode", mode(pool.mode).to_owned()),
+            ("size", pool.size.to_string()),
+            ("wait_timeout", show_duration(pool.wait_timeout)),
+            ("connect_timeout", show_duration(pool.connect_timeout)),
+            ("idle_timeout", show_duration(pool.idle_timeout)),
+            ("max_lifetime", show_duration(pool.max_lifetime)),
+            ("check_after", show_duration(pool.check_after)),
+            ("prepared_statements", pool.prepared_statements.to_string()),
+        ],
+    );
+    rows.section(
+        "limits",
+        &[
+            ("clients", limits.clients.to_string()),
+            ("login_timeout", show_duration(limits.login_timeout)),
+            ("message_bytes", show_bytes(limits.message_bytes as u64)),
+            ("plans", limits.plans.to_string()),
+            ("merge_bytes", show_bytes(limits.merge_bytes as u64)),
+        ],
+    );
+    rows.section(
+        "health",
+        &[
+            ("interval", show_duration(health.interval)),
+            ("timeout", show_duration(health.timeout)),
+            ("catalog_refresh", show_duration(health.catalog_refresh)),
+        ],
+    );
+    let format = if log.format == LogFormat::Json { "json" } else { "text" };
+    rows.section("log", &[("format", format.to_owned()), ("level", log.level.clone())]);
+}
+
+fn user(user: &User, rows: &mut Rows) {
+    let name = format!("user.{}", user.name);
+    let masked = |there: bool| if there { MASK } else { "" };
+    rows.add("user.name", &name, &user.name);
+    rows.add("user.password", &name, masked(user.secret != Secret::None));
+    rows.add("user.auth", &name, auth(user.auth));
+    rows.add("user.admin", &name, user.admin);
+    rows.add("user.server_user", &name, or_empty(&user.server_user));
+    rows.add("user.server_password", &name, masked(user.server_password.is_some()));
+}
+
+fn database(database: &Database, rows: &mut Rows) {
+    let name = format!("database.{}", database.name);
+    let lists = (database.reference_tables.join(", "), database.trusted_functions.join(", "));
+    for (key, value) in [
+        ("name", database.name.clone()),
+        ("tenant_column", or_empty(&database.tenant_column)),
+        ("home_shard", database.home_shard.to_string()),
+        ("reference_tables", lists.0),
+        ("pin_after_write", show_duration(database.pin_after_write)),
+        ("trusted_functions", lists.1),
+        ("allow_local_keys", database.allow_local_keys.to_string()),
+        ("pool_mode", database.pool_mode.map(mode).unwrap_or_default().to_owned()),
+        ("pool_size", or_empty(&database.pool_size)),
+        ("tenants", tenants(database)),
+    ] {
+        rows.add(&format!("database.{key}"), &name, value);
+    }
+    for shard in &database.shards {
+        let name = format!("{name}.shard.{}", shard.id);
+        let replicas: Vec<String> = shard.replicas.iter().map(|it| format!("{it:?}")).collect();
+        rows.add("database.shard.id", &name, shard.id);
+        rows.add("database.shard.range", &name, range(database, shard.id));
+        rows.add("database.shard.primary", &name, format!("{:?}", shard.primary));
+        rows.add("database.shard.replicas", &name, replicas.join(", "));
+    }
+}
+
+/// `[0, 63]`; empty for a shard without buckets.
+fn range(database: &Database, shard: crate::shard::ShardId) -> String {
+    let mut buckets = (0..=255).filter(|it| database.map.bucket_owner(*it) == shard);
+    let Some(first) = buckets.next() else { return String::new() };
+    format!("[{first}, {}]", buckets.next_back().unwrap_or(first))
+}
+
+fn tenants(database: &Database) -> String {
+    let list = database.map.overrides().iter().map(|(tenant, shard)| format!("{tenant} = {shard}"));
+    list.collect::<Vec<_>>().join(", ")
+}
+
+fn or_empty<T: ToString>(value: &Option<T>) -> String {
+    value.as_ref().map(ToString::to_string).unwrap_or_default()
+}
+
+fn mode(mode: PoolMode) -> &'static str {
+    match mode {
+        PoolMode::Transaction => "transaction",
+        PoolMode::Session => "session",
+    }
+}
+
+fn auth(method: AuthMethod) -> &'static str {
+    match method {
+        AuthMethod::Trust => "trust",
+        AuthMethod::Password => "password",
+        AuthMethod::Md5 => "md5",
+        AuthMethod::ScramSha256 => "scram-sha-256",
+    }
+}
