@@ -55,6 +55,8 @@ pub struct DatabaseState {
     pub no_two_phase: ArcSwap<BTreeMap<ShardId, String>>,
     /// Loads of the catalog, so that a statement can wait for the next.
     pub refresh: tokio::sync::Notify,
+    /// Wakes the task that loads it.
+    pub wanted: tokio::sync::Notify,
     pub loads: AtomicU64,
     pub pins: Pins,
     pub is_paused: AtomicBool,
@@ -154,6 +156,7 @@ impl DatabaseState {
             drift: ArcSwap::default(),
             no_two_phase: ArcSwap::default(),
             refresh: tokio::sync::Notify::new(),
+            wanted: tokio::sync::Notify::new(),
             loads: AtomicU64::new(0),
             pins: Pins::new(),
             is_paused: AtomicBool::new(false),

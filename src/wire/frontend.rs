@@ -44,6 +44,23 @@ pub fn bind_renamed(out: &mut BytesMut, frame: &[u8], bind: &Bind<'_>, statement
     });
 }
 
+/// Bind `B` of a client's frame for the unnamed statement and portal, with `hidden` more result
+/// columns, in text, than the client knows of.
+pub fn bind_unnamed(out: &mut BytesMut, frame: &[u8], bind: &Bind<'_>, hidden: usize) {
+    let formats = bind.result_formats;
+    let before_formats = frame.len() - 2 - 2 * formats.len();
+    // None or one code stand for all columns, hidden ones too.
+    let more = if formats.len() > 1 { hidden } else { 0 };
+    put(out, b'B', |body| {
+        put_cstr(body, b"");
+        put_cstr(body, b"");
+        body.put_slice(&frame[bind.after_statement..before_formats]);
+        body.put_u16((formats.len() + more) as u16);
+        body.put_slice(&frame[before_formats + 2..]);
+        body.put_bytes(0, 2 * more);
+    });
+}
+
 /// Bind `B` of the unnamed portal with values in one format for all (0 text, 1 binary), results too.
 pub fn bind(out: &mut BytesMut, statement: &[u8], values: &[Option<&[u8]>], format: i16) {
     put(out, b'B', |body| {

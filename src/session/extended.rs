@@ -1,0 +1,296 @@
+//! The extended protocol: Parse, Bind, Describe, Execute, Close up to a Sync or Flush.
+//!
+//! A batch that one server can take is handed to it in one write, with statements renamed and those it
+//! lacks prepared before. Any other batch is carried out message by message.
+
+mod batch;
+mod stepwise;
+
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use smallvec::SmallVec;
+
+use super::run::Routed;
+use super::statement::Statement;
+use super::{Role, Session};
+use crate::error::{PgError, sqlstate};
+use crate::exec::Failure;
+use crate::plan::route::Arguments;
+use crate::plan::{Access, Action as PlanAction, Run};
+use crate::proxy::{Text, TextKey};
+use crate::server::Setting;
+use crate::shard::ShardId;
+use crate::wire::backend;
+use crate::wire::frontend::view::{Bind, Parse};
+
+/// What a batch may hold before it is handed on without a Sync.
+const BATCH_BYTES: usize = 1 << 20;
+
+/// A client's prepared statement.
+pub(super) struct Prepared {
+    pub(super) text: Arc<Text>,
+    pub(super) statement: Statement,
+    /// The catalog the plan was made from.
+    version: u64,
+}
+
+/// A client's portal.
+#[derive(Clone)]
+pub(super) struct Portal {
+    pub(super) prepared: Arc<Prepared>,
+    /// The Bind message.
+    pub(super) bind: Bytes,
+    /// The server that has it, if it was handed on.
+    place: Option<(ShardId, Role)>,
+}
+
+/// The arguments of a Bind, taken apart.
+#[derive(Default)]
+pub(super) struct Bound<'a> {
+    params: SmallVec<[Option<&'a [u8]>; 8]>,
+    formats: SmallVec<[i16; 8]>,
+    types: &'a [u32],
+}
+
+impl Bound<'_> {
+    /// As routing takes them.
+    pub(super) fn as_route(&self) -> Arguments<'_> {
+        Arguments::Bind { params: &self.params, formats: &self.formats, types: self.types }
+    }
+}
+
+impl Portal {
+    /// The arguments.
+    pub(super) fn arguments(&self) -> Result<Bound<'_>, PgError> {
+        arguments(&self.bind, &self.prepared.text)
+    }
+
+    /// The value of parameter `$index` (1-based) as a whole number; NULL is `None`.
+    pub(super) fn integer(&self, index: usize, what: &str) -> Result<Option<i64>, PgError> {
+        let bound = self.arguments()?;
+        let Some(value) = bound.params.get(index - 1).copied().flatten() else { return Ok(None) };
+        let format = match bound.formats.as_slice() {
+            [] => 0,
+            [one] => *one,
+            many => many.get(index - 1).copied().unwrap_or(0),
+        };
+        let number = match (format, value) {
+            (1, [a, b]) => Some(i64::from(i16::from_be_bytes([*a, *b]))),
+            (1, [a, b, c, d]) => Some(i64::from(i32::from_be_bytes([*a, *b, *c, *d]))),
+            (1, _) => <[u8; 8]>::try_from(value).ok().map(i64::from_be_bytes),
+            _ => std::str::from_utf8(value).ok().and_then(|it| it.trim().parse().ok()),
+        };
+        let error = || {
+            PgError::refused(format!("the value of {what} is not a whole number"))
+                .hint("pass it as int8")
+        };
+        number.map(Some).ok_or_else(error)
+    }
+}
+
+fn arguments<'a>(frame: &'a [u8], text: &'a Text) -> Result<Bound<'a>, PgError> {
+    let bind = Bind::parse(frame)?;
+    Ok(Bound {
+        params: bind.values.iter().map(|it| it.clone().map(|range| &frame[range])).collect(),
+        formats: bind.formats.iter().collect(),
+        types: text.inferred.get().map_or(&text.types[..], |it| &it[..]),
+    })
+}
+
+impl Session {
+    /// Takes one message; at a Sync, a Flush or a full batch, carries out what has come together.
+    pub(super) async fn extended(&mut self, tag: u8, frame: Bytes) -> Result<(), Failure> {
+        if self.skips_to_sync && tag != b'S' {
+            return Ok(());
+        }
+        if !matches!(tag, b'S' | b'H') {
+            self.batch_bytes += frame.len();
+            self.batch.push((tag, frame));
+            if self.batch_bytes < BATCH_BYTES {
+                return Ok(());
+            }
+        }
+        let batch = std::mem::take(&mut self.batch);
+        self.batch_bytes = 0;
+        self.begin_request();
+        let is_sync = tag == b'S';
+        if !self.skips_to_sync {
+            let done = self.run_batch(&batch, is_sync).await;
+            let failed = done.is_err() || self.members.iter_mut().any(|it| it.server().has_failed());
+            self.settle(done)?;
+            self.skips_to_sync = failed;
+        }
+        if is_sync {
+            self.sync().await?;
+        }
+        self.end_request().await
+    }
+
+    /// Sync: what was implicit ends, and the client hears that it may go on.
+    async fn sync(&mut self) -> Result<(), Failure> {
+        self.skips_to_sync = false;
+        for member in &mut self.members {
+            let server = member.lease.server();
+            if !server.is_broken() && server.is_in_batch() {
+                server.push_sync();
+                server.drain().await?;
+            }
+        }
+        self.end_implicit().await?;
+        if self.tx.is_none() {
+            self.portals.clear();
+        }
+        self.ready();
+        Ok(())
+    }
+
+    async fn run_batch(&mut self, batch: &[(u8, Bytes)], is_sync: bool) -> Result<(), Failure> {
+        if batch.is_empty() {
+            return Ok(());
+        }
+        match self.one_server(batch).await? {
+            Some(plan) => self.hand_on(plan, batch, is_sync).await,
+            None => Box::pin(self.step_through(batch)).await,
+        }
+    }
+
+    /// The statement of a Parse, planned and shared.
+    pub(super) async fn prepare(&mut self, parse: &Parse<'_>, frame: &Bytes) -> Result<Arc<Prepared>, PgError> {
+        let sql = frame.slice_ref(parse.sql);
+        let types: Vec<u32> = parse.types.iter().collect();
+        let restore = self.directives(&sql)?;
+        let statements = self.analyse(&sql, &types).await;
+        if let Some(routing) = restore {
+            self.routing = routing;
+        }
+        let mut statements = statements?;
+        if statements.len() > 1 {
+            return Err(PgError::new(
+                sqlstate::SYNTAX_ERROR,
+                "cannot insert multiple commands into a prepared statement",
+            ));
+        }
+        let Some(statement) = statements.pop() else {
+            return Err(PgError::new(sqlstate::INTERNAL_ERROR, "a statement without a plan"));
+        };
+        let path = match self.settings.get("search_path") {
+            Some(Setting::Statement(it) | Setting::Value(it)) => it.clone(),
+            None => String::new(),
+        };
+        let database = Arc::clone(&self.database_name);
+        // The texts outlive this message: they must not keep its whole read buffer alive.
+        let sql = Bytes::copy_from_slice(&sql);
+        let text = self.proxy.text(TextKey { sql, types, path, database });
+        Ok(Arc::new(Prepared { text, statement, version: self.catalog_version() }))
+    }
+
+    /// The statement, planned again if the schema has changed since.
+    pub(super) async fn fresh(&mut self, prepared: Arc<Prepared>) -> Result<Arc<Prepared>, PgError> {
+        if prepared.version == self.catalog_version() {
+            return Ok(prepared);
+        }
+        let types = prepared.text.types.clone();
+        let mut statements = self.analyse(&prepared.text.sql, &types).await?;
+        let Some(statement) = statements.pop() else { return Ok(prepared) };
+        let text = Arc::clone(&prepared.text);
+        Ok(Arc::new(Prepared { text, statement, version: self.catalog_version() }))
+    }
+
+    fn catalog_version(&self) -> u64 {
+        self.database.state.catalog.load().as_ref().map_or(0, |it| it.version)
+    }
+
+    /// A client's statement by name.
+    pub(super) fn statement_named(&self, name: &[u8]) -> Result<Arc<Prepared>, PgError> {
+        self.statements.get(name).cloned().ok_or_else(|| {
+            let name = String::from_utf8_lossy(name);
+            let message = match name.is_empty() {
+                true => "unnamed prepared statement does not exist".to_owned(),
+                false => format!("prepared statement \"{name}\" does not exist"),
+            };
+            PgError::new(sqlstate::UNDEFINED_STATEMENT, message)
+        })
+    }
+
+    /// A client's portal by name.
+    pub(super) fn portal_named(&self, name: &[u8]) -> Result<Portal, PgError> {
+        self.portals.get(name).cloned().ok_or_else(|| {
+            let name = String::from_utf8_lossy(name);
+            PgError::new(
+                sqlstate::INVALID_CURSOR_NAME,
+                format!("portal \"{name}\" does not exist"),
+            )
+        })
+    }
+
+    /// Whether a name is free for a Parse; the unnamed one always is.
+    pub(super) fn check_name(&self, name: &[u8]) -> Result<(), PgError> {
+        if name.is_empty() || !self.statements.contains_key(name) {
+            return Ok(());
+        }
+        Err(PgError::new(
+            sqlstate::DUPLICATE_STATEMENT,
+            format!("prepared statement \"{}\" already exists", String::from_utf8_lossy(name)),
+        ))
+    }
+
+    /// Where one execution of a bound statement goes, if servers run it; the plan may be another one
+    /// than the shared.
+    pub(super) fn route_bound(
+        &mut self,
+        prepared: &Arc<Prepared>,
+        bind: &Bytes,
+    ) -> Result<Option<(Arc<Prepared>, Routed)>, PgError> {
+        let PlanAction::Run(run) = &prepared.statement.plan.action else { return Ok(None) };
+        let bound = arguments(bind, &prepared.text)?;
+        if let Some(routed) = self.route_with_comment(&prepared.statement, run, &bound)? {
+            return Ok(Some((Arc::clone(prepared), routed)));
+        }
+        let statement = self.analyse_exactly(&prepared.text.sql, &prepared.text.types)?;
+        let version = prepared.version;
+        let exact = Prepared { text: Arc::clone(&prepared.text), statement, version };
+        let PlanAction::Run(run) = &exact.statement.plan.action else {
+            return Ok(None);
+        };
+        match self.route_with_comment(&exact.statement, run, &bound)? {
+            Some(routed) => Ok(Some((Arc::new(exact), routed))),
+            None => Err(super::run::unreadable_key()),
+        }
+    }
+
+    fn route_with_comment(
+        &mut self,
+        statement: &Statement,
+        run: &Run,
+        bound: &Bound<'_>,
+    ) -> Result<Option<Routed>, PgError> {
+        let restore = self.directives(&statement.text)?;
+        let routed = self.route(statement, run, &bound.as_route());
+        if let Some(routing) = restore {
+            self.routing = routing;
+        }
+        routed
+    }
+
+    /// Where a statement is parsed and described when no execution tells.
+    pub(super) fn parse_place(&self, prepared: &Prepared) -> (ShardId, Role) {
+        let held = self.members.iter().find(|it| it.in_tx);
+        if let Some(member) = held {
+            let role = if member.is_primary { Role::Primary } else { Role::Replica };
+            return (member.shard, role);
+        }
+        let is_read = matches!(&prepared.statement.plan.action,
+            PlanAction::Run(run) if run.access == Access::Read);
+        let role = if is_read && self.is_read_only() { Role::Replica } else { Role::Primary };
+        (self.database.config.home_shard, role)
+    }
+
+    fn answer(&mut self, build: impl FnOnce(&mut BytesMut)) {
+        build(&mut self.client.out);
+    }
+
+    fn parse_complete(&mut self) {
+        self.answer(backend::parse_complete);
+    }
+}

@@ -1,0 +1,408 @@
+//! A batch that one server can take: handed on in one write.
+
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+
+use super::{Portal, Prepared};
+use crate::error::PgError;
+use crate::exec::{Failure, relay};
+use crate::plan::{Access, Action as PlanAction};
+use crate::server::{Server, Statements};
+use crate::session::run::Routed;
+use crate::session::{Role, Session};
+use crate::shard::ShardId;
+use crate::wire::frontend::view::{Bind, Execute, Parse, Subject, Target};
+use crate::wire::pipeline::Action;
+use crate::wire::{backend, frontend};
+
+/// What a message of the batch means, names looked up.
+enum Op {
+    Parse { name: Bytes, prepared: Arc<Prepared> },
+    Bind { name: Bytes, statement: Bytes, prepared: Arc<Prepared> },
+    DescribeStatement { name: Bytes, prepared: Arc<Prepared> },
+    CloseStatement { name: Bytes },
+    /// Describe, Execute or Close of a portal: as it came.
+    Portal,
+}
+
+/// A batch and the server for it.
+pub(super) struct OneServer {
+    place: (ShardId, Role),
+    ops: Vec<Op>,
+    /// Statements and portals as they are after the batch.
+    parsed: Vec<(Bytes, Arc<Prepared>)>,
+    bound: Vec<(Bytes, Portal)>,
+    routed: Vec<Routed>,
+    writes: bool,
+    /// Statements that are executed.
+    executed: Vec<Arc<Prepared>>,
+}
+
+impl Session {
+    /// Whether one server can take the whole batch; `None` if it must be carried out message by
+    /// message, errors included. Nothing is changed yet.
+    pub(super) async fn one_server(
+        &mut self,
+        batch: &[(u8, Bytes)],
+    ) -> Result<Option<OneServer>, Failure> {
+        if self.tx.as_ref().is_some_and(|tx| tx.has_failed) {
+            return Ok(None);
+        }
+        let mut plan = OneServer {
+            place: (ShardId(0), Role::Replica),
+            ops: Vec::with_capacity(batch.len()),
+            parsed: Vec::new(),
+            bound: Vec::new(),
+            routed: Vec::new(),
+            writes: false,
+            executed: Vec::new(),
+        };
+        let mut place = None;
+        for (tag, frame) in batch {
+            let Ok(Some(op)) = self.understand(*tag, frame, &mut plan, &mut place).await else {
+                return Ok(None);
+            };
+            plan.ops.push(op);
+        }
+        plan.place = match place {
+            Some(place) => place,
+            None => match plan.parsed.first().map(|(_, it)| it).or_else(|| plan.described()) {
+                Some(prepared) => self.parse_place(prepared),
+                None => return Ok(None),
+            },
+        };
+        let is_elsewhere = |it: &crate::exec::Member| it.shard != plan.place.0;
+        // An implicit transaction of a pipeline without Sync holds another server.
+        let held = self.members.iter_mut().any(|it| is_elsewhere(it) && it.server().is_in_batch());
+        Ok((!held).then_some(plan))
+    }
+
+    async fn understand(
+        &mut self,
+        tag: u8,
+        frame: &Bytes,
+        plan: &mut OneServer,
+        place: &mut Option<(ShardId, Role)>,
+    ) -> Result<Option<Op>, PgError> {
+        Ok(Some(match tag {
+            b'P' => {
+                let parse = Parse::parse(frame)?;
+                self.check_name(parse.name)?;
+                if !parse.name.is_empty() && plan.statement(parse.name).is_some() {
+                    return Ok(None);
+                }
+                let prepared = self.prepare(&parse, frame).await?;
+                if !matches!(prepared.statement.plan.action, PlanAction::Run(_)) {
+                    return Ok(None);
+                }
+                let name = frame.slice_ref(parse.name);
+                plan.parsed.push((name.clone(), Arc::clone(&prepared)));
+                Op::Parse { name, prepared }
+            }
+            b'B' => {
+                let bind = Bind::parse(frame)?;
+                let prepared = match plan.statement(bind.statement) {
+                    Some(prepared) => prepared,
+                    None => {
+                        let known = self.statement_named(bind.statement)?;
+                        self.fresh(known).await?
+                    }
+                };
+                let Some((exact, routed)) = self.route_bound(&prepared, frame)? else {
+                    return Ok(None);
+                };
+                let Some(shard) = routed.shards.single() else { return Ok(None) };
+                if !join(place, (shard, routed.role)) {
+                    return Ok(None);
+                }
+                let PlanAction::Run(run) = &exact.statement.plan.action else { return Ok(None) };
+                if matches!(run.combine, crate::plan::Combine::OneByOne)
+                    && self.database.is_sharded()
+                {
+                    return Ok(None);
+                }
+                let name = frame.slice_ref(bind.portal);
+                let place = Some((shard, routed.role));
+                let portal = Portal { prepared: exact, bind: frame.clone(), place };
+                plan.bound.push((name.clone(), portal));
+                plan.routed.push(routed);
+                Op::Bind { name, statement: frame.slice_ref(bind.statement), prepared }
+            }
+            b'D' => {
+                let subject = Subject::parse(frame)?;
+                if subject.target == Target::Portal {
+                    return self.portal_op(subject.name, plan, place);
+                }
+                let prepared = match plan.statement(subject.name) {
+                    Some(prepared) => prepared,
+                    None => self.statement_named(subject.name)?,
+                };
+                if !matches!(prepared.statement.plan.action, PlanAction::Run(_)) {
+                    return Ok(None);
+                }
+                Op::DescribeStatement { name: frame.slice_ref(subject.name), prepared }
+            }
+            b'E' => {
+                let execute = Execute::parse(frame)?;
+                let Some(portal) = self.portal_in(execute.portal, plan) else { return Ok(None) };
+                if let PlanAction::Run(run) = &portal.prepared.statement.plan.action {
+                    plan.writes |= run.access == Access::Write;
+                }
+                plan.executed.push(Arc::clone(&portal.prepared));
+                return self.portal_op(execute.portal, plan, place);
+            }
+            _ => {
+                let subject = Subject::parse(frame)?;
+                if subject.target == Target::Portal {
+                    return self.portal_op(subject.name, plan, place);
+                }
+                Op::CloseStatement { name: frame.slice_ref(subject.name) }
+            }
+        }))
+    }
+
+    fn portal_in(&self, name: &[u8], plan: &OneServer) -> Option<Portal> {
+        let here = plan.bound.iter().rev().find(|(it, _)| it == name).map(|(_, it)| it.clone());
+        here.or_else(|| self.portals.get(name).cloned())
+    }
+
+    fn portal_op(
+        &self,
+        name: &[u8],
+        plan: &OneServer,
+        place: &mut Option<(ShardId, Role)>,
+    ) -> Result<Option<Op>, PgError> {
+        let at = self.portal_in(name, plan).and_then(|it| it.place);
+        Ok(at.filter(|at| join(place, *at)).map(|_| Op::Portal))
+    }
+
+    /// Hands the batch on and gives the answers.
+    pub(super) async fn hand_on(
+        &mut self,
+        plan: OneServer,
+        batch: &[(u8, Bytes)],
+        is_sync: bool,
+    ) -> Result<(), Failure> {
+        let (shard, role) = plan.place;
+        if plan.writes {
+            self.check_second_write(shard)?;
+            plan.routed.iter().for_each(|it| self.note_buckets(it));
+        }
+        self.database.state.metrics.queries.inc_by(plan.executed.len() as u64);
+        let at = self.member(shard, role).await?;
+        let member = &mut self.members[at];
+        member.wrote |= plan.writes;
+        let server = member.lease.server();
+        let mut fresh = Vec::new();
+        for ((tag, frame), op) in batch.iter().zip(&plan.ops) {
+            push(server, *tag, frame, op, &mut fresh);
+        }
+        if is_sync {
+            server.push_sync();
+        } else {
+            server.push_raw(&super::super::fan_out::message(frontend::flush));
+        }
+        let describes = plan.ops.iter().any(|it| matches!(it, Op::DescribeStatement { .. }));
+        let done = match describes {
+            true => self.relay_learning(at, &plan).await,
+            false => relay::relay(self.members[at].lease.server(), &mut self.client).await,
+        };
+        self.note_batch(plan, at, &fresh).await;
+        done
+    }
+
+    /// Relays frame by frame, to learn the parameter types that the server tells.
+    async fn relay_learning(&mut self, at: usize, plan: &OneServer) -> Result<(), Failure> {
+        let mut described = plan.ops.iter().filter_map(|op| match op {
+            Op::DescribeStatement { prepared, .. } => Some(prepared),
+            _ => None,
+        });
+        let server = self.members[at].lease.server();
+        loop {
+            while let Some(fake) = server.next_fake() {
+                self.client.out.extend_from_slice(&fake);
+            }
+            let Some((tag, frame)) = relay::next_frame(server, &mut self.client).await? else {
+                return Ok(());
+            };
+            if tag == b't'
+                && let Some(prepared) = described.next()
+                && let Ok(types) = backend::view::parameter_types(&frame)
+            {
+                let _ = prepared.text.inferred.set(types.iter().collect());
+            }
+            self.client.out.extend_from_slice(&frame);
+        }
+    }
+
+    /// Notes what the batch has left: statements, portals, writes.
+    async fn note_batch(&mut self, plan: OneServer, at: usize, fresh: &[u64]) {
+        let server = self.members[at].lease.server();
+        let failed = server.has_failed() || server.is_broken();
+        let parsed = server.parsed();
+        if failed && !server.is_broken() {
+            // Which of them exist now is not known: none shall.
+            for id in fresh {
+                server.statements.remove(*id);
+                let name = Statements::name(*id);
+                server.push_with(b'C', Action::Skip, |out| {
+                    frontend::close(out, Target::Statement, name.as_bytes());
+                });
+            }
+            if !fresh.is_empty() {
+                server.push_sync();
+                if server.drain().await.is_err() {
+                    server.set_broken();
+                }
+            }
+            server.mark_failed();
+        }
+        let kept = if failed { parsed } else { usize::MAX };
+        let mut seen = 0;
+        for op in &plan.ops {
+            match op {
+                Op::Parse { name, prepared } if seen < kept => {
+                    seen += 1;
+                    let name = Bytes::copy_from_slice(name);
+                    self.statements.insert(name, Arc::clone(prepared));
+                }
+                Op::CloseStatement { name } if !failed => {
+                    self.statements.remove(name);
+                }
+                _ => (),
+            }
+        }
+        if failed {
+            return;
+        }
+        for (name, portal) in plan.bound {
+            self.portals.insert(Bytes::copy_from_slice(&name), portal);
+        }
+        if plan.writes && self.tx.is_none() {
+            self.note_written(&[]);
+        }
+        for prepared in &plan.executed {
+            self.after(&prepared.statement).await;
+        }
+    }
+}
+
+impl OneServer {
+    /// The statement of that name that this batch has prepared.
+    fn statement(&self, name: &[u8]) -> Option<Arc<Prepared>> {
+        self.parsed.iter().rev().find(|(it, _)| it == name).map(|(_, it)| Arc::clone(it))
+    }
+
+    fn described(&self) -> Option<&Arc<Prepared>> {
+        self.ops.iter().find_map(|op| match op {
+            Op::DescribeStatement { prepared, .. } => Some(prepared),
+            _ => None,
+        })
+    }
+}
+
+/// Whether `place` can be the batch's; a primary serves reads too.
+fn join(batch: &mut Option<(ShardId, Role)>, place: (ShardId, Role)) -> bool {
+    match batch {
+        None => *batch = Some(place),
+        Some((shard, _)) if *shard != place.0 => return false,
+        Some((_, role)) if place.1 == Role::Primary => *role = Role::Primary,
+        Some(_) => (),
+    }
+    true
+}
+
+/// Queues one message on the server, with what it needs before. `fresh` collects what is prepared.
+fn push(server: &mut Server, tag: u8, frame: &Bytes, op: &Op, fresh: &mut Vec<u64>) {
+    match op {
+        Op::Parse { name, prepared } => {
+            parse(server, name, prepared, frame, Action::Forward, fresh);
+        }
+        Op::Bind { statement, prepared, .. } => {
+            ensure(server, statement, prepared, fresh);
+            if statement.is_empty() {
+                server.push(b'B', frame, Action::Forward);
+            } else if let Ok(bind) = Bind::parse(frame) {
+                let name = Statements::name(prepared.text.id);
+                server.push_with(b'B', Action::Forward, |out| {
+                    frontend::bind_renamed(out, frame, &bind, name.as_bytes());
+                });
+            }
+        }
+        Op::DescribeStatement { name, prepared } => {
+            ensure(server, name, prepared, fresh);
+            let own = server_name(name, prepared);
+            server.push_with(b'D', Action::Forward, |out| {
+                frontend::describe(out, Target::Statement, own.as_bytes());
+            });
+        }
+        Op::CloseStatement { .. } => server.push_fake(b'C', fake(backend::close_complete)),
+        Op::Portal => server.push(tag, frame, Action::Forward),
+    }
+}
+
+fn fake(build: impl FnOnce(&mut BytesMut)) -> Bytes {
+    crate::session::fan_out::message(build).freeze()
+}
+
+fn server_name(name: &[u8], prepared: &Prepared) -> String {
+    if name.is_empty() { String::new() } else { Statements::name(prepared.text.id) }
+}
+
+/// Prepares a statement for the client, or only says so if the server has it.
+fn parse(
+    server: &mut Server,
+    name: &[u8],
+    prepared: &Prepared,
+    frame: &Bytes,
+    action: Action,
+    fresh: &mut Vec<u64>,
+) {
+    let id = prepared.text.id;
+    if name.is_empty() {
+        server.statements.unnamed = Some(id);
+        server.push(b'P', frame, action);
+    } else if server.statements.touch(id) {
+        server.push_fake(b'P', fake(backend::parse_complete));
+    } else {
+        prepare_named(server, prepared, action, fresh);
+    }
+}
+
+fn prepare_named(server: &mut Server, prepared: &Prepared, action: Action, fresh: &mut Vec<u64>) {
+    let text = &prepared.text;
+    if let Some(old) = server.statements.insert(text.id) {
+        let name = Statements::name(old);
+        server.push_with(b'C', Action::Skip, |out| {
+            frontend::close(out, Target::Statement, name.as_bytes());
+        });
+    }
+    fresh.push(text.id);
+    let name = Statements::name(text.id);
+    server.push_with(b'P', action, |out| {
+        frontend::parse(out, name.as_bytes(), &text.sql, text.types.iter().copied());
+    });
+}
+
+/// Sees to it that the server has the statement that a message names.
+pub(super) fn ensure(
+    server: &mut Server,
+    name: &[u8],
+    prepared: &Prepared,
+    fresh: &mut Vec<u64>,
+) {
+    let text = &prepared.text;
+    if !name.is_empty() {
+        if !server.statements.touch(text.id) {
+            prepare_named(server, prepared, Action::Skip, fresh);
+        }
+        return;
+    }
+    if server.statements.unnamed != Some(text.id) {
+        server.statements.unnamed = Some(text.id);
+        server.push_with(b'P', Action::Skip, |out| {
+            frontend::parse(out, b"", &text.sql, text.types.iter().copied());
+        });
+    }
+}

@@ -1,0 +1,310 @@
+//! A batch that no single server can take: message by message. Writes of one batch happen together,
+//! in a transaction of the proxy's own that the Sync commits.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::batch::ensure;
+use super::{Portal, Prepared};
+use crate::error::PgError;
+use crate::exec::{Failure, relay};
+use crate::merge::{Limits, Merge};
+use crate::plan::{Access, Action as PlanAction, Combine, Local};
+use crate::session::Session;
+use crate::wire::frontend::view::{Bind, Execute, Parse, Subject, Target};
+use crate::wire::pipeline::Action;
+use crate::wire::{backend, frontend};
+
+impl Session {
+    pub(super) async fn step_through(&mut self, batch: &[(u8, Bytes)]) -> Result<(), Failure> {
+        for (tag, frame) in batch {
+            match tag {
+                b'P' => self.step_parse(frame).await?,
+                b'B' => self.step_bind(frame).await?,
+                b'D' => self.step_describe(frame).await?,
+                b'E' => self.step_execute(frame).await?,
+                _ => self.step_close(frame).await?,
+            }
+            if self.members.iter_mut().any(|it| it.server().has_failed()) {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    async fn step_parse(&mut self, frame: &Bytes) -> Result<(), Failure> {
+        let parse = Parse::parse(frame)?;
+        self.check_name(parse.name)?;
+        let prepared = self.prepare(&parse, frame).await?;
+        match &prepared.statement.plan.action {
+            PlanAction::Refuse(error) => {
+                self.check_not_failed()?;
+                return Err(error.clone().into());
+            }
+            PlanAction::Run(_) => {
+                self.check_not_failed()?;
+                // A server judges the text, and tells the types for later.
+                self.describe_at_server(&prepared, true).await?;
+                if self.members.iter_mut().any(|it| it.server().has_failed()) {
+                    return Ok(());
+                }
+            }
+            PlanAction::Local(local) if !may_end_block(local) => self.check_not_failed()?,
+            PlanAction::Local(_) => (),
+        }
+        self.statements.insert(Bytes::copy_from_slice(parse.name), prepared);
+        self.parse_complete();
+        Ok(())
+    }
+
+    async fn step_bind(&mut self, frame: &Bytes) -> Result<(), Failure> {
+        let bind = Bind::parse(frame)?;
+        let known = self.statement_named(bind.statement)?;
+        let prepared = self.fresh(known).await?;
+        let portal = Portal { prepared, bind: frame.clone(), place: None };
+        self.portals.insert(Bytes::copy_from_slice(bind.portal), portal);
+        self.answer(backend::bind_complete);
+        Ok(())
+    }
+
+    async fn step_close(&mut self, frame: &Bytes) -> Result<(), Failure> {
+        let subject = Subject::parse(frame)?;
+        match subject.target {
+            Target::Statement => drop(self.statements.remove(subject.name)),
+            Target::Portal => drop(self.portals.remove(subject.name)),
+        }
+        self.answer(backend::close_complete);
+        Ok(())
+    }
+
+    async fn step_describe(&mut self, frame: &Bytes) -> Result<(), Failure> {
+        let subject = Subject::parse(frame)?;
+        match subject.target {
+            Target::Statement => {
+                let prepared = self.statement_named(subject.name)?;
+                match &prepared.statement.plan.action {
+                    PlanAction::Run(_) => self.describe_at_server(&prepared, false).await,
+                    PlanAction::Local(local) => {
+                        let local = local.clone();
+                        self.answer(|out| backend::parameter_description(out, &[]));
+                        self.describe_local(&local);
+                        Ok(())
+                    }
+                    PlanAction::Refuse(error) => Err(error.clone().into()),
+                }
+            }
+            Target::Portal => {
+                let portal = self.portal_named(subject.name)?;
+                match &portal.prepared.statement.plan.action {
+                    PlanAction::Run(_) => self.describe_portal(&portal).await,
+                    PlanAction::Local(local) => {
+                        let local = local.clone();
+                        self.describe_local(&local);
+                        Ok(())
+                    }
+                    PlanAction::Refuse(error) => Err(error.clone().into()),
+                }
+            }
+        }
+    }
+
+    fn describe_local(&mut self, local: &Local) {
+        match local {
+            Local::ShowSluice(name) => {
+                let name = format!("sluice.{name}");
+                self.answer(|out| backend::row_description(out, &[&name]));
+            }
+            Local::Explain(_) => {
+                self.answer(|out| backend::row_description(out, &["QUERY PLAN"]));
+            }
+            _ => self.answer(backend::no_data),
+        }
+    }
+
+    /// Parses and describes a statement on a server. Hidden, only its errors are told and its types
+    /// kept; else the description goes to the client.
+    async fn describe_at_server(
+        &mut self,
+        prepared: &Arc<Prepared>,
+        hidden: bool,
+    ) -> Result<(), Failure> {
+        let (shard, role) = self.parse_place(prepared);
+        let at = self.member(shard, role).await?;
+        let server = self.members[at].lease.server();
+        let text = &prepared.text;
+        server.statements.unnamed = None;
+        server.push_with(b'P', Action::Forward, |out| {
+            frontend::parse(out, b"", &text.sql, text.types.iter().copied());
+        });
+        server.push_with(b'D', Action::Forward, |out| {
+            frontend::describe(out, Target::Statement, b"");
+        });
+        server.push_sync();
+        while let Some((tag, frame)) = relay::next_frame(server, &mut self.client).await? {
+            if tag == b't'
+                && let Ok(types) = backend::view::parameter_types(&frame)
+            {
+                let _ = text.inferred.set(types.iter().collect());
+            }
+            let is_shown = matches!(tag, b'E' | b'N') || (!hidden && tag != b'1');
+            if is_shown {
+                self.client.out.extend_from_slice(&frame);
+            }
+        }
+        Ok(())
+    }
+
+    /// Describes a portal: on the server it would go to, or on one of several, hidden columns
+    /// removed.
+    async fn describe_portal(&mut self, portal: &Portal) -> Result<(), Failure> {
+        self.check_not_failed()?;
+        let Some((exact, routed)) = self.route_bound(&portal.prepared, &portal.bind)? else {
+            return Err(PgError::refused("this statement cannot be described").into());
+        };
+        let PlanAction::Run(run) = &exact.statement.plan.action else { return Ok(()) };
+        let spec = match &run.combine {
+            Combine::Merge(spec) if routed.shards.len() > 1 => Some(spec),
+            Combine::Refuse(error) if routed.shards.len() > 1 => return Err(error.clone().into()),
+            _ => None,
+        };
+        let Some(shard) = routed.shards.iter().next() else { return Ok(()) };
+        let at = self.member(shard, routed.role).await?;
+        let server = self.members[at].lease.server();
+        let text = &exact.text;
+        let sql = spec.map_or(&text.sql[..], |it| it.shard_sql.as_bytes());
+        let bind = Bind::parse(&portal.bind)?;
+        server.statements.unnamed = None;
+        server.push_with(b'P', Action::Skip, |out| {
+            let types = text.inferred.get().unwrap_or(&text.types);
+            frontend::parse(out, b"", sql, types.iter().copied());
+        });
+        server.push_with(b'B', Action::Skip, |out| {
+            frontend::bind_unnamed(out, &portal.bind, &bind, spec.map_or(0, |it| it.hidden));
+        });
+        server.push_with(b'D', Action::Forward, |out| frontend::describe(out, Target::Portal, b""));
+        server.push_sync();
+        while let Some((tag, frame)) = relay::next_frame(server, &mut self.client).await? {
+            match (tag, spec) {
+                (b'T', Some(spec)) => {
+                    let limits = Limits { bytes: self.cluster.config.limits.merge_bytes };
+                    let mut merge = Merge::new(spec, 1, None, 0, limits);
+                    let visible = merge.describe(0, &frame)?;
+                    self.client.out.extend_from_slice(&visible.unwrap_or(frame));
+                }
+                _ => self.client.out.extend_from_slice(&frame),
+            }
+        }
+        Ok(())
+    }
+
+    async fn step_execute(&mut self, frame: &Bytes) -> Result<(), Failure> {
+        let execute = Execute::parse(frame)?;
+        let portal = self.portal_named(execute.portal)?;
+        let statement = &portal.prepared.statement;
+        self.database.state.metrics.queries.inc();
+        match &statement.plan.action {
+            PlanAction::Local(local) => {
+                let has_rows = matches!(local, Local::ShowSluice(_) | Local::Explain(_));
+                let before = self.client.out.len();
+                Box::pin(self.local(local, statement)).await?;
+                if has_rows {
+                    self.drop_description(before);
+                }
+                Ok(())
+            }
+            PlanAction::Refuse(error) => Err(error.clone().into()),
+            PlanAction::Run(_) => self.step_run(&portal, execute.max_rows, frame).await,
+        }
+    }
+
+    /// In the extended protocol rows come without a description of their own.
+    fn drop_description(&mut self, before: usize) {
+        let answer = self.client.out.split_off(before);
+        let len = match crate::wire::frame::next_frame(&answer) {
+            Ok(Some(next)) if next.tag == b'T' => next.len,
+            _ => 0,
+        };
+        self.client.out.extend_from_slice(&answer[len.min(answer.len())..]);
+    }
+
+    async fn step_run(
+        &mut self,
+        portal: &Portal,
+        max_rows: i32,
+        frame: &Bytes,
+    ) -> Result<(), Failure> {
+        self.check_not_failed()?;
+        if let Some((shard, role)) = portal.place {
+            // Handed on by an earlier batch of this transaction: the server has it.
+            let at = self.member(shard, role).await?;
+            let server = self.members[at].lease.server();
+            server.push(b'E', frame, Action::Forward);
+            server.push_sync();
+            return relay::relay(server, &mut self.client).await;
+        }
+        let Some((exact, routed)) = self.route_bound(&portal.prepared, &portal.bind)? else {
+            return Err(PgError::refused("this statement cannot be executed").into());
+        };
+        let PlanAction::Run(run) = &exact.statement.plan.action else { return Ok(()) };
+        let writes = run.access == Access::Write;
+        let is_alone = matches!(run.combine, Combine::OneByOne);
+        if writes && self.tx.is_none() && !is_alone {
+            self.begin_implicit();
+        }
+        if writes {
+            self.note_buckets(&routed);
+        }
+        let done = match routed.shards.single().filter(|_| !is_alone) {
+            Some(shard) => self.step_single(portal, &exact, shard, routed.role, writes, max_rows).await,
+            None if max_rows > 0 => Err(PgError::refused(
+                "an Execute with a row limit over several shards is not supported",
+            )
+            .detail("the portal would have to stay open on every shard")
+            .hint("fetch all rows, or add LIMIT to the statement")
+            .into()),
+            None => {
+                let portal = Portal { prepared: Arc::clone(&exact), ..portal.clone() };
+                let bound = (!is_alone && !is_copy(run)).then_some(&portal);
+                Box::pin(self.fan_out(&exact.statement, run, &routed, bound)).await
+            }
+        };
+        self.after(&exact.statement).await;
+        done
+    }
+
+    async fn step_single(
+        &mut self,
+        portal: &Portal,
+        exact: &Arc<Prepared>,
+        shard: crate::shard::ShardId,
+        role: crate::session::Role,
+        writes: bool,
+        max_rows: i32,
+    ) -> Result<(), Failure> {
+        if writes {
+            self.check_second_write(shard)?;
+        }
+        let at = self.member(shard, role).await?;
+        let member = &mut self.members[at];
+        member.wrote |= writes;
+        let server = member.lease.server();
+        ensure(server, b"", exact, &mut Vec::new());
+        let bind = Bind::parse(&portal.bind)?;
+        server.push_with(b'B', Action::Skip, |out| {
+            frontend::bind_unnamed(out, &portal.bind, &bind, 0);
+        });
+        server.push_with(b'E', Action::Forward, |out| frontend::execute(out, b"", max_rows));
+        server.push_sync();
+        relay::relay(server, &mut self.client).await
+    }
+}
+
+/// Whether the statement may be run in a failed block.
+fn may_end_block(local: &Local) -> bool {
+    matches!(local, Local::Commit { .. } | Local::Rollback { .. } | Local::RollbackTo(_))
+}
+
+fn is_copy(run: &crate::plan::Run) -> bool {
+    matches!(run.combine, Combine::CopyFrom(_) | Combine::CopyTo { .. })
+}

@@ -1,0 +1,309 @@
+//! Statements that several shards run.
+
+use bytes::{Bytes, BytesMut};
+
+use super::extended::Portal;
+use super::run::Routed;
+use super::statement::Statement;
+use super::{Role, Session};
+use crate::error::{PgError, sqlstate};
+use crate::exec::broadcast::{self, Answers, Describe};
+use crate::exec::{Failure, Member, copy, merge};
+use crate::merge::{Bound, Limits, Merge, MergeSpec};
+use crate::plan::{Access, Combine, Run, Split, route};
+use crate::shard::ShardId;
+use crate::wire::frontend;
+use crate::wire::frontend::view::{Bind, Target};
+use crate::wire::pipeline::Action;
+
+impl Session {
+    /// Runs a statement on several shards and gives the client one answer. `portal` is that of the
+    /// extended protocol.
+    pub(super) async fn fan_out(
+        &mut self,
+        statement: &Statement,
+        run: &Run,
+        routed: &Routed,
+        portal: Option<&Portal>,
+    ) -> Result<(), Failure> {
+        if let Combine::Refuse(error) = &run.combine {
+            return Err(error.clone().into());
+        }
+        if let Combine::OneByOne = run.combine {
+            return self.one_by_one(statement, routed).await;
+        }
+        let opened = run.access == Access::Write && self.tx.is_none();
+        if opened {
+            self.begin_implicit();
+        }
+        let done = self.combine(statement, run, routed, portal).await;
+        let tag = match done {
+            Ok(tag) => tag,
+            Err(failure) => return Err(failure), // the caller rolls the implicit block back
+        };
+        // The client hears of it once it is safe.
+        if opened && portal.is_none() && self.tx.as_ref().is_some_and(|tx| !tx.is_explicit) {
+            self.commit().await?;
+        }
+        if let Some(tag) = tag {
+            self.complete(&tag);
+        }
+        Ok(())
+    }
+
+    async fn combine(
+        &mut self,
+        statement: &Statement,
+        run: &Run,
+        routed: &Routed,
+        portal: Option<&Portal>,
+    ) -> Result<Option<String>, Failure> {
+        let describe = if portal.is_some() { Describe::Hide } else { Describe::Forward };
+        match &run.combine {
+            Combine::Merge(spec) => {
+                self.merge(spec, routed, portal, describe).await.map(|()| None)
+            }
+            Combine::Sum => {
+                let text = statement.text.clone();
+                self.same_text(&text, run, routed, portal, Answers::Sum, describe).await.map(Some)
+            }
+            Combine::Same => {
+                let text = statement.text.clone();
+                self.same_text(&text, run, routed, portal, Answers::Same, describe).await.map(Some)
+            }
+            Combine::Split(split) => self.split(statement, split, portal, describe).await.map(Some),
+            Combine::CopyFrom(spec) => {
+                let at = self.send_all(&statement.text, routed, Access::Write, None, 0).await?;
+                let map = self.database.map().clone();
+                let shards: Vec<ShardId> = routed.shards.iter().collect();
+                let mut members = pick(&mut self.members, &at);
+                copy::split(&mut members, &mut self.client, spec, &map, &shards).await.map(Some)
+            }
+            Combine::CopyTo { header } => {
+                let at = self.send_all(&statement.text, routed, Access::Read, None, 0).await?;
+                let mut members = pick(&mut self.members, &at);
+                copy::concatenate(&mut members, &mut self.client, *header).await.map(Some)
+            }
+            Combine::OneByOne | Combine::Refuse(_) => {
+                Err(PgError::refused("this statement cannot run on several shards").into())
+            }
+        }
+    }
+
+    /// Leases a server of every shard and queues the statement on it; their members' positions, by
+    /// rising shard. Everything is sent before anything is read.
+    async fn send_all(
+        &mut self,
+        sql: &Bytes,
+        routed: &Routed,
+        access: Access,
+        portal: Option<&Portal>,
+        hidden: usize,
+    ) -> Result<Vec<usize>, Failure> {
+        let mut at = Vec::new();
+        for shard in routed.shards.iter() {
+            if access == Access::Write {
+                self.check_second_write(shard)?;
+            }
+            let i = self.member(shard, routed.role).await?;
+            self.members[i].wrote |= access == Access::Write;
+            at.push(i);
+        }
+        for i in &at {
+            send(&mut self.members[*i], sql, portal, hidden)?;
+            self.members[*i].server().flush().await?;
+        }
+        Ok(at)
+    }
+
+    async fn merge(
+        &mut self,
+        spec: &MergeSpec,
+        routed: &Routed,
+        portal: Option<&Portal>,
+        describe: Describe,
+    ) -> Result<(), Failure> {
+        let limit = bound(spec.limit, portal, sqlstate::INVALID_LIMIT, "LIMIT")?;
+        let offset = bound(spec.offset, portal, sqlstate::INVALID_OFFSET, "OFFSET")?.unwrap_or(0);
+        if limit.is_some_and(|limit| limit.checked_add(offset).is_none()) {
+            return Err(PgError::refused("LIMIT plus OFFSET is beyond bigint").into());
+        }
+        let sql = Bytes::copy_from_slice(spec.shard_sql.as_bytes());
+        let at = self.send_all(&sql, routed, Access::Read, portal, spec.hidden).await?;
+        let limits = Limits { bytes: self.cluster.config.limits.merge_bytes };
+        let merge = Merge::new(spec, at.len(), limit, offset, limits);
+        let mut members = pick(&mut self.members, &at);
+        merge::run(&mut members, &mut self.client, merge, describe).await
+    }
+
+    async fn same_text(
+        &mut self,
+        sql: &Bytes,
+        run: &Run,
+        routed: &Routed,
+        portal: Option<&Portal>,
+        answers: Answers,
+        describe: Describe,
+    ) -> Result<String, Failure> {
+        let at = self.send_all(sql, routed, run.access, portal, 0).await?;
+        let mut members = pick(&mut self.members, &at);
+        if matches!(answers, Answers::Same) && copy::is_copy(sql) {
+            return copy::broadcast(&mut members, &mut self.client).await;
+        }
+        broadcast::collect(&mut members, &mut self.client, answers, describe).await
+    }
+
+    /// A multi-row INSERT: each shard gets the rows of its tenants.
+    async fn split(
+        &mut self,
+        statement: &Statement,
+        split: &Split,
+        portal: Option<&Portal>,
+        describe: Describe,
+    ) -> Result<String, Failure> {
+        let arguments = portal.map(Portal::arguments).transpose()?.unwrap_or_default();
+        let rows = route::split_rows(
+            split,
+            self.database.map(),
+            statement.at(),
+            &arguments.as_route(),
+        )?;
+        let mut at = Vec::new();
+        for (shard, indexes) in &rows {
+            self.check_second_write(*shard)?;
+            let i = self.member(*shard, Role::Primary).await?;
+            self.members[i].wrote = true;
+            let sql = Bytes::from(route::split_sql(statement.sql(), split, indexes));
+            send(&mut self.members[i], &sql, portal, 0)?;
+            at.push(i);
+        }
+        for i in &at {
+            self.members[*i].server().flush().await?;
+        }
+        if !split.returning {
+            let mut members = pick(&mut self.members, &at);
+            let answers = Answers::Sum;
+            return broadcast::collect(&mut members, &mut self.client, answers, describe).await;
+        }
+        let mut order = vec![0; rows.iter().map(|(_, it)| it.len()).sum()];
+        for (member, (_, indexes)) in rows.iter().enumerate() {
+            indexes.iter().for_each(|row| order[*row] = member);
+        }
+        let mut members = pick(&mut self.members, &at);
+        broadcast::in_order(&mut members, &mut self.client, &order, describe).await
+    }
+
+    /// DDL that cannot run in a transaction: one shard after the other, the home shard first.
+    async fn one_by_one(&mut self, statement: &Statement, routed: &Routed) -> Result<(), Failure> {
+        if self.tx.is_some() {
+            return Err(PgError::new(
+                sqlstate::ACTIVE_SQL_TRANSACTION,
+                "this statement cannot run inside a transaction block",
+            )
+            .hint("it runs shard by shard; send it outside of BEGIN and alone in its string")
+            .into());
+        }
+        let home = self.database.config.home_shard;
+        let mut shards: Vec<ShardId> = routed.shards.iter().collect();
+        shards.sort_by_key(|it| *it != home);
+        let (mut tag, mut done) = (String::new(), Vec::new());
+        for shard in shards {
+            let one = Routed { shards: crate::shard::ShardSet::one(shard), ..routed.clone() };
+            let at = self.send_all(&statement.text, &one, Access::Write, None, 0).await?;
+            let mut members = pick(&mut self.members, &at);
+            let (answers, describe) = (Answers::Sum, Describe::Forward);
+            match broadcast::collect(&mut members, &mut self.client, answers, describe).await {
+                Ok(one) => tag = one,
+                Err(failure) => return Err(partly(failure, shard, &done)),
+            }
+            done.push(shard);
+        }
+        self.complete(&tag);
+        Ok(())
+    }
+}
+
+/// An error that says on which shards the statement has happened already.
+fn partly(failure: Failure, shard: ShardId, done: &[ShardId]) -> Failure {
+    let Failure::Server(frame) = failure else { return failure };
+    if done.is_empty() {
+        return Failure::Server(frame);
+    }
+    let done: Vec<String> = done.iter().map(ToString::to_string).collect();
+    let error = crate::server::error_of(&frame);
+    let detail = format!(
+        "it failed on shard {shard} and is done on shard {}. {}",
+        done.join(", "),
+        error.detail.as_deref().unwrap_or_default()
+    );
+    Failure::Error(error.detail(detail).hint("mend the cause and send it again with IF NOT EXISTS"))
+}
+
+/// The members at these positions.
+pub(super) fn pick<'a>(members: &'a mut [Member], at: &[usize]) -> Vec<&'a mut Member> {
+    let mut found: Vec<(usize, &mut Member)> = members
+        .iter_mut()
+        .enumerate()
+        .filter_map(|(i, member)| at.iter().position(|it| *it == i).map(|rank| (rank, member)))
+        .collect();
+    found.sort_by_key(|(rank, _)| *rank);
+    found.into_iter().map(|(_, member)| member).collect()
+}
+
+/// Queues a statement on a server: as a simple query, or bound to a portal's arguments.
+fn send(
+    member: &mut Member,
+    sql: &Bytes,
+    portal: Option<&Portal>,
+    hidden: usize,
+) -> Result<(), PgError> {
+    let server = member.lease.server();
+    let Some(portal) = portal else {
+        server.statements.unnamed = None;
+        server.push_with(b'Q', Action::Forward, |out| frontend::query(out, sql));
+        return Ok(());
+    };
+    let types = portal.prepared.text.inferred.get().unwrap_or(&portal.prepared.text.types);
+    server.statements.unnamed = None;
+    server.push_with(b'P', Action::Skip, |out| {
+        frontend::parse(out, b"", sql, types.iter().copied());
+    });
+    let bind = Bind::parse(&portal.bind)?;
+    server.push_with(b'B', Action::Skip, |out| {
+        frontend::bind_unnamed(out, &portal.bind, &bind, hidden);
+    });
+    server.push_with(b'D', Action::Forward, |out| frontend::describe(out, Target::Portal, b""));
+    server.push_with(b'E', Action::Forward, |out| frontend::execute(out, b"", 0));
+    server.push_sync();
+    Ok(())
+}
+
+/// The value of LIMIT or OFFSET; `None` is no bound.
+fn bound(
+    bound: Option<Bound>,
+    portal: Option<&Portal>,
+    code: &'static str,
+    what: &str,
+) -> Result<Option<i64>, PgError> {
+    let value = match (bound, portal) {
+        (None, _) => None,
+        (Some(Bound::Literal(value)), _) => Some(value),
+        (Some(Bound::Param(index)), Some(portal)) => portal.integer(index, what)?,
+        (Some(Bound::Param(_)), None) => {
+            return Err(PgError::refused(format!("{what} has a parameter without a value")));
+        }
+    };
+    match value {
+        Some(value) if value < 0 => {
+            Err(PgError::new(code, format!("{what} must not be negative")))
+        }
+        value => Ok(value),
+    }
+}
+
+/// A buffer for one message.
+pub(super) fn message(build: impl FnOnce(&mut BytesMut)) -> BytesMut {
+    let mut message = BytesMut::new();
+    build(&mut message);
+    message
+}

@@ -1,0 +1,501 @@
+//! Statements about the session itself: transactions, settings, cursors, EXPLAIN (SLUICE).
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::statement::Statement;
+use super::transaction::text_of;
+use super::{Role, Session};
+use crate::error::{PgError, sqlstate};
+use crate::exec::Failure;
+use crate::plan::route::Arguments;
+use crate::plan::{Action as PlanAction, Local, Plan};
+use crate::server::Setting;
+use crate::shard::{KeyType, ShardId};
+use crate::wire::backend;
+
+impl Session {
+    /// Carries a local statement out and gives its answer.
+    pub(super) async fn local(
+        &mut self,
+        local: &Local,
+        statement: &Statement,
+    ) -> Result<(), Failure> {
+        let ends = matches!(
+            local,
+            Local::Commit { .. } | Local::Rollback { .. } | Local::RollbackTo(_) | Local::Empty
+        );
+        if !ends {
+            self.check_not_failed()?;
+        }
+        let sql = text_of(&statement.text).to_owned();
+        match local {
+            Local::Begin { read_only, isolation } => self.begin_block(&sql, *read_only, *isolation),
+            Local::Commit { chain } => return self.commit_block(*chain).await,
+            Local::Rollback { chain } => self.rollback_block(*chain).await,
+            Local::Savepoint(name) => {
+                self.savepoint(name.clone(), &sql).await?;
+                self.complete("SAVEPOINT");
+            }
+            Local::RollbackTo(name) => {
+                self.rollback_to(name, &sql).await?;
+                self.complete("ROLLBACK");
+            }
+            Local::Release(name) => {
+                self.release_savepoint(name, &sql).await?;
+                self.complete("RELEASE");
+            }
+            Local::Set { name, value, is_local } => {
+                self.set(name, value.as_deref(), *is_local, &sql).await?;
+            }
+            Local::SetTransaction { read_only, isolation } => {
+                self.set_transaction(*read_only, *isolation, &sql).await?;
+            }
+            Local::SetSluice { name, value, .. } => {
+                self.set_sluice(name, value.as_deref())?;
+                self.complete(if value.is_some() { "SET" } else { "RESET" });
+            }
+            Local::ShowSluice(name) => self.show_sluice(name)?,
+            Local::Reset(name) => self.reset(name.as_deref(), &sql).await?,
+            Local::DiscardAll => self.discard_all().await?,
+            Local::Deallocate(name) => self.deallocate(name.as_deref())?,
+            Local::Explain(range) => self.explain(&sql[range.clone()]).await?,
+            Local::Declare { cursor, query } => {
+                self.declare(cursor, query, statement).await?;
+            }
+            Local::Cursor(name) => self.cursor(name.as_deref(), statement).await?,
+            Local::Empty => backend::empty_query_response(&mut self.client.out),
+        }
+        Ok(())
+    }
+
+    fn begin_block(
+        &mut self,
+        sql: &str,
+        read_only: Option<bool>,
+        isolation: Option<crate::plan::Isolation>,
+    ) {
+        match &mut self.tx {
+            Some(tx) if tx.is_explicit => {
+                self.warn(
+                    sqlstate::ACTIVE_SQL_TRANSACTION,
+                    "there is already a transaction in progress",
+                );
+            }
+            // What the string did so far belongs to the block.
+            Some(tx) => tx.is_explicit = true,
+            None => self.begin(sql, true, read_only, isolation),
+        }
+        self.complete("BEGIN");
+    }
+
+    async fn commit_block(&mut self, chain: bool) -> Result<(), Failure> {
+        let begin = self.chained(chain)?;
+        if self.tx.as_ref().is_none_or(|tx| !tx.is_explicit) {
+            self.warn(
+                sqlstate::NO_ACTIVE_SQL_TRANSACTION,
+                "there is no transaction in progress",
+            );
+        }
+        let tag = self.commit().await?;
+        self.complete(tag);
+        self.chain(begin);
+        Ok(())
+    }
+
+    async fn rollback_block(&mut self, chain: bool) {
+        let begin = self.chained(chain).ok().flatten();
+        if self.tx.as_ref().is_none_or(|tx| !tx.is_explicit) {
+            self.warn(
+                sqlstate::NO_ACTIVE_SQL_TRANSACTION,
+                "there is no transaction in progress",
+            );
+        }
+        self.rollback().await;
+        self.complete("ROLLBACK");
+        self.chain(begin);
+    }
+
+    /// The BEGIN of the transaction that AND CHAIN opens.
+    #[expect(clippy::type_complexity, reason = "the parts of a BEGIN")]
+    fn chained(
+        &self,
+        chain: bool,
+    ) -> Result<Option<(String, Option<bool>, Option<crate::plan::Isolation>)>, PgError> {
+        match &self.tx {
+            _ if !chain => Ok(None),
+            Some(tx) if tx.is_explicit => {
+                Ok(Some((tx.begin.clone(), tx.read_only, tx.isolation)))
+            }
+            _ => Err(PgError::new(
+                sqlstate::NO_ACTIVE_SQL_TRANSACTION,
+                "AND CHAIN can only be used in transaction blocks",
+            )),
+        }
+    }
+
+    fn chain(&mut self, begin: Option<(String, Option<bool>, Option<crate::plan::Isolation>)>) {
+        if let Some((begin, read_only, isolation)) = begin {
+            self.begin(&begin, true, read_only, isolation);
+        }
+    }
+
+    /// SET of a server's setting: a server judges the value, the session keeps it.
+    async fn set(
+        &mut self,
+        name: &str,
+        value: Option<&str>,
+        is_local: bool,
+        sql: &str,
+    ) -> Result<(), Failure> {
+        self.everywhere(sql).await?;
+        if self.has_failed() {
+            return Ok(());
+        }
+        if let Some(tx) = &mut self.tx {
+            tx.replay.push(sql.trim().trim_end_matches(';').to_owned());
+        }
+        if is_local {
+            return Ok(());
+        }
+        let setting = match value {
+            Some(value) if is_plain(name) => Setting::Value(value.to_owned()),
+            _ => Setting::Statement(sql.trim().trim_end_matches(';').to_owned()),
+        };
+        if name == "application_name" {
+            self.handle.state.lock().application = value.unwrap_or_default().to_owned();
+        }
+        self.keep(name, Some(setting));
+        Ok(())
+    }
+
+    /// Keeps a setting, or takes it back to the session's start.
+    fn keep(&mut self, name: &str, setting: Option<Setting>) {
+        let settings = Arc::make_mut(&mut self.settings);
+        match setting.or_else(|| self.defaults.get(name).cloned()) {
+            Some(setting) => settings.insert(name.to_owned(), setting),
+            None => settings.remove(name),
+        };
+        self.mark_members();
+    }
+
+    /// Servers outside of a block have the session's settings at once, those inside at its COMMIT.
+    fn mark_members(&mut self) {
+        for member in self.members.iter_mut().filter(|it| !it.in_tx) {
+            member.lease.server().settings = Arc::clone(&self.settings);
+        }
+    }
+
+    /// Notes what `set_config('name', 'value', is_local)` did.
+    pub(super) fn note_set_config(&mut self, name: &str, value: Option<&str>, is_local: bool) {
+        let value = value.unwrap_or_default();
+        if let Some(tx) = &mut self.tx {
+            let quote = crate::server::quote;
+            let (name, value) = (quote(name), quote(value));
+            tx.replay.push(format!("SELECT pg_catalog.set_config({name}, {value}, {is_local})"));
+        }
+        if is_local {
+            return;
+        }
+        self.keep(&name.to_lowercase(), Some(Setting::Value(value.to_owned())));
+    }
+
+    /// Runs a statement on every server of the block, or on one of the home shard; the first one's
+    /// answer is the client's.
+    async fn everywhere(&mut self, sql: &str) -> Result<(), Failure> {
+        let held: Vec<(ShardId, Role)> = self
+            .members
+            .iter()
+            .filter(|it| it.in_tx || self.tx.is_none())
+            .map(|it| (it.shard, if it.is_primary { Role::Primary } else { Role::Replica }))
+            .collect();
+        let mut message = bytes::BytesMut::new();
+        crate::wire::frontend::query(&mut message, sql.as_bytes());
+        let home = self.database.config.home_shard;
+        let role = if self.is_read_only() { Role::Replica } else { Role::Primary };
+        let (first, rest) = match held.split_first() {
+            Some((first, rest)) => (*first, rest),
+            None => ((home, role), &[][..]),
+        };
+        self.relay_to(first.0, first.1, false, &message).await?;
+        if !self.has_failed() {
+            for (shard, role) in rest {
+                let at = self.member(*shard, *role).await?;
+                self.members[at].lease.server().run(sql).await?;
+            }
+        }
+        Ok(())
+    }
+
+    fn has_failed(&mut self) -> bool {
+        self.members.iter_mut().any(|it| it.server().has_failed())
+    }
+
+    async fn set_transaction(
+        &mut self,
+        read_only: Option<bool>,
+        isolation: Option<crate::plan::Isolation>,
+        sql: &str,
+    ) -> Result<(), Failure> {
+        if self.tx.is_some() && !self.members.iter().any(|it| it.in_tx) {
+            // Nobody has joined yet: those who will are told then.
+            if let Some(tx) = &mut self.tx {
+                tx.read_only = read_only.or(tx.read_only);
+                tx.isolation = isolation.or(tx.isolation);
+                tx.replay.push(sql.to_owned());
+            }
+            self.complete("SET");
+            return Ok(());
+        }
+        self.everywhere(sql).await?;
+        if let Some(tx) = self.tx.as_mut().filter(|tx| !tx.has_failed) {
+            tx.read_only = read_only.or(tx.read_only);
+            tx.isolation = isolation.or(tx.isolation);
+        }
+        Ok(())
+    }
+
+    /// `SET sluice.name`: what a client says about routing.
+    pub(super) fn set_sluice(&mut self, name: &str, value: Option<&str>) -> Result<(), PgError> {
+        match name {
+            "tenant" => {
+                if let Some(tenant) = value {
+                    self.owner_of(tenant)?;
+                }
+                let tenant = value.filter(|it| !it.is_empty()).map(str::to_owned);
+                self.handle.state.lock().tenant.clone_from(&tenant);
+                self.routing.tenant = tenant;
+            }
+            "role" => self.routing.role = Role::parse(value.unwrap_or_default())?,
+            _ => return Err(unknown_sluice(name)),
+        }
+        Ok(())
+    }
+
+    fn show_sluice(&mut self, name: &str) -> Result<(), PgError> {
+        let value = match name {
+            "tenant" => self.routing.tenant.clone().unwrap_or_default(),
+            "role" => match self.routing.role {
+                None => "auto".into(),
+                Some(Role::Primary) => "primary".into(),
+                Some(Role::Replica) => "replica".into(),
+            },
+            _ => return Err(unknown_sluice(name)),
+        };
+        backend::row_description(&mut self.client.out, &[&format!("sluice.{name}")]);
+        backend::data_row(&mut self.client.out, &[Some(value)]);
+        self.complete("SHOW");
+        Ok(())
+    }
+
+    async fn reset(&mut self, name: Option<&str>, sql: &str) -> Result<(), Failure> {
+        self.everywhere(sql).await?;
+        if self.has_failed() {
+            return Ok(());
+        }
+        if let Some(tx) = &mut self.tx {
+            tx.replay.push(sql.trim().trim_end_matches(';').to_owned());
+        }
+        match name {
+            Some(name) => {
+                self.keep(name, None);
+            }
+            None => {
+                self.settings = Arc::clone(&self.defaults);
+                self.routing = super::Routing::default();
+                self.mark_members();
+            }
+        }
+        // Servers were reset to their own defaults, which are not the session's where it has some.
+        if !self.defaults.is_empty() {
+            let defaults = Arc::clone(&self.defaults);
+            for member in self.members.iter_mut().filter(|it| !it.in_tx) {
+                let settings = Arc::make_mut(&mut member.lease.server().settings);
+                settings.retain(|it, _| !defaults.contains_key(it));
+            }
+        }
+        Ok(())
+    }
+
+    async fn discard_all(&mut self) -> Result<(), Failure> {
+        if self.tx.is_some() {
+            return Err(PgError::new(
+                sqlstate::ACTIVE_SQL_TRANSACTION,
+                "DISCARD ALL cannot run inside a transaction block",
+            )
+            .into());
+        }
+        for member in &mut self.members {
+            let server = member.lease.server();
+            server.run("DISCARD ALL").await?;
+            server.statements.clear();
+            server.settings = Arc::default();
+        }
+        self.statements.clear();
+        self.portals.clear();
+        self.settings = Arc::clone(&self.defaults);
+        self.routing = super::Routing::default();
+        self.pin = None;
+        self.handle.state.lock().pin = None;
+        self.complete("DISCARD ALL");
+        Ok(())
+    }
+
+    /// DEALLOCATE: this client's statement; servers keep theirs for others.
+    fn deallocate(&mut self, name: Option<&str>) -> Result<(), PgError> {
+        match name {
+            None => {
+                self.statements.retain(|name, _| name.is_empty());
+                self.complete("DEALLOCATE ALL");
+            }
+            Some(name) => {
+                if self.statements.remove(name.as_bytes()).is_none() {
+                    return Err(PgError::new(
+                        sqlstate::UNDEFINED_STATEMENT,
+                        format!("prepared statement \"{name}\" does not exist"),
+                    ));
+                }
+                self.complete("DEALLOCATE");
+            }
+        }
+        Ok(())
+    }
+
+    /// `EXPLAIN (SLUICE) statement`: the plan, and where it would go now.
+    async fn explain(&mut self, sql: &str) -> Result<(), Failure> {
+        let text = bytes::Bytes::copy_from_slice(sql.as_bytes());
+        let exact = self.analyse_exactly(&text, &[])?;
+        let mut lines: Vec<String> = exact.plan.to_string().lines().map(str::to_owned).collect();
+        if let PlanAction::Run(run) = &exact.plan.action
+            && let Ok(Some(routed)) = self.route(&exact, run, &Arguments::None)
+        {
+            let role = match routed.role {
+                Role::Primary => "primary",
+                Role::Replica => "replica",
+            };
+            lines.push(format!("Route: shard {} ({role})", routed.shards));
+        }
+        backend::row_description(&mut self.client.out, &["QUERY PLAN"]);
+        for line in &lines {
+            backend::data_row(&mut self.client.out, &[Some(line)]);
+        }
+        self.complete("EXPLAIN");
+        Ok(())
+    }
+
+    /// DECLARE: the cursor lives where its query runs.
+    async fn declare(
+        &mut self,
+        cursor: &str,
+        query: &Arc<Plan>,
+        statement: &Statement,
+    ) -> Result<(), Failure> {
+        let run = match &query.action {
+            PlanAction::Run(run) => run,
+            PlanAction::Refuse(error) => return Err(error.clone().into()),
+            PlanAction::Local(_) => {
+                return Err(PgError::refused("a cursor over this statement").into());
+            }
+        };
+        let routed = self.route(statement, run, &Arguments::None)?;
+        let Some(routed) = routed.filter(|it| it.shards.len() == 1) else {
+            return Err(PgError::refused("a cursor over several shards is not supported")
+                .detail(format!("cursor {cursor:?} would read more than one shard"))
+                .hint("add the tenant to the query's WHERE")
+                .into());
+        };
+        let Some(shard) = routed.shards.single() else { return Ok(()) };
+        let mut message = bytes::BytesMut::new();
+        crate::wire::frontend::query(&mut message, &statement.text);
+        let writes = run.access == crate::plan::Access::Write;
+        self.relay_to(shard, routed.role, writes, &message).await?;
+        if let Some(tx) = &mut self.tx {
+            tx.cursors.insert(cursor.to_owned(), (shard, routed.role));
+        }
+        self.after(statement).await;
+        Ok(())
+    }
+
+    /// FETCH, MOVE, CLOSE: where the cursor was declared.
+    async fn cursor(&mut self, name: Option<&str>, statement: &Statement) -> Result<(), Failure> {
+        let place = match (name, &self.tx) {
+            (Some(name), Some(tx)) => tx.cursors.get(name).copied(),
+            (None, Some(tx)) if tx.cursors.len() == 1 => tx.cursors.values().next().copied(),
+            (None, Some(tx)) if !tx.cursors.is_empty() => {
+                let sql = text_of(&statement.text).to_owned();
+                self.on_all(&sql).await?;
+                self.complete("CLOSE CURSOR ALL");
+                return Ok(());
+            }
+            _ => None,
+        };
+        // An unknown name is the home shard's to report, unless a kept server may know it.
+        let kept = self.members.iter().find(|_| self.pin.is_some()).map(|it| it.shard);
+        let home = kept.unwrap_or(self.database.config.home_shard);
+        let (shard, role) = place.unwrap_or((home, Role::Primary));
+        let mut message = bytes::BytesMut::new();
+        crate::wire::frontend::query(&mut message, &statement.text);
+        self.relay_to(shard, role, false, &message).await
+    }
+
+    /// After DDL: waits, within reason, until the new schema was read.
+    pub(super) async fn schema_changed(&mut self) {
+        if self.tx.is_some() {
+            self.reload_at_commit = true;
+            return;
+        }
+        self.reload_at_commit = false;
+        self.reload_catalog().await;
+    }
+
+    /// Asks for the schema to be read again and waits for it.
+    pub(super) async fn reload_catalog(&self) {
+        let state = &self.database.state;
+        let before = state.loads.load(Ordering::Acquire);
+        state.wanted.notify_one();
+        let wait = async {
+            // A load that was under way may have read the schema as it was before: two are waited for.
+            while state.loads.load(Ordering::Acquire) < before + 2 {
+                let notified = state.refresh.notified();
+                if state.loads.load(Ordering::Acquire) >= before + 2 {
+                    break;
+                }
+                state.wanted.notify_one();
+                notified.await;
+            }
+        };
+        if tokio::time::timeout(Duration::from_secs(5), wait).await.is_err() {
+            tracing::warn!(database = %self.database_name, "the schema could not be read again");
+        }
+    }
+
+    /// The type of tenant keys, as the first sharded table has it.
+    pub(super) fn key_type(&self) -> Option<KeyType> {
+        let catalog = self.database.state.catalog.load();
+        catalog.as_ref()?.tables.values().find_map(|it| match it.kind {
+            crate::catalog::TableKind::Sharded { key, .. } => Some(key),
+            _ => None,
+        })
+    }
+}
+
+/// Settings that are kept by value, since the session itself looks at them; all others are kept as
+/// the client's own statement.
+fn is_plain(name: &str) -> bool {
+    matches!(
+        name,
+        "application_name"
+            | "client_encoding"
+            | "default_transaction_isolation"
+            | "default_transaction_read_only"
+    )
+}
+
+fn unknown_sluice(name: &str) -> PgError {
+    PgError::new(
+        sqlstate::UNDEFINED_OBJECT,
+        format!("unrecognized configuration parameter \"sluice.{name}\""),
+    )
+    .hint("known are sluice.tenant and sluice.role")
+}

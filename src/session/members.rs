@@ -1,0 +1,177 @@
+//! The servers a session holds: chosen, brought to its settings, enlisted in its transaction, given
+//! back.
+
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Instant;
+
+use super::{Role, Session};
+use crate::balance;
+use crate::config::PoolMode;
+use crate::error::PgError;
+use crate::exec::{Failure, Member};
+use crate::net::Client;
+use crate::plan::Isolation;
+use crate::pool::Lease;
+use crate::pool::cluster::Host;
+use crate::server::difference;
+use crate::shard::ShardId;
+use crate::wire::pipeline::Action;
+
+impl Session {
+    /// Whether servers stay with the session between transactions.
+    pub(super) fn keeps_servers(&self) -> bool {
+        self.pin.is_some() || self.database.mode == PoolMode::Session
+    }
+
+    /// A server of the shard, ready for a statement: the position of its member. In a transaction it
+    /// is enlisted; BEGIN goes out together with the statement.
+    ///
+    /// # Errors
+    /// If no server can be had, or the transaction may not reach another shard.
+    pub(super) async fn member(&mut self, shard: ShardId, role: Role) -> Result<usize, Failure> {
+        let at = match self.held(shard, role) {
+            Some(at) => at,
+            None => {
+                self.check_isolation(shard)?;
+                let lease = self.lease(shard, role).await?;
+                self.hold(shard, lease)
+            }
+        };
+        self.bring_up(at).await?;
+        Ok(at)
+    }
+
+    fn held(&mut self, shard: ShardId, role: Role) -> Option<usize> {
+        let wants_primary = role == Role::Primary;
+        let of_shard = |it: &Member| it.shard == shard;
+        self.members
+            .iter()
+            .position(|it| of_shard(it) && it.in_tx)
+            .or_else(|| {
+                self.members.iter().position(|it| of_shard(it) && it.is_primary == wants_primary)
+            })
+            .or_else(|| {
+                let pinned = self.pin.is_some();
+                self.members.iter().position(|it| pinned && of_shard(it) && it.is_primary)
+            })
+    }
+
+    /// A snapshot of several shards cannot be had, so strict isolation is for one shard only.
+    fn check_isolation(&self, shard: ShardId) -> Result<(), PgError> {
+        let is_strict = self
+            .isolation()
+            .is_some_and(|level| level >= Isolation::RepeatableRead && self.tx.is_some());
+        if is_strict && self.members.iter().any(|it| it.in_tx && it.shard != shard) {
+            return Err(PgError::refused(
+                "REPEATABLE READ and SERIALIZABLE transactions cannot reach a second shard",
+            )
+            .detail("shards take their snapshots apart, so that reads could see half a transaction")
+            .hint("use READ COMMITTED, or keep the transaction to one tenant"));
+        }
+        Ok(())
+    }
+
+    fn hold(&mut self, shard: ShardId, mut lease: Lease) -> usize {
+        let server = lease.server();
+        server.begin_request();
+        self.handle.servers.lock().push(Arc::clone(&server.cancel));
+        let is_primary = lease.is_primary();
+        let since = Instant::now();
+        let member =
+            Member { shard, is_primary, lease, in_tx: false, wrote: false, since };
+        self.members.push(member);
+        self.members.len() - 1
+    }
+
+    /// Brings a server to the session's settings and into its transaction.
+    async fn bring_up(&mut self, at: usize) -> Result<(), Failure> {
+        let member = &mut self.members[at];
+        let is_outside = !member.in_tx;
+        let server = member.lease.server();
+        // In a block: as they were at BEGIN; what was SET since is replayed inside of it.
+        let settings = self.tx.as_ref().map_or(&self.settings, |tx| tx.settings_at_begin());
+        if is_outside && let Some(sql) = difference(&server.settings, settings) {
+            // Of its own and awaited: the client's statement must not run under other settings.
+            if let Err(error) = server.run(&sql).await {
+                server.set_broken();
+                return Err(error.into());
+            }
+            server.settings = Arc::clone(settings);
+        }
+        let Some(tx) = self.tx.as_ref().filter(|_| !member.in_tx) else { return Ok(()) };
+        server.push_query(&tx.begin, Action::Skip);
+        member.in_tx = true;
+        if !tx.replay.is_empty() {
+            let sql = tx.replay.join("; ");
+            member.lease.server().run(&sql).await?;
+        }
+        Ok(())
+    }
+
+    async fn lease(&self, shard: ShardId, role: Role) -> Result<Lease, Failure> {
+        let Some(hosts) = self.database.shards.get(&shard) else {
+            return Err(PgError::refused(format!("shard {shard} is not configured")).into());
+        };
+        if role == Role::Replica {
+            for host in balance::order(&hosts.replicas, |it| it.load()) {
+                match self.take(host).await {
+                    Ok(lease) => return Ok(lease.of_primary(false)),
+                    Err(error) => tracing::debug!(%error, "a replica was passed over"),
+                }
+            }
+        }
+        Ok(self.take(&hosts.primary).await?.of_primary(true))
+    }
+
+    async fn take(&self, host: &Host) -> Result<Lease, PgError> {
+        self.database.pool(host, &self.user, &self.user_name).take(self.thread).await
+    }
+
+    /// Gives servers back, as far as the session does not keep them.
+    pub(super) fn release(&mut self) {
+        if self.tx.is_some() {
+            return;
+        }
+        let keeps = self.keeps_servers();
+        self.members.retain_mut(|member| {
+            let server = member.lease.server();
+            // In the middle of a pipeline without a Sync the server holds an implicit transaction.
+            let is_held = (keeps || server.is_in_batch()) && !server.is_broken();
+            member.wrote = false;
+            if !is_held {
+                let time = member.since.elapsed().as_secs_f64();
+                member.lease.pool().metrics.query.observe(time);
+            }
+            is_held
+        });
+        let mut servers = self.handle.servers.lock();
+        servers.clear();
+        servers.extend(self.members.iter_mut().map(|it| Arc::clone(&it.lease.server().cancel)));
+    }
+}
+
+/// Waits for the client while servers it keeps may send notifications or end.
+pub(super) async fn wait(
+    mut members: Vec<&mut Member>,
+    client: &mut Client,
+) -> std::io::Result<usize> {
+    poll_fn(|cx| {
+        if let Poll::Ready(read) = client.poll_read(cx) {
+            return Poll::Ready(read);
+        }
+        for member in &mut members {
+            let server = member.lease.server();
+            while !server.is_broken() && server.poll_fill(cx).is_ready() {
+                let said = server.take_asynchronous();
+                client.out.extend_from_slice(&said);
+            }
+        }
+        if !client.out.is_empty() && client.poll_flush(cx)?.is_ready() {
+            // Written; what follows wakes us again.
+        }
+        Poll::Pending
+    })
+    .await
+}

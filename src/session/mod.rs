@@ -1,0 +1,302 @@
+//! One client, from its first byte to its last: frames become requests, requests become plans, plans
+//! run on leased servers. One task owns it all.
+
+mod extended;
+mod fan_out;
+mod local;
+mod login;
+mod members;
+mod run;
+mod statement;
+mod transaction;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use tokio::net::TcpStream;
+
+use crate::config::User;
+use crate::error::{PgError, sqlstate};
+use crate::exec::{Failure, Member};
+use crate::net::Client;
+use crate::pool::cluster::{Cluster, Database};
+use crate::proxy::{Handle, Proxy};
+use crate::server::Settings;
+use crate::shard::ShardId;
+use crate::wire::backend;
+use crate::wire::pipeline::TxStatus;
+
+use extended::{Portal, Prepared};
+use transaction::Transaction;
+
+/// How long a client may take nothing of what it is sent.
+const PATIENCE: Duration = Duration::from_secs(600);
+
+/// A client that has logged in.
+struct Session {
+    proxy: Arc<Proxy>,
+    handle: Arc<Handle>,
+    client: Client,
+    thread: usize,
+    user: User,
+    user_name: Arc<str>,
+    database_name: Arc<str>,
+    cluster: Arc<Cluster>,
+    database: Arc<Database>,
+    /// As the session has them now, and as they were at the start.
+    settings: Settings,
+    defaults: Settings,
+    routing: Routing,
+    tx: Option<Transaction>,
+    members: Vec<Member>,
+    /// Why the session keeps its servers.
+    pin: Option<&'static str>,
+    statements: HashMap<Bytes, Arc<Prepared>>,
+    portals: HashMap<Bytes, Portal>,
+    /// Messages of the extended protocol since the last Sync or Flush.
+    batch: Vec<(u8, Bytes)>,
+    batch_bytes: usize,
+    /// Messages of the extended protocol up to the next Sync are dropped.
+    skips_to_sync: bool,
+    /// When this client last wrote on a shard.
+    written: Vec<(ShardId, Instant)>,
+    /// Whether the block has changed the schema.
+    reload_at_commit: bool,
+    queries: u64,
+}
+
+/// What a client has said about routing: `SET sluice.…`.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Routing {
+    tenant: Option<String>,
+    role: Option<Role>,
+}
+
+/// Which kind of host serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Role {
+    Primary,
+    Replica,
+}
+
+impl Role {
+    /// From `primary` or `replica`.
+    fn parse(text: &str) -> Result<Option<Self>, PgError> {
+        match text {
+            "primary" => Ok(Some(Self::Primary)),
+            "replica" => Ok(Some(Self::Replica)),
+            "" | "auto" => Ok(None),
+            _ => Err(PgError::new(
+                sqlstate::INVALID_PARAMETER_VALUE,
+                format!("invalid value for sluice.role: {text:?}"),
+            )
+            .hint("write 'primary', 'replica' or 'auto'")),
+        }
+    }
+}
+
+/// Serves a connection that was accepted: a client, a cancel request, the admin console.
+pub async fn serve(proxy: Arc<Proxy>, stream: TcpStream, thread: usize) {
+    let peer = match stream.peer_addr() {
+        Ok(peer) => peer,
+        Err(_) => return,
+    };
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "TCP_NODELAY could not be set");
+    }
+    let (message_bytes, login_timeout) = {
+        let cluster = proxy.cluster.load();
+        (cluster.config.limits.message_bytes, cluster.config.limits.login_timeout)
+    };
+    let client = Client::new(stream, peer, message_bytes);
+    let login = Box::pin(login::log_in(&proxy, client, thread));
+    match tokio::time::timeout(login_timeout, login).await {
+        Ok(Some(login::Outcome::Session(session))) => session.live().await,
+        Ok(Some(login::Outcome::Admin(client, handle))) => {
+            Box::pin(crate::admin::serve(Arc::clone(&proxy), client, Arc::clone(&handle))).await;
+            proxy.clients.remove(&handle.pid);
+            proxy.metrics.clients.dec();
+        }
+        Ok(None) => (),
+        Err(_) => tracing::debug!(%peer, "a client did not log in in time"),
+    }
+}
+
+impl Session {
+    /// Serves the client to its end.
+    async fn live(mut self: Box<Self>) {
+        let handle = Arc::clone(&self.handle);
+        let mut drain = self.proxy.drain.subscribe();
+        loop {
+            if self.tx.is_none() && self.client.input.is_empty() && self.proxy.is_draining() {
+                self.say_goodbye("the proxy is going down").await;
+                break;
+            }
+            let ended = tokio::select! {
+                biased;
+                ended = self.turn() => ended,
+                () = handle.kill.notified() => {
+                    self.say_goodbye("an administrator ended this session").await;
+                    true
+                }
+                _ = drain.changed(), if self.tx.is_none() => false,
+            };
+            if ended {
+                break;
+            }
+        }
+        self.end();
+    }
+
+    /// Reads until a message is whole and handles it; whether the session has ended.
+    ///
+    /// Handling is not cancel safe: a session killed in the middle drops its servers, which are then
+    /// cleaned up.
+    async fn turn(&mut self) -> bool {
+        match self.client.take_frame() {
+            Ok(Some((b'X', _))) => return true,
+            Ok(Some((tag, frame))) => return self.handle(tag, frame).await.is_err(),
+            Ok(None) => (),
+            Err(error) => {
+                self.tell(&error.fatal());
+                let _ = self.client.flush(PATIENCE).await;
+                return true;
+            }
+        }
+        !matches!(self.wait().await, Ok(count) if count > 0)
+    }
+
+    /// Waits for the client; a server it keeps may meanwhile have something to say.
+    async fn wait(&mut self) -> std::io::Result<usize> {
+        if self.members.is_empty() {
+            return self.client.fill().await;
+        }
+        let idle: Vec<_> = self.members.iter_mut().filter(|it| !it.server().is_owing()).collect();
+        if idle.is_empty() {
+            return self.client.fill().await;
+        }
+        members::wait(idle, &mut self.client).await
+    }
+
+    async fn handle(&mut self, tag: u8, frame: Bytes) -> Result<(), Failure> {
+        match tag {
+            b'Q' => {
+                self.skips_to_sync = false;
+                self.begin_request();
+                self.query(frame).await?;
+                self.end_request().await
+            }
+            b'P' | b'B' | b'D' | b'E' | b'C' | b'S' | b'H' => self.extended(tag, frame).await,
+            b'F' => {
+                self.begin_request();
+                let called = self.function_call(&frame).await;
+                self.settle(called)?;
+                self.ready();
+                self.end_request().await
+            }
+            // What is left of a COPY that has failed.
+            b'd' | b'c' | b'f' => Ok(()),
+            _ => {
+                let error = PgError::new(
+                    sqlstate::PROTOCOL_VIOLATION,
+                    format!("invalid frontend message type {tag}"),
+                );
+                self.tell(&error.fatal());
+                let _ = self.client.flush(PATIENCE).await;
+                Err(Failure::Gone)
+            }
+        }
+    }
+
+    /// A request begins: outside a transaction it gets the newest snapshot.
+    fn begin_request(&mut self) {
+        self.queries += 1;
+        self.members.iter_mut().for_each(|it| it.server().begin_request());
+        if self.tx.is_some() {
+            return;
+        }
+        let cluster = self.proxy.cluster.load();
+        if !Arc::ptr_eq(&cluster, &self.cluster) {
+            self.cluster = Arc::clone(&cluster);
+            // A database taken out of the configuration serves its last sessions to their end.
+            if let Some(database) = cluster.databases.get(&*self.database_name) {
+                self.database = Arc::clone(database);
+            }
+        }
+    }
+
+    /// A request has ended: servers go back, then the client gets the rest of its answer.
+    async fn end_request(&mut self) -> Result<(), Failure> {
+        self.release();
+        self.client.flush(PATIENCE).await.map_err(|_| Failure::Gone)
+    }
+
+    /// Tells the client an error.
+    fn tell(&mut self, error: &PgError) {
+        let metrics = &self.database.state.metrics;
+        if error.code == sqlstate::FEATURE_NOT_SUPPORTED {
+            metrics.refused.inc();
+        } else {
+            metrics.errors.inc();
+        }
+        tracing::debug!(
+            session = self.handle.pid,
+            tenant = self.routing.tenant.as_deref(),
+            code = %error.code,
+            "{}", error.message
+        );
+        backend::error_response(&mut self.client.out, error);
+    }
+
+    /// Turns a failed statement into an answer and a failed transaction.
+    fn settle(&mut self, done: Result<(), Failure>) -> Result<(), Failure> {
+        match done {
+            Ok(()) => {
+                if self.members.iter_mut().any(|it| it.server().has_failed()) {
+                    self.fail_transaction();
+                }
+                return Ok(());
+            }
+            Err(Failure::Gone) => return Err(Failure::Gone),
+            Err(Failure::Error(error)) => self.tell(&error),
+            Err(Failure::Server(frame)) => {
+                self.database.state.metrics.errors.inc();
+                self.client.out.extend_from_slice(&frame);
+            }
+        }
+        self.fail_transaction();
+        Ok(())
+    }
+
+    /// ReadyForQuery.
+    fn ready(&mut self) {
+        let status = match &self.tx {
+            None => TxStatus::Idle,
+            Some(tx) if tx.has_failed => TxStatus::Failed,
+            Some(_) => TxStatus::Open,
+        };
+        backend::ready_for_query(&mut self.client.out, status);
+    }
+
+    async fn say_goodbye(&mut self, why: &str) {
+        let error = PgError::new(sqlstate::ADMIN_SHUTDOWN, why).fatal();
+        self.tell(&error.hint("connect again"));
+        let _ = self.client.flush(Duration::from_secs(1)).await;
+    }
+
+    fn end(&mut self) {
+        self.proxy.clients.remove(&self.handle.pid);
+        self.proxy.metrics.clients.dec();
+        self.proxy.metrics.bytes_received.inc_by(self.client.received);
+        self.proxy.metrics.bytes_sent.inc_by(self.client.sent);
+        let keeps = self.keeps_servers();
+        for member in self.members.drain(..) {
+            if keeps {
+                member.lease.reset();
+            }
+        }
+        tracing::debug!(session = self.handle.pid, queries = self.queries, "session ended");
+    }
+}

@@ -1,0 +1,405 @@
+//! Statements of the simple protocol, and what both protocols share: which shards, which role.
+
+use bytes::Bytes;
+use smallvec::SmallVec;
+
+use super::statement::Statement;
+use super::transaction::text_of;
+use super::{Role, Session};
+use crate::error::{PgError, sqlstate};
+use crate::exec::{Failure, relay};
+use crate::plan::route::{self, Arguments, Target};
+use crate::plan::{Access, Action as PlanAction, Combine, Run};
+use crate::shard::{Key, ShardId, ShardSet};
+use crate::sql::comment;
+use crate::wire::frontend;
+use crate::wire::pipeline::Action;
+
+/// Where one execution of a statement goes.
+#[derive(Clone, Debug)]
+pub(super) struct Routed {
+    pub(super) shards: ShardSet,
+    pub(super) role: Role,
+    /// Buckets of the keys; empty for everything.
+    pub(super) buckets: SmallVec<[Option<u8>; 4]>,
+}
+
+impl Session {
+    /// Handles a Query message up to its ReadyForQuery.
+    pub(super) async fn query(&mut self, frame: Bytes) -> Result<(), Failure> {
+        self.statements.remove(&b""[..]);
+        let done = self.simple(&frame).await;
+        self.settle(done)?;
+        self.end_implicit().await?;
+        self.ready();
+        Ok(())
+    }
+
+    /// Ends a block of the proxy's own: committed, or rolled back if anything failed.
+    pub(super) async fn end_implicit(&mut self) -> Result<(), Failure> {
+        match &self.tx {
+            Some(tx) if !tx.is_explicit && tx.has_failed => self.rollback().await,
+            Some(tx) if !tx.is_explicit => {
+                let done = self.commit().await.map(drop);
+                self.settle(done)?;
+            }
+            _ => (),
+        }
+        Ok(())
+    }
+
+    async fn simple(&mut self, frame: &Bytes) -> Result<(), Failure> {
+        let sql = frontend::view::query(frame)?;
+        let sql = frame.slice_ref(sql);
+        let restore = self.directives(&sql)?;
+        let done = self.statements_of(&sql, frame).await;
+        if let Some(routing) = restore {
+            self.routing = routing;
+        }
+        done
+    }
+
+    /// Applies a leading comment's directives; gives what is to be restored after the statement.
+    pub(super) fn directives(
+        &mut self,
+        sql: &Bytes,
+    ) -> Result<Option<super::Routing>, PgError> {
+        if !sql.starts_with(b"/*") && !sql.first().is_some_and(u8::is_ascii_whitespace) {
+            return Ok(None);
+        }
+        let Ok(text) = std::str::from_utf8(sql) else { return Ok(None) };
+        let said = comment::directives(text)?;
+        if said.tenant.is_none() && said.role.is_none() {
+            return Ok(None);
+        }
+        let before = self.routing.clone();
+        if let Some(tenant) = said.tenant {
+            self.routing.tenant = Some(tenant.into());
+        }
+        if let Some(role) = said.role {
+            self.routing.role = Role::parse(&role)?;
+        }
+        Ok(Some(before))
+    }
+
+    async fn statements_of(&mut self, sql: &Bytes, frame: &Bytes) -> Result<(), Failure> {
+        let statements = self.analyse(sql, &[]).await?;
+        let [statement] = statements.as_slice() else {
+            return self.several(statements, frame).await;
+        };
+        self.execute(statement, Some(frame)).await
+    }
+
+    /// Several statements in one string are one implicit transaction. If one server runs them all it
+    /// gets the string as it is.
+    async fn several(
+        &mut self,
+        statements: SmallVec<[Statement; 1]>,
+        frame: &Bytes,
+    ) -> Result<(), Failure> {
+        if let Some((shard, role)) = self.one_place(&statements) {
+            self.check_not_failed()?;
+            let writes = statements.iter().any(|it| !it.is_read());
+            return self.relay_to(shard, role, writes, frame).await;
+        }
+        for statement in &statements {
+            let opens = matches!(statement.plan.action,
+                PlanAction::Local(crate::plan::Local::Begin { .. }));
+            if self.tx.is_none() && !opens {
+                self.begin_implicit();
+            }
+            self.execute(statement, None).await?;
+            if self.members.iter_mut().any(|it| it.server().has_failed()) {
+                self.fail_transaction();
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// The one server that may run all statements, if there is one and none is the proxy's own.
+    fn one_place(&mut self, statements: &[Statement]) -> Option<(ShardId, Role)> {
+        let mut place: Option<(ShardId, Role)> = None;
+        for statement in statements {
+            let PlanAction::Run(run) = &statement.plan.action else { return None };
+            if statement.plan.pin.is_some() || statement.plan.changes_schema {
+                return None;
+            }
+            let routed = self.route(statement, run, &Arguments::None).ok()??;
+            let shard = routed.shards.single()?;
+            let role = match place {
+                Some((other, _)) if other != shard => return None,
+                Some((_, Role::Primary)) => Role::Primary,
+                _ => routed.role,
+            };
+            place = Some((shard, role));
+            if run.access == Access::Write {
+                self.note_buckets(&routed);
+            }
+        }
+        place
+    }
+
+    /// Carries one statement out and gives its answer, without ReadyForQuery.
+    pub(super) async fn execute(
+        &mut self,
+        statement: &Statement,
+        frame: Option<&Bytes>,
+    ) -> Result<(), Failure> {
+        self.database.state.metrics.queries.inc();
+        match &statement.plan.action {
+            PlanAction::Local(local) => Box::pin(self.local(local, statement)).await,
+            PlanAction::Refuse(error) => {
+                self.check_not_failed()?;
+                Err(error.clone().into())
+            }
+            PlanAction::Run(run) => {
+                self.check_not_failed()?;
+                self.run(statement, run, frame).await
+            }
+        }
+    }
+
+    async fn run(
+        &mut self,
+        statement: &Statement,
+        run: &Run,
+        frame: Option<&Bytes>,
+    ) -> Result<(), Failure> {
+        let Some(routed) = self.route(statement, run, &Arguments::None)? else {
+            // The shared plan does not fit this text: plan the text itself.
+            let exact = self.analyse_exactly(&statement.text, &[])?;
+            let PlanAction::Run(run) = &exact.plan.action else {
+                return Box::pin(self.execute(&exact, frame)).await;
+            };
+            let Some(routed) = self.route(&exact, run, &Arguments::None)? else {
+                return Err(unreadable_key().into());
+            };
+            return self.run_at(&exact, run, &routed, frame).await;
+        };
+        self.run_at(statement, run, &routed, frame).await
+    }
+
+    async fn run_at(
+        &mut self,
+        statement: &Statement,
+        run: &Run,
+        routed: &Routed,
+        frame: Option<&Bytes>,
+    ) -> Result<(), Failure> {
+        if run.access == Access::Write {
+            self.note_buckets(routed);
+        }
+        let done = match routed.shards.single() {
+            Some(shard) if !matches!(run.combine, Combine::OneByOne) || !self.database.is_sharded() => {
+                let writes = run.access == Access::Write;
+                match frame {
+                    Some(frame) => self.relay_to(shard, routed.role, writes, frame).await,
+                    None => {
+                        let mut message = bytes::BytesMut::new();
+                        frontend::query(&mut message, &statement.text);
+                        self.relay_to(shard, routed.role, writes, &message).await
+                    }
+                }
+            }
+            _ => Box::pin(self.fan_out(statement, run, routed, None)).await,
+        };
+        self.after(statement).await;
+        done
+    }
+
+    /// What a statement leaves behind: a pin, a setting, a changed schema.
+    pub(super) async fn after(&mut self, statement: &Statement) {
+        let failed = self.members.iter_mut().any(|it| it.server().has_failed());
+        if failed {
+            return;
+        }
+        if let Some(pin) = statement.plan.pin {
+            self.pin.get_or_insert(pin);
+            self.handle.state.lock().pin = self.pin;
+        }
+        if let Some((name, value, is_local)) = &statement.plan.sets {
+            self.note_set_config(name, value.as_deref(), *is_local);
+        }
+        if statement.plan.changes_schema {
+            self.schema_changed().await;
+        }
+    }
+
+    /// Sends a message to one server and hands its answer on.
+    pub(super) async fn relay_to(
+        &mut self,
+        shard: ShardId,
+        role: Role,
+        writes: bool,
+        message: &[u8],
+    ) -> Result<(), Failure> {
+        if writes {
+            self.check_second_write(shard)?;
+        }
+        let at = self.member(shard, role).await?;
+        let member = &mut self.members[at];
+        member.wrote |= writes;
+        let server = member.lease.server();
+        server.statements.unnamed = None;
+        server.push(b'Q', message, Action::Forward);
+        let done = relay::relay(server, &mut self.client).await;
+        if writes && self.tx.is_none() {
+            self.note_written(&[]);
+        }
+        done
+    }
+
+    /// The FunctionCall message: large objects of the home shard.
+    pub(super) async fn function_call(&mut self, frame: &Bytes) -> Result<(), Failure> {
+        self.check_not_failed()?;
+        let home = self.database.config.home_shard;
+        let at = self.member(home, Role::Primary).await?;
+        self.members[at].wrote = true;
+        let server = self.members[at].lease.server();
+        server.push(b'F', frame, Action::Forward);
+        relay::relay(server, &mut self.client).await
+    }
+
+    /// Which shards, which kind of host. `None`: the plan is shared and does not fit this text.
+    ///
+    /// # Errors
+    /// If an argument cannot be a key.
+    pub(super) fn route(
+        &self,
+        statement: &Statement,
+        run: &Run,
+        arguments: &Arguments<'_>,
+    ) -> Result<Option<Routed>, PgError> {
+        let map = self.database.map();
+        let routed = route::route(run, map, statement.at(), arguments)?;
+        let home = self.database.config.home_shard;
+        if routed.has_null && statement.is_insert() {
+            return Err(PgError::new(
+                sqlstate::NOT_NULL_VIOLATION,
+                "the tenant column of a sharded table cannot be NULL",
+            )
+            .hint("give the tenant's key"));
+        }
+        let shards = match routed.target {
+            Target::Replan => return Ok(None),
+            Target::Any => ShardSet::one(self.any_shard()),
+            Target::Home | Target::NoRows => ShardSet::one(home),
+            Target::Shards(shards) => shards,
+        };
+        let shards = self.tenant_shard(run, shards, &routed.keys)?;
+        if shards.len() > 1 && statement.is_shared {
+            return Ok(None);
+        }
+        let mut buckets: SmallVec<[Option<u8>; 4]> =
+            routed.keys.iter().map(|key: &Key| Some(key.bucket())).collect();
+        if buckets.is_empty() && !matches!(run.scope, crate::plan::Scope::All) {
+            buckets.push(None);
+        }
+        let role = self.role(run, shards, &buckets, statement);
+        Ok(Some(Routed { shards, role, buckets }))
+    }
+
+    /// The shard that answers what every shard answers alike: one that takes part already.
+    fn any_shard(&self) -> ShardId {
+        let held = self.members.iter().find(|it| it.in_tx);
+        held.map_or(self.database.config.home_shard, |it| it.shard)
+    }
+
+    /// A session that has named its tenant stays on that shard, except for what belongs to all.
+    fn tenant_shard(
+        &self,
+        run: &Run,
+        shards: ShardSet,
+        keys: &[Key],
+    ) -> Result<ShardSet, PgError> {
+        let Some(tenant) = self.routing.tenant.as_ref() else { return Ok(shards) };
+        let is_keyless_read_or_write =
+            matches!(run.scope, crate::plan::Scope::All)
+                && matches!(run.combine, Combine::Merge(_) | Combine::Sum | Combine::Refuse(_));
+        let owner = self.owner_of(tenant)?;
+        if is_keyless_read_or_write {
+            return Ok(ShardSet::one(owner));
+        }
+        if !keys.is_empty() && shards != ShardSet::one(owner) {
+            return Err(PgError::refused(format!(
+                "the statement names a tenant of shard {shards}, the session's tenant {tenant:?} is on shard {owner}"
+            ))
+            .hint("RESET sluice.tenant, or name the session's own tenant"));
+        }
+        Ok(shards)
+    }
+
+    /// The shard of a tenant named by text.
+    pub(super) fn owner_of(&self, tenant: &str) -> Result<ShardId, PgError> {
+        let kind = self.key_type().unwrap_or(crate::shard::KeyType::Text);
+        let key = Key::from_text(kind, tenant).map_err(|error| {
+            PgError::new(sqlstate::INVALID_PARAMETER_VALUE, format!("sluice.tenant: {error}"))
+        })?;
+        Ok(self.database.map().owner(&key))
+    }
+
+    fn role(
+        &self,
+        run: &Run,
+        shards: ShardSet,
+        buckets: &[Option<u8>],
+        statement: &Statement,
+    ) -> Role {
+        let may_read_replica = run.access == Access::Read
+            && (self.tx.is_none() || self.is_read_only())
+            && !statement.needs_primary()
+            && self.pin.is_none();
+        if !may_read_replica {
+            return Role::Primary;
+        }
+        if let Some(role) = self.routing.role {
+            return role;
+        }
+        let window = self.database.config.pin_after_write;
+        let mine = self.written.iter().any(|(shard, at)| {
+            shards.contains(*shard) && at.elapsed() < window
+        });
+        let pins = &self.database.state.pins;
+        let others = match buckets.is_empty() {
+            true => pins.is_any_recent(window),
+            false => buckets.iter().any(|it| pins.is_recent(*it, window)),
+        };
+        if mine || others { Role::Primary } else { Role::Replica }
+    }
+
+    /// Notes which buckets a statement writes: now, and again when its transaction commits.
+    pub(super) fn note_buckets(&mut self, routed: &Routed) {
+        let pins = &self.database.state.pins;
+        match routed.buckets.is_empty() {
+            true => pins.write_all(),
+            false => routed.buckets.iter().for_each(|it| pins.write(*it)),
+        }
+        if let Some(tx) = &mut self.tx {
+            let all: SmallVec<[Option<u8>; 4]>;
+            let buckets = match routed.buckets.is_empty() {
+                true => {
+                    all = (0..=255).map(Some).chain([None]).collect();
+                    &all
+                }
+                false => &routed.buckets,
+            };
+            for bucket in buckets {
+                if !tx.buckets.contains(bucket) {
+                    tx.buckets.push(*bucket);
+                }
+            }
+        }
+    }
+}
+
+/// A key that the planner took for one does not read as one.
+pub(super) fn unreadable_key() -> PgError {
+    PgError::refused("the tenant key of this statement cannot be read")
+        .hint("write it as a plain literal of the column's type, or pass it as a parameter")
+}
+
+/// A statement's text for the log and for messages of our own.
+pub(super) fn shown(text: &Bytes) -> &str {
+    text_of(text)
+}

@@ -1,0 +1,402 @@
+//! Transactions: opened by the proxy, joined by shards at their first statement, ended on all.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use smallvec::SmallVec;
+
+use super::{Role, Routing, Session};
+use crate::error::{PgError, sqlstate};
+use crate::exec::two_phase::{self, Gid, Outcome};
+use crate::exec::{Failure, relay};
+use crate::plan::Isolation;
+use crate::server::{Setting, Settings};
+use crate::shard::ShardId;
+use crate::wire::backend;
+use crate::wire::pipeline::Action;
+
+/// An open transaction block.
+pub(super) struct Transaction {
+    /// What a shard is sent when it joins.
+    pub(super) begin: String,
+    /// Opened by the client's BEGIN, not by a string of several statements or a split write.
+    pub(super) is_explicit: bool,
+    pub(super) read_only: Option<bool>,
+    pub(super) isolation: Option<Isolation>,
+    pub(super) has_failed: bool,
+    /// SET LOCAL, SET TRANSACTION and SAVEPOINT so far, for shards that join later.
+    pub(super) replay: Vec<String>,
+    savepoints: Vec<Savepoint>,
+    /// As they were at BEGIN.
+    settings: Settings,
+    routing: Routing,
+    /// Where cursors were declared.
+    pub(super) cursors: HashMap<String, (ShardId, Role)>,
+    /// Buckets written (`None`: everything without a tenant), noted again at the commit.
+    pub(super) buckets: SmallVec<[Option<u8>; 4]>,
+}
+
+impl Transaction {
+    /// The session's settings when the block was opened.
+    pub(super) fn settings_at_begin(&self) -> &Settings {
+        &self.settings
+    }
+}
+
+struct Savepoint {
+    name: String,
+    /// Length of `replay` after it.
+    replay: usize,
+    settings: Settings,
+    routing: Routing,
+}
+
+impl Session {
+    /// Opens a block. Nothing is sent yet.
+    pub(super) fn begin(
+        &mut self,
+        begin: &str,
+        is_explicit: bool,
+        read_only: Option<bool>,
+        isolation: Option<Isolation>,
+    ) {
+        self.handle.state.lock().in_transaction = true;
+        self.tx = Some(Transaction {
+            begin: begin.to_owned(),
+            is_explicit,
+            read_only,
+            isolation,
+            has_failed: false,
+            replay: Vec::new(),
+            savepoints: Vec::new(),
+            settings: Arc::clone(&self.settings),
+            routing: self.routing.clone(),
+            cursors: HashMap::new(),
+            buckets: SmallVec::new(),
+        });
+    }
+
+    /// Opens a block of the proxy's own, around statements that must happen together.
+    pub(super) fn begin_implicit(&mut self) {
+        if self.tx.is_none() {
+            self.begin("BEGIN", false, None, None);
+        }
+    }
+
+    /// The isolation level in force, as far as the session has said one.
+    pub(super) fn isolation(&self) -> Option<Isolation> {
+        if let Some(level) = self.tx.as_ref().and_then(|tx| tx.isolation) {
+            return Some(level);
+        }
+        let text = |name| match self.settings.get(name) {
+            Some(Setting::Statement(text) | Setting::Value(text)) => Some(text.to_lowercase()),
+            None => None,
+        };
+        let said =
+            text("default_transaction_isolation").or_else(|| text("session characteristics"))?;
+        match said {
+            it if it.contains("serializable") => Some(Isolation::Serializable),
+            it if it.contains("repeatable") => Some(Isolation::RepeatableRead),
+            _ => None,
+        }
+    }
+
+    /// Whether the transaction is read only, so that replicas may serve it.
+    pub(super) fn is_read_only(&self) -> bool {
+        let by_default = || {
+            matches!(self.settings.get("default_transaction_read_only"),
+                Some(Setting::Value(it)) if matches!(it.as_str(), "on" | "true" | "1" | "yes"))
+        };
+        self.tx.as_ref().is_some_and(|tx| tx.read_only.unwrap_or_else(by_default))
+    }
+
+    /// Marks the block as failed, if there is one.
+    pub(super) fn fail_transaction(&mut self) {
+        if let Some(tx) = &mut self.tx {
+            tx.has_failed = true;
+        }
+    }
+
+    /// An error unless the session may run statements.
+    pub(super) fn check_not_failed(&self) -> Result<(), PgError> {
+        match &self.tx {
+            Some(tx) if tx.has_failed => Err(PgError::new(
+                sqlstate::IN_FAILED_SQL_TRANSACTION,
+                "current transaction is aborted, commands ignored until end of transaction block",
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// Ends the block with COMMIT; in a failed one that is a rollback. Gives the command tag.
+    ///
+    /// # Errors
+    /// If it could not be committed; it is rolled back then, except for 08007.
+    pub(super) async fn commit(&mut self) -> Result<&'static str, Failure> {
+        let Some(tx) = self.tx.take() else { return Ok("COMMIT") };
+        self.handle.state.lock().in_transaction = false;
+        self.database.state.metrics.transactions.inc();
+        self.end_portals();
+        if tx.has_failed {
+            self.undo(tx).await;
+            return Ok("ROLLBACK");
+        }
+        let writers = self.members.iter().filter(|it| it.in_tx && it.wrote).count();
+        let committed = match writers {
+            0 | 1 => self.commit_one().await,
+            _ => self.commit_many().await,
+        };
+        match committed {
+            Ok(()) => {
+                self.note_written(&tx.buckets);
+                for member in self.members.iter_mut().filter(|it| it.in_tx) {
+                    member.in_tx = false;
+                }
+                // What was set inside is in force on every server that took part.
+                self.mark_settings();
+                Ok("COMMIT")
+            }
+            Err(Failure::Gone) => Err(Failure::Gone),
+            Err(failure) => {
+                self.note_written(&tx.buckets);
+                self.undo(tx).await;
+                Err(failure)
+            }
+        }
+    }
+
+    /// One shard wrote, or none: the writer commits first, as the readers cannot fail.
+    async fn commit_one(&mut self) -> Result<(), Failure> {
+        let mut order: Vec<usize> =
+            (0..self.members.len()).filter(|at| self.members[*at].in_tx).collect();
+        order.sort_by_key(|at| !self.members[*at].wrote);
+        let mut first = true;
+        for at in order {
+            let member = &mut self.members[at];
+            let server = member.lease.server();
+            let is_failed = server.tx() == crate::wire::pipeline::TxStatus::Failed;
+            server.push_query("COMMIT", Action::Forward);
+            let mut failed = None;
+            while let Some((tag, frame)) = relay::next_frame(server, &mut self.client).await? {
+                match tag {
+                    b'E' => failed = Some(Failure::Server(frame)),
+                    b'N' | b'A' | b'S' => self.client.out.extend_from_slice(&frame),
+                    _ => (),
+                }
+            }
+            member.in_tx = false;
+            if is_failed && failed.is_none() && first {
+                failed = Some(PgError::new(
+                    sqlstate::IN_FAILED_SQL_TRANSACTION,
+                    "the transaction had failed and was rolled back",
+                ).into());
+            }
+            if let Some(failed) = failed.filter(|_| first) {
+                return Err(failed);
+            }
+            first = false;
+        }
+        Ok(())
+    }
+
+    async fn commit_many(&mut self) -> Result<(), Failure> {
+        self.check_two_phase()?;
+        let mut number = [0; 16];
+        getrandom::fill(&mut number)
+            .map_err(|error| PgError::new(sqlstate::INTERNAL_ERROR, error.to_string()))?;
+        let deciding = self.members.iter().filter(|it| it.in_tx && it.wrote).next_back();
+        let Some(deciding) = deciding.map(|it| it.shard) else { return Ok(()) };
+        let gid = Gid { deciding, number: u128::from_be_bytes(number) };
+        let mut writers: Vec<_> = self.members.iter_mut().filter(|it| it.in_tx && it.wrote).collect();
+        let outcome = two_phase::commit(&mut writers, &gid).await;
+        self.database.state.metrics.two_phase.inc();
+        match outcome {
+            Outcome::Committed => {
+                for member in self.members.iter_mut().filter(|it| it.in_tx) {
+                    if member.lease.server().run("COMMIT").await.is_err() {
+                        member.lease.server().set_broken();
+                    }
+                    member.in_tx = false;
+                }
+                Ok(())
+            }
+            Outcome::Aborted(error) => Err(error.into()),
+            Outcome::Unknown(error) => Err(error.into()),
+        }
+    }
+
+    /// Two-phase commit must be possible on every shard that wrote.
+    fn check_two_phase(&self) -> Result<(), PgError> {
+        let problems = self.database.state.no_two_phase.load();
+        let wrote = |shard: &ShardId| {
+            self.members.iter().any(|it| it.in_tx && it.wrote && it.shard == *shard)
+        };
+        match problems.iter().find(|(shard, _)| wrote(shard)) {
+            None => Ok(()),
+            Some((shard, problem)) => Err(no_two_phase(*shard, problem)),
+        }
+    }
+
+    /// Refuses the second shard's write where two-phase commit is impossible.
+    pub(super) fn check_second_write(&self, shard: ShardId) -> Result<(), PgError> {
+        let writes_elsewhere =
+            self.members.iter().any(|it| it.in_tx && it.wrote && it.shard != shard);
+        if !writes_elsewhere {
+            return Ok(());
+        }
+        let problems = self.database.state.no_two_phase.load();
+        match problems.get(&shard) {
+            Some(problem) => Err(no_two_phase(shard, problem)),
+            None => self.check_two_phase(),
+        }
+    }
+
+    /// Ends the block with ROLLBACK.
+    pub(super) async fn rollback(&mut self) {
+        if let Some(tx) = self.tx.take() {
+            self.handle.state.lock().in_transaction = false;
+            self.database.state.metrics.transactions.inc();
+            self.end_portals();
+            self.undo(tx).await;
+        }
+    }
+
+    /// Rolls every member back and takes the settings back to BEGIN.
+    async fn undo(&mut self, tx: Transaction) {
+        for member in self.members.iter_mut().filter(|it| it.in_tx) {
+            let server = member.lease.server();
+            if server.is_broken() || server.run("ROLLBACK").await.is_err() {
+                server.set_broken();
+            }
+            member.in_tx = false;
+        }
+        // A server that joined late was given the settings of that moment, outside of the block.
+        self.settings = tx.settings;
+        self.routing = tx.routing;
+    }
+
+    /// After a commit, servers of the block have what was SET in it.
+    fn mark_settings(&mut self) {
+        for member in &mut self.members {
+            let server = member.lease.server();
+            if !server.is_broken() && !Arc::ptr_eq(&server.settings, &self.settings) {
+                server.settings = Arc::clone(&self.settings);
+            }
+        }
+    }
+
+    /// From now on this client, and everybody's reads of these buckets, see what was written.
+    pub(super) fn note_written(&mut self, buckets: &[Option<u8>]) {
+        for bucket in buckets {
+            self.database.state.pins.write(*bucket);
+        }
+        let now = Instant::now();
+        let shards = self.members.iter().filter(|it| it.wrote).map(|it| it.shard);
+        for shard in shards.collect::<SmallVec<[ShardId; 4]>>() {
+            match self.written.iter_mut().find(|(it, _)| *it == shard) {
+                Some((_, at)) => *at = now,
+                None => self.written.push((shard, now)),
+            }
+        }
+    }
+
+    /// SAVEPOINT: on every member, and on those that join later.
+    pub(super) async fn savepoint(&mut self, name: String, sql: &str) -> Result<(), Failure> {
+        self.need_block("SAVEPOINT")?;
+        self.on_all(sql).await?;
+        let (settings, routing) = (Arc::clone(&self.settings), self.routing.clone());
+        let Some(tx) = &mut self.tx else { return Ok(()) };
+        tx.replay.push(sql.to_owned());
+        tx.savepoints.push(Savepoint { name, replay: tx.replay.len(), settings, routing });
+        Ok(())
+    }
+
+    /// ROLLBACK TO SAVEPOINT: the block is whole again.
+    pub(super) async fn rollback_to(&mut self, name: &str, sql: &str) -> Result<(), Failure> {
+        self.need_block("ROLLBACK TO SAVEPOINT")?;
+        let at = self.savepoint_at(name)?;
+        if self.members.iter_mut().any(|it| it.in_tx && it.lease.server().is_broken()) {
+            return Err(PgError::new(
+                sqlstate::CONNECTION_FAILURE,
+                "a server of this transaction was lost: only ROLLBACK is possible",
+            )
+            .into());
+        }
+        self.on_all(sql).await?;
+        let Some(tx) = &mut self.tx else { return Ok(()) };
+        tx.savepoints.truncate(at + 1);
+        let savepoint = &tx.savepoints[at];
+        tx.replay.truncate(savepoint.replay);
+        tx.has_failed = false;
+        self.settings = Arc::clone(&savepoint.settings);
+        self.routing = savepoint.routing.clone();
+        Ok(())
+    }
+
+    /// RELEASE SAVEPOINT.
+    pub(super) async fn release_savepoint(&mut self, name: &str, sql: &str) -> Result<(), Failure> {
+        self.need_block("RELEASE SAVEPOINT")?;
+        let at = self.savepoint_at(name)?;
+        self.on_all(sql).await?;
+        let Some(tx) = &mut self.tx else { return Ok(()) };
+        tx.savepoints.truncate(at);
+        tx.replay.push(sql.to_owned());
+        Ok(())
+    }
+
+    fn need_block(&self, what: &str) -> Result<(), PgError> {
+        match &self.tx {
+            Some(tx) if tx.is_explicit => Ok(()),
+            _ => Err(PgError::new(
+                sqlstate::NO_ACTIVE_SQL_TRANSACTION,
+                format!("{what} can only be used in transaction blocks"),
+            )),
+        }
+    }
+
+    fn savepoint_at(&self, name: &str) -> Result<usize, PgError> {
+        let tx = self.tx.as_ref();
+        tx.and_then(|tx| tx.savepoints.iter().rposition(|it| it.name == name)).ok_or_else(|| {
+            PgError::new(
+                sqlstate::INVALID_SAVEPOINT,
+                format!("savepoint \"{name}\" does not exist"),
+            )
+        })
+    }
+
+    /// Runs a statement on every member of the block.
+    pub(super) async fn on_all(&mut self, sql: &str) -> Result<(), Failure> {
+        for member in self.members.iter_mut().filter(|it| it.in_tx) {
+            member.lease.server().run(sql).await?;
+        }
+        Ok(())
+    }
+
+    fn end_portals(&mut self) {
+        self.portals.clear();
+    }
+
+    /// A command tag for the client.
+    pub(super) fn complete(&mut self, tag: &str) {
+        backend::command_complete(&mut self.client.out, tag);
+    }
+
+    /// A warning for the client.
+    pub(super) fn warn(&mut self, code: &'static str, message: &str) {
+        let notice = PgError::new(code, message);
+        backend::notice_response(&mut self.client.out, "WARNING", &notice);
+    }
+}
+
+fn no_two_phase(shard: ShardId, problem: &str) -> PgError {
+    PgError::refused("a transaction that writes on several shards needs two-phase commit")
+        .detail(format!("shard {shard}: {problem}"))
+        .hint("set max_prepared_transactions on every server and let the user create schema sluice")
+}
+
+/// Bytes of a statement as text of our own; SQL that is not UTF-8 never gets here.
+pub(super) fn text_of(sql: &Bytes) -> &str {
+    std::str::from_utf8(sql).unwrap_or_default()
+}
