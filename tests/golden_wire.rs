@@ -1,5 +1,7 @@
 //! `tests/golden/wire`: transcripts of a pipeline, frames built, frames read.
 
+#![allow(clippy::unwrap_used)] // a test may panic in its helpers, too
+
 #[path = "golden/runner.rs"]
 mod runner;
 

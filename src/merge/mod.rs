@@ -1,5 +1,28 @@
 //! Several shards' answers become one: concatenation, k-way merge by sort keys, DISTINCT,
 //! re-aggregation, LIMIT and OFFSET, on wire frames. Pure: the driver of `exec` feeds frames in.
+//!
+//! * `machine`: the merge, stage by stage.
+//! * `columns`: what a specification means for the types at hand.
+//! * `stream`, `order`: rows that wait, sort keys, k-way merge.
+//! * `group`, `aggregate`: groups and DISTINCT in memory.
+//! * `value`, `numeric`, `time`: values as Postgres compares and adds them.
+//! * `output`: LIMIT, OFFSET, hidden columns. `memory`: the bound.
+
+mod aggregate;
+mod columns;
+mod group;
+mod machine;
+mod memory;
+mod numeric;
+mod order;
+mod output;
+mod stream;
+mod time;
+mod value;
+
+pub use columns::ColumnInfo;
+pub use machine::{Merge, Step};
+pub use memory::Limits;
 
 /// How the rows of several shards are combined. Steps run in the order of the fields.
 #[derive(Clone, Debug, Default, PartialEq)]
