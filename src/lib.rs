@@ -5,4 +5,5 @@ pub mod config;
 pub mod error;
 pub mod merge;
 pub mod plan;
+pub mod playground;
 pub mod shard;

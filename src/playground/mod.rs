@@ -1,0 +1,20 @@
+//! A sharded, replicated Postgres on this machine, with the proxy in front of it.
+
+mod account;
+mod binaries;
+pub mod cluster;
+mod error;
+mod ports;
+mod server;
+mod settings;
+mod sql;
+mod template;
+mod watchdog;
+
+pub use account::Account;
+pub use binaries::Binaries;
+pub use cluster::{Cluster, ClusterSpec, Node};
+pub use error::PlaygroundError;
+pub use ports::is_free;
+pub use server::{Server, Stop};
+pub use sql::{Login, Rows};
