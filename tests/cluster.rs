@@ -1,4 +1,5 @@
 //! The servers that the playground and all other tests stand on.
+#![allow(clippy::unwrap_used)]
 
 mod support;
 

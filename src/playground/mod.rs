@@ -7,14 +7,16 @@ mod error;
 mod ports;
 mod server;
 mod settings;
+mod spec;
 mod sql;
 mod template;
 mod watchdog;
 
 pub use account::Account;
 pub use binaries::Binaries;
-pub use cluster::{Cluster, ClusterSpec, Node};
+pub use cluster::Cluster;
 pub use error::PlaygroundError;
 pub use ports::is_free;
 pub use server::{Server, Stop};
+pub use spec::{ClusterSpec, Node};
 pub use sql::{Login, Rows};

@@ -4,8 +4,8 @@ use std::fs;
 use std::path::Path;
 
 use super::binaries::Binaries;
-use super::cluster::ClusterSpec;
 use super::error::Result;
+use super::spec::ClusterSpec;
 use super::template::{self, SETTINGS};
 
 /// `postgres` may log in from this machine without a password, everybody else by SCRAM.

@@ -8,7 +8,7 @@
 //! ```
 //!
 //! A test that stops or kills servers starts its own: `support::own(1, 1)`.
-#![allow(dead_code, unreachable_pub)]
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
