@@ -5,5 +5,6 @@ pub mod config;
 pub mod error;
 pub mod merge;
 pub mod plan;
+pub mod playground;
 pub mod shard;
 pub mod wire;

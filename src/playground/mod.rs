@@ -1,0 +1,22 @@
+//! A sharded, replicated Postgres on this machine, with the proxy in front of it.
+
+mod account;
+mod binaries;
+pub mod cluster;
+mod error;
+mod ports;
+mod server;
+mod settings;
+mod spec;
+mod sql;
+mod template;
+mod watchdog;
+
+pub use account::Account;
+pub use binaries::Binaries;
+pub use cluster::Cluster;
+pub use error::PlaygroundError;
+pub use ports::is_free;
+pub use server::{Server, Stop};
+pub use spec::{ClusterSpec, Node};
+pub use sql::{Login, Rows};

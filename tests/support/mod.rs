@@ -1,0 +1,71 @@
+//! Servers for tests. Each test binary starts one cluster, at its first use, and all its tests share
+//! it; each test works in a database of its own.
+//!
+//! ```ignore
+//! mod support;
+//! let database = support::database("orders");           // on all shards, replicas too
+//! support::shared().sql(Node::Primary(0), &database, "SELECT 1").unwrap();
+//! ```
+//!
+//! A test that stops or kills servers starts its own: `support::own(1, 1)`.
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
+
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use pgsluice::playground::{Account, Binaries, Cluster, ClusterSpec};
+
+/// Two shards with a replica each. Ends with the test binary.
+pub fn shared() -> &'static Cluster {
+    static SHARED: OnceLock<Cluster> = OnceLock::new();
+    SHARED.get_or_init(|| start(spec(2, 1)))
+}
+
+/// A new database that belongs to `app`, on every shard of [`shared`]; its name begins with `name`.
+pub fn database(name: &str) -> String {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    let name = format!("{name}_{}", NEXT.fetch_add(1, Ordering::Relaxed));
+    shared().create_database(&name).unwrap();
+    name
+}
+
+/// A cluster for one test alone.
+pub fn own(shards: usize, replicas: usize) -> Cluster {
+    start(spec(shards, replicas))
+}
+
+/// What [`own`] starts, to be changed and given to [`start`].
+pub fn spec(shards: usize, replicas: usize) -> ClusterSpec {
+    // Test binaries may run at the same time; each begins to look for ports elsewhere.
+    let first_port = 16_000 + (std::process::id() % 1_000 * 15) as u16;
+    let spec = ClusterSpec::temporary(shards, replicas).unwrap();
+    ClusterSpec { template: Some(template()), first_port, ..spec }
+}
+
+/// Starts a cluster; again with other ports if another process took one meanwhile.
+pub fn start(spec: ClusterSpec) -> Cluster {
+    for more in [0, 500, 1000] {
+        let first_port = spec.first_port + more;
+        match Cluster::start(ClusterSpec { first_port, ..spec.clone() }) {
+            Ok(cluster) => return cluster,
+            Err(error) if error.to_string().contains("Address already in use") => (),
+            Err(error) => panic!("{error}"),
+        }
+    }
+    panic!("other processes take all ports");
+}
+
+/// A data folder that is kept from run to run, one per version of Postgres.
+fn template() -> PathBuf {
+    let version = Binaries::find().unwrap().version().unwrap();
+    let version = version.replace(|it: char| !it.is_ascii_alphanumeric(), "-");
+    let name = format!("template-2-{version}");
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    match Account::for_servers().unwrap() {
+        Some(account) if !account.can_enter(&target.join(&name)) => {
+            std::env::temp_dir().join(format!("pgsluice-{name}"))
+        }
+        _ => target.join(name),
+    }
+}
