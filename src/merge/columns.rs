@@ -1,6 +1,8 @@
 //! The columns of the shards' answers, and what a [`MergeSpec`] means for them: types are known
 //! here, so whatever cannot be merged exactly is refused here, before any row goes out.
 
+use std::fmt;
+
 use bytes::{Bytes, BytesMut};
 use smallvec::SmallVec;
 
@@ -22,6 +24,13 @@ pub struct ColumnInfo {
 pub(super) struct Column {
     pub(super) name: String,
     pub(super) info: ColumnInfo,
+}
+
+impl fmt::Display for Column {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ColumnInfo { type_oid, format } = self.info;
+        write!(f, "Column {} of type {} in format {format}", self.name, type_name(type_oid))
+    }
 }
 
 /// Where the fields of a row lie in its frame.
@@ -159,11 +168,10 @@ pub(super) fn fields(frame: &[u8], columns: Option<&[Column]>) -> Result<Fields,
 pub(super) fn disagreement(shard: usize, first: &[Column], other: &[Column]) -> PgError {
     let differing = first.iter().zip(other).find(|(a, b)| a != b);
     let detail = match differing {
-        Some((a, b)) => format!(
-            "Column {} has type OID {} on the first shard; shard {shard} has {} with {}.",
-            a.name, a.info.type_oid, b.name, b.info.type_oid
-        ),
-        None => format!("{} columns, and {} on shard {shard}.", first.len(), other.len()),
+        Some((a, b)) => format!("{a} on the first shard, {b} on shard {shard}."),
+        None => {
+            format!("{} columns on the first shard, {} on shard {shard}.", first.len(), other.len())
+        }
     };
     PgError::refused("the shards' answers have different columns")
         .detail(detail)
@@ -176,7 +184,7 @@ fn unsupported(column: &Column, why: &str) -> PgError {
     PgError::refused(format!(
         "column {name} of type {type_name} cannot {why} exactly over several shards"
     ))
-    .hint("Restrict the statement to one tenant, or cast the column to a type such as bigint, numeric, timestamptz or uuid.")
+    .hint("Restrict the statement to one tenant, or cast the column to a type such as bigint or uuid.")
 }
 
 #[cold]

@@ -15,6 +15,8 @@ const NEGATIVE: u16 = 0x4000;
 const NAN: u16 = 0xc000;
 const POSITIVE_INFINITY: u16 = 0xd000;
 const NEGATIVE_INFINITY: u16 = 0xf000;
+/// The scale that `numeric_send` reads from an infinity's header, where none is.
+const INFINITY_SCALE: u16 = 0x20;
 /// Decimal digits in one digit of base 10000.
 const GROUP: usize = 4;
 
@@ -82,13 +84,13 @@ impl Numeric {
 
     /// Appends Postgres' binary form; 22003 beyond 10^131072.
     pub(super) fn put_binary(&self, out: &mut BytesMut) -> Result<(), PgError> {
-        let sign = match self {
-            Self::NaN => NAN,
-            Self::PositiveInfinity => POSITIVE_INFINITY,
-            Self::NegativeInfinity => NEGATIVE_INFINITY,
+        let (sign, scale) = match self {
+            Self::NaN => (NAN, 0),
+            Self::PositiveInfinity => (POSITIVE_INFINITY, INFINITY_SCALE),
+            Self::NegativeInfinity => (NEGATIVE_INFINITY, INFINITY_SCALE),
             Self::Finite(decimal) => return decimal.put_binary(out),
         };
-        [0, 0, sign, 0].into_iter().for_each(|word| out.put_u16(word));
+        [0, 0, sign, scale].into_iter().for_each(|word| out.put_u16(word));
         Ok(())
     }
 
@@ -341,6 +343,19 @@ mod tests {
             numeric(value).put_binary(&mut out).unwrap();
             let back = Numeric::from_binary(&out).unwrap();
             assert_eq!((text(&numeric(value)), text(&back)), (value.into(), value.into()));
+        }
+    }
+
+    /// What is written is what PostgreSQL 15 wrote.
+    #[test]
+    fn text_becomes_binary_as_in_postgres() {
+        let lines = include_str!("../../tests/data/values.txt").lines();
+        for line in lines.filter_map(|line| line.strip_prefix("numeric|")) {
+            let (value, expected) = line.split_once('|').unwrap();
+            let mut out = BytesMut::new();
+            numeric(value).put_binary(&mut out).unwrap();
+            let hex: String = out.iter().map(|byte| format!("{byte:02x}")).collect();
+            assert_eq!((hex.as_str(), text(&numeric(value)).as_str()), (expected, value));
         }
     }
 
