@@ -1,0 +1,149 @@
+//! Config → proxy → tasks: start, reload, drain.
+
+pub mod check;
+mod reload;
+mod tasks;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+
+use crate::config::{Config, LogFormat};
+use crate::net::listener::{self, Worker};
+use crate::proxy::Proxy;
+
+/// Why the proxy could not start or had to stop; the text is for the user.
+#[derive(Debug, thiserror::Error)]
+pub enum AppError {
+    /// Mistakes in the configuration, a line each.
+    #[error("{0}")]
+    Config(String),
+    #[error("cannot listen on {key} = {address}: {source}; is another process using the port?")]
+    Listen { key: &'static str, address: std::net::SocketAddr, source: std::io::Error },
+    #[error("cannot start: {0}")]
+    Start(String),
+}
+
+/// Reads and checks a configuration file.
+///
+/// # Errors
+/// Every mistake at once, with file, line and key.
+pub fn load(path: &Path) -> Result<Config, AppError> {
+    let name = path.display().to_string();
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| AppError::Config(format!("{name}: cannot be read: {error}")))?;
+    parse(&name, &text)
+}
+
+/// As [`load`], of a text already read.
+///
+/// # Errors
+/// As [`load`].
+pub fn parse(name: &str, text: &str) -> Result<Config, AppError> {
+    let env = |key: &str| std::env::var(key).ok();
+    let read = |path: &str| std::fs::read_to_string(path);
+    crate::config::parse(name, text, &env, &read).map_err(|errors| {
+        let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
+        AppError::Config(lines.join("\n"))
+    })
+}
+
+/// Logs to stderr as the configuration says; `RUST_LOG` overrides its level. Only the first call has
+/// an effect.
+pub fn init_log(config: &Config) {
+    let filter = std::env::var("RUST_LOG").unwrap_or_else(|_| config.log.level.clone());
+    let filter = tracing_subscriber::EnvFilter::try_new(filter)
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    let builder =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    let done = match config.log.format {
+        LogFormat::Text => builder.with_ansi(false).try_init(),
+        LogFormat::Json => builder.json().flatten_event(true).try_init(),
+    };
+    if done.is_err() {
+        tracing::debug!("logging was set up before");
+    }
+}
+
+/// Runs the proxy until SIGTERM or Ctrl-C, then drains it. `ready` is called once clients are taken.
+///
+/// # Errors
+/// If the configuration is wrong or an address cannot be listened on.
+pub fn run(path: &Path, ready: impl FnOnce() + Send + 'static) -> Result<(), AppError> {
+    let config = Arc::new(load(path)?);
+    init_log(&config);
+    let control = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| AppError::Start(error.to_string()))?;
+    control.block_on(serve(path.to_owned(), config, ready))
+}
+
+async fn serve(
+    path: PathBuf,
+    config: Arc<Config>,
+    ready: impl FnOnce(),
+) -> Result<(), AppError> {
+    let listener = bind("listen.address", config.listen.address).await?;
+    let http = match config.listen.http {
+        Some(address) => Some(bind("listen.http", address).await?),
+        None => None,
+    };
+    let mut signals = tasks::Signals::new().map_err(|error| AppError::Start(error.to_string()))?;
+    let (reloads, requests) = mpsc::channel(8);
+    let proxy = Proxy::new(Arc::clone(&config), reloads)
+        .map_err(|error| AppError::Start(error.to_string()))?;
+    if let Some(http) = http {
+        let pages = Arc::clone(&proxy);
+        tokio::spawn(crate::metrics::http::serve(http, move |path| tasks::page(&pages, path)));
+    }
+    tasks::supervise(&proxy);
+    tokio::spawn(reload::watch(Arc::clone(&proxy), path, requests));
+    tasks::first_look(&proxy).await;
+    let workers = workers(&proxy, config.listen.threads)?;
+    let accepting = tokio::spawn(listener::accept(listener, workers));
+    tracing::info!(address = %config.listen.address, "pgsluice is ready for clients");
+    ready();
+    signals.until_end(&proxy).await;
+    accepting.abort();
+    drain(&proxy).await;
+    Ok(())
+}
+
+async fn bind(key: &'static str, address: std::net::SocketAddr) -> Result<TcpListener, AppError> {
+    TcpListener::bind(address)
+        .await
+        .map_err(|source| AppError::Listen { key, address, source })
+}
+
+fn workers(proxy: &Arc<Proxy>, count: usize) -> Result<Vec<Worker>, AppError> {
+    let start = |thread: usize| {
+        let proxy = Arc::clone(proxy);
+        Worker::start(thread, move |stream| {
+            crate::session::serve(Arc::clone(&proxy), stream, thread)
+        })
+    };
+    (0..count.max(1))
+        .map(start)
+        .collect::<Result<_, _>>()
+        .map_err(|error| AppError::Start(error.to_string()))
+}
+
+/// Lets running transactions end within the grace period; idle clients are told to go at once.
+async fn drain(proxy: &Proxy) {
+    let grace = proxy.cluster.load().config.listen.shutdown_grace;
+    let deadline = Instant::now() + grace;
+    tracing::info!(clients = proxy.clients.len(), ?grace, "draining");
+    proxy.drain.send_replace(true);
+    while !proxy.clients.is_empty() && Instant::now() < deadline {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let left = proxy.clients.len();
+    match left {
+        0 => tracing::info!("drained"),
+        _ => tracing::warn!(clients = left, "the grace period is over: sessions are cut off"),
+    }
+}

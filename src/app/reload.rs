@@ -1,0 +1,224 @@
+//! Hot reload: on SIGHUP, when the file changes (also through a symlink), and by RELOAD.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+
+use crate::catalog::TableKind;
+use crate::pool::cluster::{Cluster, Database};
+use crate::proxy::{Proxy, ReloadRequest};
+use crate::server::quote;
+use crate::shard::{Key, KeyType, Map, ShardId};
+
+/// How often the file is looked at. Its content counts, so that symlinks and copies are seen alike.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Reloads whenever there is reason to, until the task is dropped.
+pub(super) async fn watch(
+    proxy: Arc<Proxy>,
+    path: PathBuf,
+    mut requests: mpsc::Receiver<ReloadRequest>,
+) {
+    let mut hangup = signal(SignalKind::hangup()).ok();
+    let mut seen = read(&path).await.ok();
+    loop {
+        let hangups = async {
+            match &mut hangup {
+                Some(signal) => drop(signal.recv().await),
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = tokio::time::sleep(LOOK) => {
+                let now = read(&path).await.ok();
+                // A file that is missing for a moment is being replaced.
+                if now.is_none() || now == seen {
+                    continue;
+                }
+                seen = now;
+                tell(reload(&proxy, &path, false).await);
+            }
+            () = hangups => {
+                seen = read(&path).await.ok();
+                tell(reload(&proxy, &path, false).await);
+            }
+            Some(request) = requests.recv() => {
+                seen = read(&path).await.ok();
+                let outcome = reload(&proxy, &path, request.force).await;
+                let _ = request.done.send(outcome.clone());
+                tell(outcome);
+            }
+        }
+    }
+}
+
+async fn read(path: &PathBuf) -> std::io::Result<String> {
+    tokio::fs::read_to_string(path).await
+}
+
+fn tell(outcome: Result<String, String>) {
+    match outcome {
+        Ok(summary) => tracing::info!("configuration reloaded: {summary}"),
+        Err(problems) => {
+            tracing::error!("configuration not reloaded, nothing has changed:\n{problems}");
+        }
+    }
+}
+
+/// Puts the file's configuration in force; a summary, or why nothing was changed.
+async fn reload(proxy: &Arc<Proxy>, path: &PathBuf, force: bool) -> Result<String, String> {
+    let done = try_reload(proxy, path, force).await;
+    let outcome = if done.is_ok() { "ok" } else { "failed" };
+    proxy.metrics.reloads.with_label_values(&[outcome]).inc();
+    done
+}
+
+async fn try_reload(proxy: &Arc<Proxy>, path: &PathBuf, force: bool) -> Result<String, String> {
+    let text = read(path).await.map_err(|error| format!("{}: {error}", path.display()))?;
+    let config =
+        super::parse(&path.display().to_string(), &text).map_err(|error| error.to_string())?;
+    let old = proxy.cluster.load_full();
+    if config == *old.config {
+        return Ok("no difference".into());
+    }
+    let mut notes = Vec::new();
+    if config.listen.address != old.config.listen.address
+        || config.listen.http != old.config.listen.http
+        || config.listen.threads != old.config.listen.threads
+    {
+        notes.push("[listen] takes effect at the next start".to_owned());
+    }
+    let new = Cluster::new(Arc::new(config), Some(&old), &proxy.metrics);
+    if !force {
+        let hidden = hidden_rows(&old, &new).await?;
+        if !hidden.is_empty() {
+            return Err(hidden.join("\n"));
+        }
+    }
+    let new = Arc::new(new);
+    proxy.cluster.store(Arc::clone(&new));
+    old.close_gone(&new);
+    for database in new.databases.values() {
+        database.state.wanted.notify_one();
+    }
+    notes.insert(0, format!("{} databases", new.databases.len()));
+    Ok(notes.join("; "))
+}
+
+/// Rows that a new map would hide: those of buckets and tenants that change hands and are still where
+/// they were. A line per table.
+async fn hidden_rows(old: &Cluster, new: &Cluster) -> Result<Vec<String>, String> {
+    let mut lines = Vec::new();
+    for (name, after) in &new.databases {
+        let Some(before) = old.databases.get(name) else { continue };
+        if before.map() != after.map() && before.is_sharded() {
+            lines.extend(of_database(before, after.map()).await?);
+        }
+    }
+    Ok(lines)
+}
+
+async fn of_database(before: &Database, map: &Map) -> Result<Vec<String>, String> {
+    let name = &before.config.name;
+    let Some(catalog) = before.state.catalog.load_full() else {
+        return Err(format!("{name}: the schema was not read yet: rows cannot be looked for"));
+    };
+    let mut tables: Vec<_> = catalog.tables.iter().collect();
+    tables.sort_by_key(|(name, _)| *name);
+    let mut lines = Vec::new();
+    for ((schema, table), it) in tables {
+        let TableKind::Sharded { column, key } = it.kind else { continue };
+        let column = &it.columns[column].name;
+        for shard in before.shards.values() {
+            let Some(condition) = leaving(before.map(), map, shard.id, column, key) else {
+                continue;
+            };
+            let sql = format!(
+                "SELECT count(*) FROM {}.{} WHERE {condition}",
+                quote_name(schema),
+                quote_name(table)
+            );
+            let rows = shard.primary.control.rows(&sql).await.map_err(|error| {
+                format!("{name}: rows of {table} on shard {} cannot be counted: {error}", shard.id)
+            })?;
+            let count = rows.first().and_then(|row| row[0].clone()).unwrap_or_default();
+            if count != "0" {
+                lines.push(format!(
+                    "{name}: shard {} still holds {count} rows of {schema}.{table} that the new map \
+                     gives to other shards and would hide; move them first, or reload with FORCE",
+                    shard.id
+                ));
+            }
+        }
+    }
+    Ok(lines)
+}
+
+/// The condition for rows of tenants that leave a shard; `None` if none does.
+fn leaving(old: &Map, new: &Map, shard: ShardId, column: &str, kind: KeyType) -> Option<String> {
+    let goes = |bucket: &u8| {
+        old.bucket_owner(*bucket) == shard && new.bucket_owner(*bucket) != shard
+    };
+    let buckets: Vec<String> = (0..=255).filter(goes).map(|it: u8| it.to_string()).collect();
+    let column = quote_name(column);
+    let named = old.overrides().keys().chain(new.overrides().keys());
+    let keys: std::collections::BTreeSet<&str> = named.map(|it| &**it).collect();
+    let (mut leave, mut exempt) = (Vec::new(), Vec::new());
+    for text in keys {
+        exempt.push(quote(text));
+        let Ok(key) = Key::from_text(kind, text) else { continue };
+        if old.owner(&key) == shard && new.owner(&key) != shard {
+            leave.push(quote(text));
+        }
+    }
+    let mut conditions = Vec::new();
+    if !buckets.is_empty() {
+        let bucket = format!("get_byte(decode(md5({column}::text), 'hex'), 0)");
+        let mut condition = format!("{bucket} IN ({})", buckets.join(", "));
+        if !exempt.is_empty() {
+            condition = format!("({condition} AND {column}::text NOT IN ({}))", exempt.join(", "));
+        }
+        conditions.push(condition);
+    }
+    if !leave.is_empty() {
+        conditions.push(format!("{column}::text IN ({})", leave.join(", ")));
+    }
+    (!conditions.is_empty()).then(|| conditions.join(" OR "))
+}
+
+fn quote_name(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    #[test]
+    fn only_what_changes_hands_is_looked_for() {
+        let map = |end: u8, overrides: &[(&str, u8)]| {
+            let ranges = [(0..=end, ShardId(0)), (end + 1..=255, ShardId(1))];
+            let overrides = overrides.iter().map(|(k, v)| ((*k).into(), ShardId(*v)));
+            Map::new(&ranges, overrides.collect::<BTreeMap<_, _>>()).unwrap()
+        };
+        let of = |old: &Map, new: &Map, shard| {
+            leaving(old, new, ShardId(shard), "tenant_id", KeyType::Text)
+        };
+        assert_eq!(of(&map(127, &[]), &map(127, &[]), 0), None);
+        assert_eq!(of(&map(127, &[]), &map(128, &[]), 0), None);
+        assert_eq!(
+            of(&map(127, &[]), &map(125, &[]), 0).unwrap(),
+            "get_byte(decode(md5(\"tenant_id\"::text), 'hex'), 0) IN (126, 127)"
+        );
+        // md5('acme') begins with 0x53: shard 0.
+        assert_eq!(
+            of(&map(127, &[]), &map(127, &[("acme", 1)]), 0).unwrap(),
+            "\"tenant_id\"::text IN ('acme')"
+        );
+    }
+}

@@ -1,0 +1,183 @@
+//! The control plane's tasks: health, schemas, recovery, pools, signals.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::JoinSet;
+
+use crate::exec::two_phase::recovery;
+use crate::metrics::http::Page;
+use crate::pool::cluster::{Cluster, Database};
+use crate::pool::{catalog, health};
+use crate::proxy::Proxy;
+
+/// How often prepared transactions that nobody ends are looked for.
+const RECOVERY: Duration = Duration::from_secs(1);
+/// How often old decisions are dropped.
+const FORGET: Duration = Duration::from_secs(3600);
+/// How often a database is looked for that a reload has brought.
+const NEWCOMERS: Duration = Duration::from_millis(500);
+
+/// Signals that end the proxy.
+pub(super) struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    /// Handlers are in place from now on.
+    pub(super) fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    /// Waits for SIGTERM or Ctrl-C.
+    pub(super) async fn until_end(&mut self, _: &Proxy) {
+        tokio::select! {
+            _ = self.terminate.recv() => tracing::info!("SIGTERM"),
+            _ = self.interrupt.recv() => tracing::info!("SIGINT"),
+        }
+    }
+}
+
+/// The HTTP pages.
+pub(super) fn page(proxy: &Proxy, path: &str) -> Option<Page> {
+    match path {
+        "/metrics" => Some(Ok(proxy.metrics.text())),
+        "/live" => Some(Ok("live\n".into())),
+        "/ready" => Some(proxy.ready()),
+        _ => None,
+    }
+}
+
+/// Waits a little for the first health checks, the schemas and recovery, so that the first clients
+/// find everything in place. Servers that are down do not hold it up for long.
+pub(super) async fn first_look(proxy: &Arc<Proxy>) {
+    let cluster = proxy.cluster.load_full();
+    let look = async {
+        for database in cluster.databases.values() {
+            prepare(database).await;
+            if let Err(error) = catalog::refresh(database).await {
+                tracing::warn!(database = database.config.name, %error, "the schema was not read");
+            }
+            warn_of_keys(database).await;
+        }
+    };
+    if tokio::time::timeout(Duration::from_secs(3), look).await.is_err() {
+        tracing::warn!("not every server has answered: starting all the same");
+    }
+}
+
+async fn warn_of_keys(database: &Database) {
+    if !database.is_sharded() {
+        return;
+    }
+    match catalog::unkept_keys(database).await {
+        Ok(lines) => {
+            lines.iter().for_each(|it| tracing::warn!(database = database.config.name, "{it}"));
+        }
+        Err(error) => tracing::debug!(%error, "keys were not looked at"),
+    }
+}
+
+/// Makes what the proxy needs on each shard; a database with one shard needs nothing.
+async fn prepare(database: &Database) {
+    if database.shards.len() < 2 {
+        return;
+    }
+    for shard in database.shards.values() {
+        if let Err(error) = recovery::prepare_shard(shard).await {
+            let (name, shard) = (&database.config.name, shard.id.0);
+            tracing::warn!(database = name, shard, %error, "schema sluice could not be made");
+        }
+    }
+}
+
+/// Keeps every task running for whatever databases and hosts the configuration names.
+pub(super) fn supervise(proxy: &Arc<Proxy>) {
+    tokio::spawn(check_hosts(Arc::clone(proxy)));
+    tokio::spawn(load_schemas(Arc::clone(proxy)));
+    tokio::spawn(recover(Arc::clone(proxy)));
+}
+
+/// Health checks of all hosts, side by side, and the upkeep of their pools.
+async fn check_hosts(proxy: Arc<Proxy>) {
+    loop {
+        let cluster = proxy.cluster.load_full();
+        let (interval, timeout) = (cluster.config.health.interval, cluster.config.health.timeout);
+        let mut checks = JoinSet::new();
+        for host in cluster.hosts().cloned() {
+            checks.spawn(async move { health::check(&host, timeout).await });
+        }
+        while checks.join_next().await.is_some() {}
+        cluster.hosts().flat_map(|it| it.pools()).for_each(|pool| pool.reap());
+        drop(cluster);
+        tokio::time::sleep(interval).await;
+    }
+}
+
+/// One loader per database; a reload's new databases get theirs.
+async fn load_schemas(proxy: Arc<Proxy>) {
+    let mut known = std::collections::HashSet::new();
+    loop {
+        let cluster = proxy.cluster.load_full();
+        for name in cluster.databases.keys() {
+            if known.insert(name.clone()) {
+                tokio::spawn(load_schema(Arc::clone(&proxy), name.clone()));
+            }
+        }
+        drop(cluster);
+        tokio::time::sleep(NEWCOMERS).await;
+    }
+}
+
+async fn load_schema(proxy: Arc<Proxy>, name: String) {
+    loop {
+        let cluster: Arc<Cluster> = proxy.cluster.load_full();
+        let Some(database) = cluster.databases.get(&name).cloned() else {
+            tokio::time::sleep(NEWCOMERS).await;
+            continue;
+        };
+        let every = cluster.config.health.catalog_refresh;
+        drop(cluster);
+        let loaded = catalog::refresh(&database).await;
+        let again = match loaded {
+            Ok(()) if every.is_zero() => Duration::from_secs(86_400),
+            Ok(()) => every,
+            Err(error) => {
+                tracing::debug!(database = name, %error, "the schema was not read");
+                Duration::from_secs(1)
+            }
+        };
+        let _ = tokio::time::timeout(again, database.state.wanted.notified()).await;
+    }
+}
+
+/// Ends what proxies have left prepared, at the start and from then on.
+async fn recover(proxy: Arc<Proxy>) {
+    let mut forgotten = tokio::time::Instant::now();
+    loop {
+        let cluster = proxy.cluster.load_full();
+        for database in cluster.databases.values().filter(|it| it.shards.len() > 1) {
+            prepare(database).await;
+            match recovery::recover(database, recovery::GRACE).await {
+                Ok(0) => (),
+                Ok(count) => tracing::info!(database = database.config.name, count, "recovered"),
+                Err(error) => {
+                    tracing::warn!(database = database.config.name, %error, "recovery failed");
+                }
+            }
+            if forgotten.elapsed() > FORGET {
+                forgotten = tokio::time::Instant::now();
+                if let Err(error) = recovery::forget(database).await {
+                    tracing::debug!(%error, "old decisions were kept");
+                }
+            }
+        }
+        drop(cluster);
+        tokio::time::sleep(RECOVERY).await;
+    }
+}

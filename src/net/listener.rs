@@ -1,0 +1,91 @@
+//! Accepts clients and gives each to the least loaded thread, where it stays.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+
+/// Connections that wait for a thread to take them.
+const QUEUE: usize = 1024;
+
+/// A data-plane thread: one single-threaded runtime.
+pub struct Worker {
+    streams: mpsc::Sender<std::net::TcpStream>,
+    /// Clients it serves.
+    load: Arc<AtomicUsize>,
+}
+
+impl Worker {
+    /// Starts a thread that serves every stream it is given by `serve`, as a task of its own.
+    ///
+    /// # Errors
+    /// If no thread or runtime can be made.
+    pub fn start<F, S>(number: usize, serve: F) -> std::io::Result<Self>
+    where
+        F: Fn(TcpStream) -> S + Send + 'static,
+        S: Future<Output = ()> + Send + 'static,
+    {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let (streams, mut queue) = mpsc::channel::<std::net::TcpStream>(QUEUE);
+        let load = Arc::new(AtomicUsize::new(0));
+        let counter = Arc::clone(&load);
+        std::thread::Builder::new().name(format!("data-{number}")).spawn(move || {
+            runtime.block_on(async move {
+                while let Some(stream) = queue.recv().await {
+                    match TcpStream::from_std(stream) {
+                        Ok(stream) => {
+                            let task = serve(stream);
+                            let load = Loaded(Arc::clone(&counter));
+                            tokio::spawn(async move {
+                                let _load = load;
+                                task.await;
+                            });
+                        }
+                        Err(error) => {
+                            counter.fetch_sub(1, Ordering::Relaxed);
+                            tracing::warn!(%error, "a client could not be taken over");
+                        }
+                    }
+                }
+            });
+        })?;
+        Ok(Self { streams, load })
+    }
+}
+
+/// One client less when dropped, also when its task panics.
+struct Loaded(Arc<AtomicUsize>);
+
+impl Drop for Loaded {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Accepts until the task is dropped.
+pub async fn accept(listener: TcpListener, workers: Vec<Worker>) {
+    loop {
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                // Out of file descriptors: others are served on, new ones wait in the backlog.
+                tracing::error!(%error, "a client could not be accepted");
+                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let Some(worker) = workers.iter().min_by_key(|it| it.load.load(Ordering::Relaxed)) else {
+            return;
+        };
+        worker.load.fetch_add(1, Ordering::Relaxed);
+        let sent = match stream.into_std() {
+            Ok(stream) => worker.streams.send(stream).await.is_ok(),
+            Err(_) => false,
+        };
+        if !sent {
+            worker.load.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}

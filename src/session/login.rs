@@ -1,0 +1,530 @@
+//! From a connection's first byte to its first ReadyForQuery.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+
+use super::{PATIENCE, Role, Routing, Session};
+use crate::auth::{self, Next, ServerExchange};
+use crate::config::User;
+use crate::error::{PgError, sqlstate};
+use crate::net::Client;
+use crate::pool::cluster::{Cluster, Database};
+use crate::proxy::{ClientState, Handle, Proxy};
+use crate::server::{Setting, Settings, difference};
+use crate::wire::frontend::view::Initial;
+use crate::wire::pipeline::TxStatus;
+use crate::wire::{backend, frame};
+
+/// The admin console's database.
+const ADMIN: &str = "pgsluice";
+/// The newest minor version of protocol 3 that is spoken.
+const MINOR: u16 = 2;
+/// Settings that servers report and clients expect to be told at the start.
+const REPORTED: &[&str] = &[
+    "application_name",
+    "client_encoding",
+    "DateStyle",
+    "default_transaction_read_only",
+    "in_hot_standby",
+    "integer_datetimes",
+    "IntervalStyle",
+    "is_superuser",
+    "scram_iterations",
+    "search_path",
+    "server_encoding",
+    "server_version",
+    "session_authorization",
+    "standard_conforming_strings",
+    "TimeZone",
+];
+
+/// What a connection turned out to be.
+pub(super) enum Outcome {
+    Session(Box<Session>),
+    Admin(Client, Arc<Handle>),
+}
+
+/// What a start-up packet asks for.
+struct Wanted {
+    minor: u16,
+    user: String,
+    database: String,
+    settings: Settings,
+    routing: Routing,
+    application: String,
+}
+
+/// Speaks with a new connection; `None` if it ended, was a cancel request or was refused.
+pub(super) async fn log_in(
+    proxy: &Arc<Proxy>,
+    mut client: Client,
+    thread: usize,
+) -> Option<Outcome> {
+    match start(proxy, &mut client).await {
+        Ok(Some(wanted)) => match admit(proxy, client, thread, wanted).await {
+            Ok(outcome) => Some(outcome),
+            Err((mut client, error)) => {
+                refuse(proxy, &mut client, error).await;
+                None
+            }
+        },
+        Ok(None) => None,
+        Err(error) => {
+            refuse(proxy, &mut client, error).await;
+            None
+        }
+    }
+}
+
+async fn refuse(proxy: &Proxy, client: &mut Client, error: PgError) {
+    tracing::info!(peer = %client.peer, code = %error.code, "login refused: {}", error.message);
+    proxy.metrics.logins_failed.inc();
+    backend::error_response(&mut client.out, &error.fatal());
+    let _ = client.flush(std::time::Duration::from_secs(5)).await;
+}
+
+/// Reads packets up to the start-up packet.
+async fn start(proxy: &Arc<Proxy>, client: &mut Client) -> Result<Option<Wanted>, PgError> {
+    loop {
+        let Some(packet) = packet(client).await? else { return Ok(None) };
+        match Initial::parse(&packet)? {
+            // TLS is not offered: the client goes on in clear or gives up.
+            Initial::Ssl | Initial::GssEnc => {
+                client.out.extend_from_slice(b"N");
+                if client.flush(PATIENCE).await.is_err() {
+                    return Ok(None);
+                }
+            }
+            Initial::Cancel(request) => {
+                proxy.cancel(request.pid, request.key).await;
+                return Ok(None);
+            }
+            Initial::Startup(startup) => {
+                let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+                let parameters = startup.parameters.iter().map(|(k, v)| (text(k), text(v)));
+                let parameters: Vec<_> = parameters.collect();
+                return wanted(client, startup.minor, parameters).map(Some);
+            }
+        }
+    }
+}
+
+async fn packet(client: &mut Client) -> Result<Option<Bytes>, PgError> {
+    loop {
+        if let Some(len) = frame::next_startup(&client.input)?
+            && client.input.len() >= len
+        {
+            return Ok(Some(client.input.split_to(len).freeze()));
+        }
+        match client.fill().await {
+            Ok(0) | Err(_) => return Ok(None),
+            Ok(_) => (),
+        }
+    }
+}
+
+fn wanted(
+    client: &mut Client,
+    minor: u16,
+    parameters: Vec<(String, String)>,
+) -> Result<Wanted, PgError> {
+    let mut wanted = Wanted {
+        minor: minor.min(MINOR),
+        user: String::new(),
+        database: String::new(),
+        settings: Settings::default(),
+        routing: Routing::default(),
+        application: String::new(),
+    };
+    let mut unknown = Vec::new();
+    for (name, value) in parameters {
+        match name.as_str() {
+            "user" => wanted.user = value,
+            "database" => wanted.database = value,
+            "options" => options(&mut wanted, &value)?,
+            "replication" if !matches!(value.as_str(), "false" | "off" | "no" | "0") => {
+                return Err(PgError::refused("replication connections are not supported")
+                    .hint("connect to the server itself"));
+            }
+            "replication" => (),
+            _ if name.starts_with("_pq_.") => unknown.push(name),
+            _ => set(&mut wanted, &name, value)?,
+        }
+    }
+    if wanted.user.is_empty() {
+        return Err(PgError::new(
+            sqlstate::INVALID_AUTHORIZATION,
+            "no PostgreSQL user name specified in startup packet",
+        ));
+    }
+    if wanted.database.is_empty() {
+        wanted.database.clone_from(&wanted.user);
+    }
+    if minor > MINOR || !unknown.is_empty() {
+        let names: Vec<&str> = unknown.iter().map(String::as_str).collect();
+        backend::negotiate_protocol_version(&mut client.out, wanted.minor, &names);
+    }
+    Ok(wanted)
+}
+
+fn set(wanted: &mut Wanted, name: &str, value: String) -> Result<(), PgError> {
+    match name.to_ascii_lowercase().as_str() {
+        "sluice.tenant" => wanted.routing.tenant = Some(value),
+        "sluice.role" => wanted.routing.role = Role::parse(&value)?,
+        lower => {
+            if lower == "application_name" {
+                wanted.application.clone_from(&value);
+            }
+            // Servers are in UTF8 unless told otherwise.
+            let is_default = lower == "client_encoding"
+                && matches!(value.to_ascii_lowercase().trim_matches('\''), "utf8" | "utf-8" | "unicode");
+            if lower == "client_encoding" {
+                check_encoding(&value)?;
+            }
+            if !is_default {
+                let settings = Arc::make_mut(&mut wanted.settings);
+                settings.insert(lower.to_owned(), Setting::Value(value));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Encodings in which the second byte of a character may be a backslash or a quote are not lexed.
+pub(super) fn check_encoding(name: &str) -> Result<(), PgError> {
+    let plain: String =
+        name.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_ascii_lowercase();
+    let is_unsafe = ["sjis", "shiftjis", "mskanji", "big5", "gbk", "uhc", "gb18030", "johab"]
+        .iter()
+        .any(|it| plain.starts_with(it));
+    match is_unsafe {
+        true => Err(PgError::refused(format!("client_encoding {name} is not supported"))
+            .hint("use UTF8")),
+        false => Ok(()),
+    }
+}
+
+/// `-c name=value`, `-cname=value` and `--name=value`, with backslashes before blanks.
+fn options(wanted: &mut Wanted, text: &str) -> Result<(), PgError> {
+    let mut words = split_options(text).into_iter();
+    while let Some(word) = words.next() {
+        let pair = match word.as_str() {
+            "-c" => words.next().unwrap_or_default(),
+            _ => match word.strip_prefix("--").or_else(|| word.strip_prefix("-c")) {
+                Some(pair) => pair.to_owned(),
+                None => {
+                    return Err(PgError::refused(format!("start-up option {word:?}"))
+                        .hint("write settings as -c name=value"));
+                }
+            },
+        };
+        let Some((name, value)) = pair.split_once('=') else {
+            return Err(PgError::new(
+                sqlstate::SYNTAX_ERROR,
+                format!("start-up option {pair:?} has no value"),
+            ));
+        };
+        set(wanted, &name.replace('-', "_"), value.to_owned())?;
+    }
+    Ok(())
+}
+
+fn split_options(text: &str) -> Vec<String> {
+    let (mut words, mut word, mut chars) = (Vec::new(), String::new(), text.chars());
+    while let Some(c) = chars.next() {
+        match c {
+            '\\' => word.extend(chars.next()),
+            c if c.is_whitespace() => {
+                if !word.is_empty() {
+                    words.push(std::mem::take(&mut word));
+                }
+            }
+            c => word.push(c),
+        }
+    }
+    if !word.is_empty() {
+        words.push(word);
+    }
+    words
+}
+
+/// Checks who it is and that it may come in, and tells it what a server would.
+async fn admit(
+    proxy: &Arc<Proxy>,
+    mut client: Client,
+    thread: usize,
+    wanted: Wanted,
+) -> Result<Outcome, (Client, PgError)> {
+    let user = match authenticate(proxy, &mut client, &wanted.user).await {
+        Ok(user) => user,
+        Err(error) => return Err((client, error)),
+    };
+    let cluster = proxy.cluster.load_full();
+    let database = cluster.databases.get(&wanted.database).cloned();
+    if let Err(error) = may_enter(proxy, &cluster, &wanted, &user, database.is_some()) {
+        return Err((client, error));
+    }
+    let handle = match register(proxy, &client, &wanted, thread) {
+        Ok(handle) => handle,
+        Err(error) => return Err((client, error)),
+    };
+    let Some(database) = database else {
+        greet(&mut client, &handle, &crate::admin::parameters(), &wanted);
+        return Ok(Outcome::Admin(client, handle));
+    };
+    let mut session = Box::new(new_session(proxy, client, handle, user, cluster, database, &wanted, thread));
+    match session.learn_parameters().await {
+        Ok(parameters) => {
+            let handle = Arc::clone(&session.handle);
+            greet(&mut session.client, &handle, &parameters, &wanted);
+            if session.client.flush(PATIENCE).await.is_err() {
+                session.client.input.clear();
+            }
+            Ok(Outcome::Session(session))
+        }
+        Err(error) => {
+            session.tell(&error.fatal());
+            let _ = session.client.flush(PATIENCE).await;
+            proxy.metrics.logins_failed.inc();
+            session.end();
+            Err((Client::closed(session.client.peer), PgError::new("", "")))
+        }
+    }
+}
+
+fn may_enter(
+    proxy: &Proxy,
+    cluster: &Cluster,
+    wanted: &Wanted,
+    user: &User,
+    is_known: bool,
+) -> Result<(), PgError> {
+    if proxy.is_draining() {
+        return Err(PgError::new(sqlstate::CANNOT_CONNECT_NOW, "the proxy is going down")
+            .hint("connect again"));
+    }
+    if proxy.clients.len() >= cluster.config.limits.clients {
+        return Err(PgError::new(sqlstate::TOO_MANY_CONNECTIONS, "too many clients already")
+            .detail(format!("limits.clients = {}", cluster.config.limits.clients))
+            .hint("close idle connections, or raise limits.clients"));
+    }
+    if wanted.database == ADMIN && !is_known {
+        return match proxy.is_admin(user) {
+            true => Ok(()),
+            false => Err(PgError::new(
+                sqlstate::INVALID_AUTHORIZATION,
+                format!("user {:?} may not use the admin console", user.name),
+            )
+            .hint("set admin = true for the user")),
+        };
+    }
+    match is_known {
+        true => Ok(()),
+        false => Err(PgError::new(
+            sqlstate::INVALID_CATALOG_NAME,
+            format!("database \"{}\" does not exist", wanted.database),
+        )
+        .hint("clients name a [[database]] of the proxy's configuration")),
+    }
+}
+
+async fn authenticate(
+    proxy: &Proxy,
+    client: &mut Client,
+    name: &str,
+) -> Result<User, PgError> {
+    let user = proxy.user(name);
+    let mut random = [0; 32];
+    getrandom::fill(&mut random)
+        .map_err(|error| PgError::new(sqlstate::INTERNAL_ERROR, error.to_string()))?;
+    let mut exchange = ServerExchange::start(name, user.as_ref(), random, &mut client.out)?;
+    loop {
+        client.flush(PATIENCE).await.map_err(|_| gone())?;
+        if let Next::Done = exchange.state() {
+            return user.ok_or_else(|| auth::failed(name));
+        }
+        let (tag, frame) = loop {
+            if let Some(message) = client.take_frame()? {
+                break message;
+            }
+            match client.fill().await {
+                Ok(0) | Err(_) => return Err(gone()),
+                Ok(_) => (),
+            }
+        };
+        if tag != b'p' {
+            return Err(PgError::new(
+                sqlstate::PROTOCOL_VIOLATION,
+                format!("expected password response, got message type {tag}"),
+            ));
+        }
+        exchange = exchange.step(&frame, &mut client.out)?;
+    }
+}
+
+fn gone() -> PgError {
+    PgError::new(sqlstate::CONNECTION_FAILURE, "the client has gone")
+}
+
+fn register(
+    proxy: &Proxy,
+    client: &Client,
+    wanted: &Wanted,
+    thread: usize,
+) -> Result<Arc<Handle>, PgError> {
+    let mut key = vec![0; if wanted.minor >= 2 { 32 } else { 4 }];
+    getrandom::fill(&mut key)
+        .map_err(|error| PgError::new(sqlstate::INTERNAL_ERROR, error.to_string()))?;
+    let handle = Arc::new(Handle {
+        pid: proxy.next_pid(),
+        key,
+        user: wanted.user.clone(),
+        database: wanted.database.clone(),
+        peer: client.peer,
+        connected: Instant::now(),
+        thread,
+        servers: parking_lot::Mutex::default(),
+        state: parking_lot::Mutex::new(ClientState {
+            application: wanted.application.clone(),
+            tenant: wanted.routing.tenant.clone(),
+            ..ClientState::default()
+        }),
+        kill: tokio::sync::Notify::new(),
+    });
+    proxy.clients.insert(handle.pid, Arc::clone(&handle));
+    proxy.metrics.clients.inc();
+    Ok(handle)
+}
+
+#[expect(clippy::too_many_arguments, reason = "the parts of a session")]
+fn new_session(
+    proxy: &Arc<Proxy>,
+    client: Client,
+    handle: Arc<Handle>,
+    user: User,
+    cluster: Arc<Cluster>,
+    database: Arc<Database>,
+    wanted: &Wanted,
+    thread: usize,
+) -> Session {
+    Session {
+        proxy: Arc::clone(proxy),
+        handle,
+        client,
+        thread,
+        user_name: user.name.as_str().into(),
+        database_name: database.config.name.as_str().into(),
+        user,
+        cluster,
+        database,
+        settings: Arc::clone(&wanted.settings),
+        defaults: Arc::clone(&wanted.settings),
+        routing: wanted.routing.clone(),
+        tx: None,
+        members: Vec::new(),
+        pin: None,
+        statements: std::collections::HashMap::new(),
+        portals: std::collections::HashMap::new(),
+        batch: Vec::new(),
+        batch_bytes: 0,
+        skips_to_sync: false,
+        written: Vec::new(),
+        reload_at_commit: false,
+        queries: 0,
+        buffers: super::statement::Buffers::default(),
+    }
+}
+
+fn greet(
+    client: &mut Client,
+    handle: &Handle,
+    parameters: &[(String, String)],
+    wanted: &Wanted,
+) {
+    for (name, value) in parameters {
+        let said = wanted.settings.get(&name.to_ascii_lowercase());
+        let value = match said {
+            Some(Setting::Value(said)) if name == "application_name" => said,
+            _ if name == "application_name" => &wanted.application,
+            _ => value,
+        };
+        backend::parameter_status(&mut client.out, name.as_bytes(), value.as_bytes());
+    }
+    if let Err(error) = backend::backend_key_data(&mut client.out, handle.pid, &handle.key) {
+        tracing::debug!(%error, "a cancel key could not be told");
+    }
+    backend::ready_for_query(&mut client.out, TxStatus::Idle);
+}
+
+impl Session {
+    /// What servers report at the start of a session with these settings. A server is asked only if
+    /// nobody was before, or if the session brings settings that the server must judge.
+    async fn learn_parameters(&mut self) -> Result<Vec<(String, String)>, PgError> {
+        if let Some(tenant) = self.routing.tenant.clone() {
+            self.owner_of(&tenant)?;
+        }
+        let known = self.database.state.parameters.load_full();
+        let is_harmless = |name: &String| name == "application_name";
+        if !known.is_empty() && self.settings.keys().all(is_harmless) {
+            return Ok(reported(&known));
+        }
+        let home = Arc::clone(&self.database.home().primary);
+        let pool = self.database.pool(&home, &self.user, &self.user_name);
+        let mut lease = match pool.take(self.thread).await {
+            Ok(lease) => lease,
+            // Without the home shard's primary a replica knows the same.
+            Err(error) => self.any_replica().await.ok_or(error)?,
+        };
+        let server = lease.server();
+        if known.is_empty() && server.settings.is_empty() {
+            self.database.state.parameters.store(Arc::new(server.status.clone()));
+        }
+        if let Some(sql) = difference(&server.settings, &self.settings) {
+            if let Err(error) = server.run(&sql).await {
+                server.set_broken();
+                return Err(error);
+            }
+            server.settings = Arc::clone(&self.settings);
+        }
+        Ok(reported(&server.status))
+    }
+
+    async fn any_replica(&self) -> Option<crate::pool::Lease> {
+        for host in &self.database.home().replicas {
+            let pool = self.database.pool(host, &self.user, &self.user_name);
+            if let Ok(lease) = pool.take(self.thread).await {
+                return Some(lease);
+            }
+        }
+        None
+    }
+}
+
+fn reported(status: &std::collections::BTreeMap<String, String>) -> Vec<(String, String)> {
+    let known = REPORTED.iter().filter_map(|name| status.get_key_value(*name));
+    known.map(|(name, value)| (name.clone(), value.clone())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_are_split_at_blanks() {
+        assert_eq!(
+            split_options(r"-c a=b  -cc=d\ e --f-g=h"),
+            ["-c", "a=b", "-cc=d e", "--f-g=h"]
+        );
+    }
+
+    #[test]
+    fn unsafe_encodings_are_refused() {
+        assert!(check_encoding("UTF8").is_ok());
+        assert!(check_encoding("LATIN1").is_ok());
+        for name in ["SJIS", "Big5", "gbk", "'GB18030'", "shift_jis_2004"] {
+            assert!(check_encoding(name).is_err(), "{name}");
+        }
+    }
+}
