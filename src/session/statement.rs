@@ -1,0 +1,277 @@
+//! A statement and its plan: from the cache, or made now.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use smallvec::SmallVec;
+
+use super::Session;
+use crate::catalog::Catalog;
+use crate::error::{PgError, sqlstate};
+use crate::plan::cache::{Dependencies, Entry};
+use crate::plan::planner;
+use crate::plan::route::At;
+use crate::plan::{Access, Action as PlanAction, Plan};
+use crate::server::Setting;
+use crate::sql::fingerprint::{Fingerprint, Slot};
+
+/// A statement, its plan, and where its literals stand.
+#[derive(Clone)]
+pub(super) struct Statement {
+    pub(super) text: Bytes,
+    pub(super) plan: Arc<Plan>,
+    /// Whether the plan may have been made from another text with other literals.
+    pub(super) is_shared: bool,
+    entry: Option<Arc<Entry>>,
+    slots: SmallVec<[Slot; 4]>,
+}
+
+/// Buffers that a session's statements share, one after the other.
+pub(super) struct Buffers {
+    fingerprint: Fingerprint,
+}
+
+impl Default for Buffers {
+    fn default() -> Self {
+        // One seed for all sessions, as they share a cache; it is drawn when the process starts.
+        Self { fingerprint: Fingerprint::new(seed()) }
+    }
+}
+
+/// A number that differs from process to process: the hash of nothing under std's random state.
+fn seed() -> u64 {
+    use std::hash::{BuildHasher, RandomState};
+    static SEED: std::sync::OnceLock<u64> = std::sync::OnceLock::new();
+    *SEED.get_or_init(|| RandomState::new().hash_one(0_u8))
+}
+
+impl Statement {
+    /// For routing.
+    pub(super) fn at(&self) -> At<'_> {
+        let slots = self.entry.as_ref().filter(|_| self.is_shared);
+        At { sql: self.sql(), slots: slots.map(|it| (&*it.slots, &*self.slots)) }
+    }
+
+    /// The text.
+    pub(super) fn sql(&self) -> &str {
+        std::str::from_utf8(&self.text).unwrap_or_default()
+    }
+
+    /// Whether replicas may run it.
+    pub(super) fn is_read(&self) -> bool {
+        matches!(&self.plan.action, PlanAction::Run(run) if run.access == Access::Read)
+    }
+
+    fn starts_with(&self, word: &str) -> bool {
+        let text = self.sql().trim_start();
+        text.get(..word.len()).is_some_and(|it| it.eq_ignore_ascii_case(word))
+    }
+
+    /// Whether it is an INSERT, so that a NULL key is an error.
+    pub(super) fn is_insert(&self) -> bool {
+        self.starts_with("insert")
+    }
+
+    /// SHOW tells of the server it runs on: clients mean the one that takes their writes.
+    pub(super) fn needs_primary(&self) -> bool {
+        self.starts_with("show")
+    }
+}
+
+impl Session {
+    /// The statements of a text with their plans. Relations that the catalog does not know are looked
+    /// for once more before they are taken for home tables.
+    pub(super) async fn analyse(
+        &mut self,
+        sql: &Bytes,
+        types: &[u32],
+    ) -> Result<SmallVec<[Statement; 1]>, PgError> {
+        let text = utf8(sql)?;
+        let catalog = self.catalog().await?;
+        self.buffers.fingerprint.read(text);
+        if self.buffers.fingerprint.has_semicolon_inside() {
+            return self.analyse_several(sql, types, &catalog).await;
+        }
+        if let Some(found) = self.cached(sql, types, &catalog) {
+            return Ok(SmallVec::from_iter([found]));
+        }
+        Ok(SmallVec::from_iter([self.plan_one(sql, types, catalog).await?]))
+    }
+
+    async fn analyse_several(
+        &mut self,
+        sql: &Bytes,
+        types: &[u32],
+        catalog: &Arc<Catalog>,
+    ) -> Result<SmallVec<[Statement; 1]>, PgError> {
+        let text = utf8(sql)?;
+        let pieces = self.plan_text(text, types, catalog);
+        if pieces.len() == 1 {
+            return Ok(SmallVec::from_iter([self.plan_one(sql, types, Arc::clone(catalog)).await?]));
+        }
+        let mut statements = SmallVec::new();
+        for (range, _) in pieces {
+            let piece = sql.slice_ref(text[range].trim().as_bytes());
+            self.buffers.fingerprint.read(utf8(&piece)?);
+            let statement = match self.cached(&piece, types, catalog) {
+                Some(found) => found,
+                None => self.plan_one(&piece, types, Arc::clone(catalog)).await?,
+            };
+            statements.push(statement);
+        }
+        Ok(statements)
+    }
+
+    /// The plan of exactly this text, whatever other texts share.
+    pub(super) fn analyse_exactly(
+        &mut self,
+        sql: &Bytes,
+        types: &[u32],
+    ) -> Result<Statement, PgError> {
+        let text = utf8(sql)?;
+        let Some(catalog) = self.database.state.catalog.load_full() else {
+            return Err(no_catalog());
+        };
+        let session = self.path_hash();
+        let on = Dependencies { catalog: catalog.version, session, types };
+        let hash = self.buffers.fingerprint.hash_of(text.as_bytes());
+        if let Some(entry) = self.database.state.plans.find(hash, text.as_bytes(), on) {
+            return Ok(exact(sql, entry));
+        }
+        let plan = self.first_plan(text, types, &catalog);
+        let plans = &self.database.state.plans;
+        Ok(exact(sql, plans.insert(hash, text.as_bytes(), on, Arc::new(plan), &[])))
+    }
+
+    /// A cached plan for the text that the fingerprint was read from.
+    fn cached(&self, sql: &Bytes, types: &[u32], catalog: &Catalog) -> Option<Statement> {
+        let text = std::str::from_utf8(sql).ok()?;
+        let read = &self.buffers.fingerprint;
+        let on = Dependencies { catalog: catalog.version, session: self.path_hash(), types };
+        let entry = self.database.state.plans.find(read.hash(), read.key(text), on)?;
+        if !entry.plan.is_shareable {
+            // The template is known to need the full text.
+            let hash = read.hash_of(text.as_bytes());
+            let entry = self.database.state.plans.find(hash, text.as_bytes(), on)?;
+            return Some(exact(sql, entry));
+        }
+        Some(Statement {
+            text: sql.clone(),
+            plan: Arc::clone(&entry.plan),
+            is_shared: true,
+            slots: read.slots().into(),
+            entry: Some(entry),
+        })
+    }
+
+    async fn plan_one(
+        &mut self,
+        sql: &Bytes,
+        types: &[u32],
+        catalog: Arc<Catalog>,
+    ) -> Result<Statement, PgError> {
+        let text = utf8(sql)?;
+        let mut catalog = catalog;
+        if self.database.is_sharded() && !self.unknown(text, &catalog).is_empty() {
+            self.reload_catalog().await;
+            catalog = self.catalog().await?;
+        }
+        let plan = Arc::new(self.first_plan(text, types, &catalog));
+        let on = Dependencies { catalog: catalog.version, session: self.path_hash(), types };
+        let read = &mut self.buffers.fingerprint;
+        read.read(text);
+        let plans = &self.database.state.plans;
+        let entry =
+            plans.insert(read.hash(), read.key(text), on, Arc::clone(&plan), read.slots());
+        let entry = match plan.is_shareable {
+            true => entry,
+            false => {
+                let hash = read.hash_of(text.as_bytes());
+                plans.insert(hash, text.as_bytes(), on, Arc::clone(&plan), &[])
+            }
+        };
+        Ok(exact(sql, entry))
+    }
+
+    /// Relations that neither the catalog nor, as it was asked before, the database knows.
+    fn unknown(&mut self, text: &str, catalog: &Catalog) -> Vec<String> {
+        let mut names = planner::unknown_tables(text, catalog, self.search_path().as_deref());
+        if self.asked.0 != catalog.version {
+            self.asked = (catalog.version, Default::default());
+        }
+        // Temporary tables and misspellings stay unknown: one look is enough until the schema changes.
+        names.retain(|name| self.asked.1.len() < 1000 && self.asked.1.insert(name.clone()));
+        names
+    }
+
+    fn first_plan(&self, text: &str, types: &[u32], catalog: &Catalog) -> Plan {
+        match self.plan_text(text, types, catalog).into_iter().next() {
+            Some((_, plan)) => plan,
+            None => Plan::refuse(PgError::new(
+                sqlstate::INTERNAL_ERROR,
+                "the planner gave no plan",
+            )),
+        }
+    }
+
+    fn plan_text(
+        &self,
+        text: &str,
+        types: &[u32],
+        catalog: &Catalog,
+    ) -> Vec<(std::ops::Range<usize>, Plan)> {
+        let path = self.search_path();
+        let session = planner::Session { param_types: types, search_path: path.as_deref() };
+        planner::plan(text, catalog, self.database.is_sharded(), &session)
+    }
+
+    /// The catalog; right after the start it may still be on its way.
+    async fn catalog(&self) -> Result<Arc<Catalog>, PgError> {
+        if let Some(catalog) = self.database.state.catalog.load_full() {
+            return Ok(catalog);
+        }
+        self.reload_catalog().await;
+        self.database.state.catalog.load_full().ok_or_else(no_catalog)
+    }
+
+    /// The session's own search_path, as far as it can be told from what was SET.
+    fn search_path(&self) -> Option<Vec<String>> {
+        match self.settings.get("search_path")? {
+            Setting::Value(value) => Some(planner::search_path(value, &self.user.name)),
+            Setting::Statement(sql) => Some(planner::search_path_of_set(sql, &self.user.name)),
+        }
+    }
+
+    fn path_hash(&self) -> u64 {
+        match self.settings.get("search_path") {
+            None => 0,
+            Some(Setting::Value(it) | Setting::Statement(it)) => {
+                self.buffers.fingerprint.hash_of(it.as_bytes())
+            }
+        }
+    }
+}
+
+fn exact(sql: &Bytes, entry: Arc<Entry>) -> Statement {
+    Statement {
+        text: sql.clone(),
+        plan: Arc::clone(&entry.plan),
+        is_shared: false,
+        slots: SmallVec::new(),
+        entry: Some(entry),
+    }
+}
+
+fn utf8(sql: &Bytes) -> Result<&str, PgError> {
+    std::str::from_utf8(sql).map_err(|error| {
+        PgError::new("22021", "invalid byte sequence for encoding \"UTF8\" in the statement")
+            .detail(format!("at byte {}", error.valid_up_to()))
+            .hint("send statements in UTF8, or pass such text as a parameter")
+    })
+}
+
+fn no_catalog() -> PgError {
+    PgError::new(sqlstate::CANNOT_CONNECT_NOW, "the schema of this database was not read yet")
+        .detail("the home shard's primary has not answered since the proxy started")
+        .hint("try again; SHOW SHARDS on the admin console tells the state of every host")
+}
