@@ -1,3 +1,148 @@
-fn main() {
-    println!("Hello, world!");
+//! The command line. Each command is one call.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use pgsluice::playground;
+
+/// A sharding-aware Postgres proxy: one DATABASE_URL over many Postgres servers.
+///
+/// Applications connect to pgsluice as to any Postgres. Each statement goes to the shard that holds
+/// its tenant, reads go to replicas, and what concerns several shards is merged or committed in two
+/// phases. A statement that could not be answered exactly as one Postgres would is refused, with the
+/// reason and what to write instead.
+#[derive(Debug, Parser)]
+#[command(version, max_term_width = 100, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Runs the proxy until SIGTERM or SIGINT.
+    ///
+    /// The configuration is read again when the file changes, on SIGHUP and on RELOAD in the admin
+    /// console; a file with mistakes changes nothing. SIGTERM drains: no new clients, running
+    /// transactions may end within listen.shutdown_grace, then the exit code is 0.
+    Run(Run),
+    /// Checks a configuration, and where statements would go.
+    ///
+    /// Prints all mistakes at once as `file:line: key: what; what to write instead`, and connects to
+    /// every server the file names. With --sql it also tells for each statement of a file where it
+    /// would go and how answers would be merged, or why it is refused, by the schema of the home shard.
+    ///
+    /// Exit code: 0 if `pgsluice run` would start and no statement is refused, else 1.
+    Check(Check),
+    /// Starts a sharded, replicated Postgres on this machine with the proxy in front of it.
+    ///
+    /// Needs the programs of a Postgres server (in PG_BIN, PATH or /usr/lib/postgresql/*/bin). Makes
+    /// per shard a primary and streaming replicas on free ports of 127.0.0.1 and loads a small SaaS
+    /// schema with 64 tenants through the proxy. Prints `DATABASE_URL=…` on stdout once ready, and
+    /// things to try on stderr. Ctrl-C stops everything it started.
+    Playground(Playground),
+    /// Shows where one statement would go and how its answers would be merged.
+    ///
+    /// The same tree that EXPLAIN (SLUICE) shows. Nothing is run; the schema is read from the home
+    /// shard.
+    Explain(Explain),
+}
+
+#[derive(Debug, Args)]
+struct Run {
+    /// The configuration; config/pgsluice.toml has every key explained
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// Starts although buckets changed their shard while the old one still holds rows of them
+    #[arg(long)]
+    force: bool,
+}
+
+#[derive(Debug, Args)]
+struct Check {
+    /// The configuration
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// Statements, separated by semicolons
+    #[arg(long, value_name = "FILE")]
+    sql: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct Playground {
+    /// Where the servers live; kept and used again [default: a temporary folder, removed at the end]
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
+    /// The proxy's port on 127.0.0.1 [default: 6432]
+    #[arg(long)]
+    port: Option<u16>,
+    /// How many shards, 1 to 128 [default: 4]
+    #[arg(long, value_parser = clap::value_parser!(u8).range(1..=128))]
+    shards: Option<u8>,
+    /// Streaming replicas per shard, 0 to 8 [default: 1]
+    #[arg(long, value_parser = clap::value_parser!(u8).range(0..=8))]
+    replicas: Option<u8>,
+    /// Without the sample schema and its rows
+    #[arg(long)]
+    empty: bool,
+}
+
+#[derive(Debug, Args)]
+struct Explain {
+    /// The configuration
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// Which of the configuration's databases, if it has several
+    #[arg(long, value_name = "NAME")]
+    database: Option<String>,
+    /// The statement
+    sql: String,
+}
+
+fn main() -> ExitCode {
+    let ended = match Cli::parse().command {
+        Command::Run(run) => not_yet(&format!("{run:?}")),
+        Command::Check(check) => not_yet(&format!("{check:?}")),
+        Command::Explain(explain) => not_yet(&format!("{explain:?}")),
+        Command::Playground(options) => {
+            playground::run(&options.into(), |_, _| not_yet("the proxy"))
+                .map_err(|error| error.to_string())
+        }
+    };
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("pgsluice: {message}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Stands for what is still to be built.
+fn not_yet(what: &str) -> Result<(), String> {
+    Err(format!("not built yet: {what}"))
+}
+
+impl From<Playground> for playground::Options {
+    fn from(options: Playground) -> Self {
+        Self {
+            dir: options.dir,
+            port: options.port,
+            shards: options.shards.map(usize::from),
+            replicas: options.replicas.map(usize::from),
+            empty: options.empty,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
 }

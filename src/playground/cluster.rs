@@ -27,6 +27,8 @@ pub struct Cluster {
     spec: ClusterSpec,
     /// Per shard: the primary, then its replicas.
     servers: Vec<Vec<Server>>,
+    /// Servers of an earlier run whose port was taken: old and new port.
+    moved: Vec<(u16, u16)>,
     /// Last, so that it ends after the servers.
     _watchdog: Watchdog,
 }
@@ -42,26 +44,24 @@ impl Cluster {
         spec.dir = spec.dir.canonicalize().map_err(at("cannot open", &spec.dir))?;
         check_enterable(&binaries, &spec.dir)?;
         let nodes = nodes(&spec);
-        let ports = choose_ports(&spec, &nodes)?;
         let data: Vec<PathBuf> = nodes.iter().map(|node| node.data(&spec.dir)).collect();
+        let had: Option<Vec<u16>> = data.iter().map(|data| settings::port(data)).collect();
         let watchdog = Watchdog::start(spec.temporary.then_some(&*spec.dir), &data)?;
-        prepare(&binaries, &spec, &nodes)?;
-        let mut servers: Vec<Vec<Server>> = (0..spec.shards).map(|_| Vec::new()).collect();
-        for ((node, port), data) in nodes.iter().zip(ports).zip(data) {
-            let (Node::Primary(shard) | Node::Replica(shard, _)) = *node;
-            let primary = servers[shard].first().map(|it| it.port);
-            settings::write(&binaries, &spec, &data, port, primary)?;
-            servers[shard].push(Server::new(&binaries, node.name(), port, data));
-        }
-        let cluster = Self { spec, servers, _watchdog: watchdog };
-        cluster.all().try_for_each(Server::spawn)?;
-        cluster.all().try_for_each(Server::wait_ready)?;
-        Ok(cluster)
+        prepare(&binaries, &spec, &data)?;
+        let servers = launch(&binaries, &spec, &nodes, had.as_deref())?;
+        let now = servers.iter().flatten().map(|server| server.port);
+        let moved = had.into_iter().flatten().zip(now).filter(|(old, new)| old != new).collect();
+        Ok(Self { spec, servers, moved, _watchdog: watchdog })
     }
 
     /// What was started.
     pub fn spec(&self) -> &ClusterSpec {
         &self.spec
+    }
+
+    /// The ports that changed since the folder was last used, old and new.
+    pub fn moved(&self) -> &[(u16, u16)] {
+        &self.moved
     }
 
     /// One of the servers; panics if there is none.
@@ -175,33 +175,70 @@ fn check_enterable(binaries: &Binaries, dir: &Path) -> Result<()> {
     }
 }
 
-/// The ports the servers had, if all are free, else others.
-fn choose_ports(spec: &ClusterSpec, nodes: &[Node]) -> Result<Vec<u16>> {
-    let had: Option<Vec<u16>> =
-        nodes.iter().map(|node| settings::port(&node.data(&spec.dir))).collect();
-    match had {
-        Some(had) if had.iter().all(|port| ports::is_free(*port)) => Ok(had),
-        _ => ports::free(spec.first_port, nodes.len()),
+/// Starts all servers, again on other ports if another process took one meanwhile.
+fn launch(
+    binaries: &Binaries,
+    spec: &ClusterSpec,
+    nodes: &[Node],
+    had: Option<&[u16]>,
+) -> Result<Vec<Vec<Server>>> {
+    let mut ports = match had {
+        Some(had) if had.iter().all(|port| ports::is_free(*port)) => had.to_vec(),
+        _ => ports::free(spec.first_port, nodes.len())?,
+    };
+    // Two processes that look for ports at the same time go different ways after a clash.
+    let step = 20 + (std::process::id() % 100) as u16;
+    for attempt in 1..=ATTEMPTS {
+        match try_launch(binaries, spec, nodes, &ports) {
+            Err(PlaygroundError::NotStarted { tail, .. })
+                if tail.contains("Address already in use") && attempt < ATTEMPTS =>
+            {
+                ports = ports::free(spec.first_port + attempt * step, nodes.len())?;
+            }
+            result => return result,
+        }
     }
+    Err(PlaygroundError::NoPorts(nodes.len()))
+}
+
+const ATTEMPTS: u16 = 5;
+
+fn try_launch(
+    binaries: &Binaries,
+    spec: &ClusterSpec,
+    nodes: &[Node],
+    ports: &[u16],
+) -> Result<Vec<Vec<Server>>> {
+    let mut servers: Vec<Vec<Server>> = (0..spec.shards).map(|_| Vec::new()).collect();
+    for (node, port) in nodes.iter().zip(ports) {
+        let (Node::Primary(shard) | Node::Replica(shard, _)) = *node;
+        let (data, primary) = (node.data(&spec.dir), servers[shard].first().map(|it| it.port));
+        settings::write(binaries, spec, &data, *port, primary)?;
+        servers[shard].push(Server::new(binaries, node.name(), *port, data));
+    }
+    servers.iter().flatten().try_for_each(Server::spawn)?;
+    servers.iter().flatten().try_for_each(Server::wait_ready)?;
+    Ok(servers)
 }
 
 /// Makes the data folders that are not there, as copies of one that was never started.
-fn prepare(binaries: &Binaries, spec: &ClusterSpec, nodes: &[Node]) -> Result<()> {
-    if nodes.iter().all(|node| node.data(&spec.dir).is_dir()) {
-        return Ok(());
+fn prepare(binaries: &Binaries, spec: &ClusterSpec, data: &[PathBuf]) -> Result<()> {
+    let Some(missing) = data.iter().find(|it| !it.is_dir()) else { return Ok(()) };
+    // A server writes this file when it starts for the first time.
+    if data.iter().any(|it| it.join("postmaster.opts").exists()) {
+        return Err(PlaygroundError::Incomplete(missing.clone()));
     }
     let own = spec.dir.join("template");
     let source = spec.template.as_ref().unwrap_or(&own);
     if !source.is_dir() {
         template::make(binaries, source)?;
     }
-    for node in nodes {
-        let data = node.data(&spec.dir);
+    for data in data {
         let parent = data.parent().unwrap_or(&spec.dir);
         fs::create_dir_all(parent).map_err(at("cannot create", parent))?;
         binaries.own(parent)?;
-        let _ = fs::remove_dir_all(&data);
-        template::copy(source, &data)?;
+        let _ = fs::remove_dir_all(data);
+        template::copy(source, data)?;
     }
     let _ = fs::remove_dir_all(own);
     Ok(())

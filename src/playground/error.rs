@@ -39,6 +39,8 @@ pub enum PlaygroundError {
          or name another --dir"
     )]
     Mismatch { dir: PathBuf, there: String, wanted: String },
+    #[error("{0} is missing, while other servers of the playground have data; name another --dir")]
+    Incomplete(PathBuf),
     #[error("{0} is no playground and not empty; name another --dir")]
     NotEmpty(PathBuf),
     #[error("{dir} is in use by the process {pid}; end it or name another --dir")]

@@ -16,6 +16,10 @@ use super::error::{PlaygroundError, Result, at};
 const START: Duration = Duration::from_secs(60);
 /// How long a server may take to stop before it is killed.
 const STOP: Duration = Duration::from_secs(30);
+/// How long the predecessor of a server may take to end.
+const RETRY: Duration = Duration::from_secs(10);
+/// What a server says whose predecessor has not ended yet.
+const HELD: &[&str] = &["pre-existing shared memory", "\"postmaster.pid\" already exists"];
 const POLL: Duration = Duration::from_millis(5);
 
 /// How a server is stopped.
@@ -83,7 +87,9 @@ impl Server {
             };
             if let Some(status) = ended {
                 *self.child() = None;
-                if !self.tail().contains("pre-existing shared memory") {
+                let tail = self.tail();
+                let still_held = HELD.iter().any(|it| tail.contains(it));
+                if !still_held || Instant::now() > deadline - START + RETRY {
                     return Err(self.not_started(status.to_string()));
                 }
                 std::thread::sleep(20 * POLL);

@@ -36,8 +36,14 @@ impl ClusterSpec {
     /// # Errors
     /// The folder cannot be made.
     pub fn temporary(shards: usize, replicas: usize) -> Result<Self> {
-        let dir = temporary_dir()?;
+        let dir = temporary_dir(&memory())?;
         Ok(Self { temporary: true, fsync: false, shards, replicas, ..Self::new(dir) })
+    }
+
+    /// As [`Self::temporary`], but durable while it lasts.
+    pub(super) fn temporary_on_disk(shards: usize, replicas: usize) -> Result<Self> {
+        let dir = temporary_dir(&std::env::temp_dir())?;
+        Ok(Self { temporary: true, shards, replicas, ..Self::new(dir) })
     }
 
     /// One durable shard without replicas.
@@ -82,16 +88,19 @@ impl Node {
     }
 }
 
-/// A folder that others may enter, as the servers may run as another user; in memory where there
-/// is plenty.
-fn temporary_dir() -> Result<PathBuf> {
+/// A folder that others may enter, as the servers may run as another user.
+fn temporary_dir(parent: &Path) -> Result<PathBuf> {
     use std::os::unix::fs::PermissionsExt;
+    let open = fs::Permissions::from_mode(0o755);
+    let dir = tempfile::Builder::new().prefix("pgsluice-").permissions(open).tempdir_in(parent);
+    Ok(dir.map_err(at("cannot create a folder in", parent))?.keep())
+}
+
+/// Where files live in memory, if there is plenty, else the usual folder.
+fn memory() -> PathBuf {
     const PLENTY_BYTES: u128 = 4 << 30;
     let memory = Path::new("/dev/shm");
     let free = nix::sys::statvfs::statvfs(memory);
     let free = free.map_or(0, |it| it.blocks_available() as u128 * it.fragment_size() as u128);
-    let parent = if free >= PLENTY_BYTES { memory.to_owned() } else { std::env::temp_dir() };
-    let open = fs::Permissions::from_mode(0o755);
-    let dir = tempfile::Builder::new().prefix("pgsluice-").permissions(open).tempdir_in(&parent);
-    Ok(dir.map_err(at("cannot create a folder in", &parent))?.keep())
+    if free >= PLENTY_BYTES { memory.to_owned() } else { std::env::temp_dir() }
 }

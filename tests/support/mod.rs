@@ -43,17 +43,9 @@ pub fn spec(shards: usize, replicas: usize) -> ClusterSpec {
     ClusterSpec { template: Some(template()), first_port, ..spec }
 }
 
-/// Starts a cluster; again with other ports if another process took one meanwhile.
+/// Starts a cluster.
 pub fn start(spec: ClusterSpec) -> Cluster {
-    for more in [0, 500, 1000] {
-        let first_port = spec.first_port + more;
-        match Cluster::start(ClusterSpec { first_port, ..spec.clone() }) {
-            Ok(cluster) => return cluster,
-            Err(error) if error.to_string().contains("Address already in use") => (),
-            Err(error) => panic!("{error}"),
-        }
-    }
-    panic!("other processes take all ports");
+    Cluster::start(spec).unwrap_or_else(|error| panic!("{error}"))
 }
 
 /// A data folder that is kept from run to run, one per version of Postgres.
