@@ -1,5 +1,6 @@
 //! A sharding-aware Postgres proxy.
 
+pub mod auth;
 pub mod catalog;
 pub mod config;
 pub mod error;

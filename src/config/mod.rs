@@ -16,6 +16,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+pub use crate::auth::{AuthMethod, Secret};
 use crate::shard::{Map, ShardId};
 
 pub use database::ADMIN_DATABASE;
@@ -123,26 +124,6 @@ pub struct User {
     pub server_password: Option<String>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AuthMethod {
-    Trust,
-    Password,
-    Md5,
-    ScramSha256,
-}
-
-/// What the proxy knows of a password. `Debug` never shows it.
-#[derive(Clone, PartialEq, Eq)]
-pub enum Secret {
-    /// No password (only with `auth = "trust"`).
-    None,
-    Plain(String),
-    /// `SCRAM-SHA-256$…` as in `pg_authid`.
-    Verifier(String),
-    /// `md5…` as in `pg_authid`.
-    Md5(String),
-}
-
 /// `[[database]]`
 #[derive(Clone, Debug, PartialEq)]
 pub struct Database {
@@ -185,17 +166,6 @@ pub struct Host {
 
 /// Tenant overrides as written, before the key type is known.
 pub type TenantOverrides = BTreeMap<Box<str>, ShardId>;
-
-impl std::fmt::Debug for Secret {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::None => "None",
-            Self::Plain(_) => "Plain(…)",
-            Self::Verifier(_) => "Verifier(…)",
-            Self::Md5(_) => "Md5(…)",
-        })
-    }
-}
 
 impl std::fmt::Display for Host {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -13,7 +13,8 @@ use super::{TxStatus, encode};
 use crate::error::PgError;
 
 pub use view::{
-    Column, CommandTag, DataRow, ErrorFields, Field, KeyData, Parameter, RowDescription,
+    AuthRequest, Column, CommandTag, DataRow, ErrorFields, Field, KeyData, Parameter,
+    RowDescription,
 };
 
 /// Type OID of `text`, of the columns of our own answers.

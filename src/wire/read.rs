@@ -59,7 +59,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn array<const N: usize>(&mut self, what: &str) -> Result<[u8; N], PgError> {
+    pub(super) fn array<const N: usize>(&mut self, what: &str) -> Result<[u8; N], PgError> {
         match self.frame[self.at..].first_chunk::<N>() {
             Some(bytes) => {
                 self.at += N;

@@ -243,6 +243,50 @@ impl<'a> KeyData<'a> {
     }
 }
 
+/// What an Authentication frame `R` asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AuthRequest<'a> {
+    Ok,
+    Cleartext,
+    Md5([u8; 4]),
+    /// Mechanisms offered.
+    Sasl(Vec<&'a [u8]>),
+    SaslContinue(&'a [u8]),
+    SaslFinal(&'a [u8]),
+    /// Kerberos, GSSAPI, SSPI, …, by its code.
+    Other(i32),
+}
+
+impl<'a> AuthRequest<'a> {
+    pub fn read(frame: &'a [u8]) -> Result<Self, PgError> {
+        let mut reader = Reader::new("Authentication", b'R', frame)?;
+        let request = match reader.i32("a kind of authentication")? {
+            0 => Self::Ok,
+            3 => Self::Cleartext,
+            5 => Self::Md5(reader.array("a salt of 4 bytes")?),
+            10 => Self::Sasl(mechanisms(&mut reader)?),
+            11 => Self::SaslContinue(reader.rest()),
+            12 => Self::SaslFinal(reader.rest()),
+            code => {
+                reader.rest();
+                Self::Other(code)
+            }
+        };
+        reader.finish()?;
+        Ok(request)
+    }
+}
+
+fn mechanisms<'a>(reader: &mut Reader<'a>) -> Result<Vec<&'a [u8]>, PgError> {
+    let mut names = Vec::new();
+    loop {
+        match reader.cstr("a mechanism or the terminator")? {
+            [] => return Ok(names),
+            name => names.push(name),
+        }
+    }
+}
+
 /// The types of a ParameterDescription frame `t`.
 pub fn parameter_types(frame: &[u8]) -> Result<Oids<'_>, PgError> {
     let mut reader = Reader::new("ParameterDescription", b't', frame)?;
