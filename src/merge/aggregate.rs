@@ -52,7 +52,7 @@ impl State {
                 *sum = Some(sum.unwrap_or(0) + i128::from(value));
             }
             (Self::Numeric(sum), Key::Numeric(value)) => {
-                sum.get_or_insert_with(|| Box::new(Sum::new())).add(value);
+                sum.get_or_insert_with(|| Box::new(Sum::new())).add(*value);
             }
             (Self::Bool { is_or, value }, Key::Int(new)) => {
                 let (new, is_or) = (new != 0, *is_or);

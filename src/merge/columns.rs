@@ -81,7 +81,7 @@ impl Typed {
     pub(super) fn key(&self, frame: &Bytes, fields: &Fields) -> Result<Option<Key>, PgError> {
         let field = fields.get(self.at).ok_or_else(|| missing(self.at, fields.len()))?;
         let Some(range) = field else { return Ok(None) };
-        let key = Key::read(self.kind, self.format, &frame.slice(range.clone()));
+        let key = Key::read(self.kind, self.format, frame, range.clone());
         key.map(Some).ok_or_else(|| self.unreadable())
     }
 

@@ -1,5 +1,7 @@
 //! Values by type: which types the proxy understands, and how their values compare.
 
+use std::ops::Range;
+
 use bytes::Bytes;
 
 use super::numeric::Numeric;
@@ -81,20 +83,29 @@ pub(super) fn type_name(oid: u32) -> String {
 pub(super) enum Key {
     /// Integers, booleans, dates, timestamps; floats by [`float_key`].
     Int(i64),
-    Numeric(Numeric),
+    Numeric(Box<Numeric>),
     Bytes(Bytes),
 }
 
 impl Key {
-    /// Reads a value of a column; `format` 0 is text, 1 binary. `None` if it does not read as its
-    /// kind: another DateStyle or bytea_output.
-    pub(super) fn read(kind: Kind, format: i16, bytes: &Bytes) -> Option<Self> {
+    /// Reads the value at `range` of a frame; `format` 0 is text, 1 binary. `None` if it does not
+    /// read as its kind: another DateStyle or bytea_output.
+    pub(super) fn read(
+        kind: Kind,
+        format: i16,
+        frame: &Bytes,
+        range: Range<usize>,
+    ) -> Option<Self> {
+        let bytes = frame.get(range.clone())?;
+        let numeric = |numeric| Self::Numeric(Box::new(numeric));
         match (kind, format) {
-            (Kind::Text | Kind::Uuid, _) | (Kind::Bytea, 1) => Some(Self::Bytes(bytes.clone())),
+            (Kind::Text | Kind::Uuid, _) | (Kind::Bytea, 1) => {
+                Some(Self::Bytes(frame.slice(range)))
+            }
             // Hexadecimal digits in lower case order as the bytes they stand for.
-            (Kind::Bytea, _) => bytes.starts_with(b"\\x").then(|| Self::Bytes(bytes.clone())),
-            (Kind::Numeric, 1) => Numeric::from_binary(bytes).map(Self::Numeric),
-            (Kind::Numeric, _) => Numeric::from_text(bytes).map(Self::Numeric),
+            (Kind::Bytea, _) => bytes.starts_with(b"\\x").then(|| Self::Bytes(frame.slice(range))),
+            (Kind::Numeric, 1) => Numeric::from_binary(bytes).map(numeric),
+            (Kind::Numeric, _) => Numeric::from_text(bytes).map(numeric),
             (_, 1) => int_from_binary(kind, bytes).map(Self::Int),
             _ => int_from_text(kind, bytes).map(Self::Int),
         }
@@ -104,7 +115,7 @@ impl Key {
     pub(super) fn heap_bytes(&self) -> usize {
         match self {
             Self::Int(_) => 0,
-            Self::Numeric(_) => 32,
+            Self::Numeric(_) => size_of::<Numeric>(),
             Self::Bytes(bytes) => bytes.len(),
         }
     }
@@ -183,8 +194,12 @@ pub(super) fn digits(text: &[u8]) -> Option<i64> {
 mod tests {
     use super::*;
 
+    fn read(kind: Kind, format: i16, bytes: &Bytes) -> Option<Key> {
+        Key::read(kind, format, bytes, 0..bytes.len())
+    }
+
     fn key(kind: Kind, text: &'static str) -> Option<Key> {
-        Key::read(kind, 0, &Bytes::from_static(text.as_bytes()))
+        read(kind, 0, &Bytes::from_static(text.as_bytes()))
     }
 
     fn rises(kind: Kind, values: &[&'static str]) {
@@ -233,7 +248,7 @@ mod tests {
             (Kind::Timestamp, "2000-01-01 00:00:00.000258", b"\0\0\0\0\0\0\x01\x02"),
         ];
         for (kind, text, binary) in cases {
-            let binary = Key::read(kind, 1, &Bytes::from_static(binary));
+            let binary = read(kind, 1, &Bytes::from_static(binary));
             assert!(binary.is_some(), "{kind:?}");
             assert_eq!(binary, key(kind, text), "{kind:?}");
         }
@@ -248,8 +263,8 @@ mod tests {
             let fields: Vec<_> = line.split('|').collect();
             let [name, text, hex] = fields[..] else { panic!("bad line {line}") };
             let kind = kind_of(name);
-            let key = Key::read(kind, 0, &Bytes::from_static(text.as_bytes())).expect(line);
-            let binary = Key::read(kind, 1, &unhex(hex)).expect(line);
+            let key = read(kind, 0, &Bytes::from_static(text.as_bytes())).expect(line);
+            let binary = read(kind, 1, &unhex(hex)).expect(line);
             assert_eq!(key, binary, "{line}");
             let is_in_order = before.is_none_or(|(last, old)| last != kind || old <= key);
             assert!(is_in_order, "{line}");
@@ -285,6 +300,6 @@ mod tests {
         assert_eq!(key(Kind::Bytea, "abc"), None);
         assert_eq!(key(Kind::Date, "11/21/2026"), None);
         assert_eq!(key(Kind::Int4, "x"), None);
-        assert_eq!(Key::read(Kind::Int4, 1, &Bytes::from_static(b"\0")), None);
+        assert_eq!(read(Kind::Int4, 1, &Bytes::from_static(b"\0")), None);
     }
 }
