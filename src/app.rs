@@ -69,21 +69,27 @@ pub fn init_log(config: &Config) {
 }
 
 /// Runs the proxy until SIGTERM or Ctrl-C, then drains it. `ready` is called once clients are taken.
+/// With `force`, reloads do not ask whether a new map hides rows.
 ///
 /// # Errors
 /// If the configuration is wrong or an address cannot be listened on.
-pub fn run(path: &Path, ready: impl FnOnce() + Send + 'static) -> Result<(), AppError> {
+pub fn run(
+    path: &Path,
+    force: bool,
+    ready: impl FnOnce() + Send + 'static,
+) -> Result<(), AppError> {
     let config = Arc::new(load(path)?);
     init_log(&config);
     let control = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| AppError::Start(error.to_string()))?;
-    control.block_on(serve(path.to_owned(), config, ready))
+    control.block_on(serve(path.to_owned(), force, config, ready))
 }
 
 async fn serve(
     path: PathBuf,
+    force: bool,
     config: Arc<Config>,
     ready: impl FnOnce(),
 ) -> Result<(), AppError> {
@@ -101,7 +107,7 @@ async fn serve(
         tokio::spawn(crate::metrics::http::serve(http, move |path| tasks::page(&pages, path)));
     }
     tasks::supervise(&proxy);
-    tokio::spawn(reload::watch(Arc::clone(&proxy), path, requests));
+    tokio::spawn(reload::watch(Arc::clone(&proxy), path, force, requests));
     tasks::first_look(&proxy).await;
     let workers = workers(&proxy, config.listen.threads)?;
     let accepting = tokio::spawn(listener::accept(listener, workers));

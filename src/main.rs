@@ -1,10 +1,11 @@
 //! The command line. Each command is one call.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
-use pgsluice::playground;
+use pgsluice::app::check;
+use pgsluice::{app, playground};
 
 /// A sharding-aware Postgres proxy: one DATABASE_URL over many Postgres servers.
 ///
@@ -102,26 +103,44 @@ struct Explain {
 
 fn main() -> ExitCode {
     let ended = match Cli::parse().command {
-        Command::Run(run) => not_yet(&format!("{run:?}")),
-        Command::Check(check) => not_yet(&format!("{check:?}")),
-        Command::Explain(explain) => not_yet(&format!("{explain:?}")),
+        Command::Run(run) => {
+            app::run(&run.config, run.force, || ()).map_err(|error| error.to_string())
+        }
+        Command::Check(options) => sql_of(options.sql.as_deref()).and_then(|sql| {
+            tell(check::check(&options.config, sql.as_deref()))
+        }),
+        Command::Explain(options) => {
+            tell(check::explain(&options.config, options.database.as_deref(), &options.sql))
+        }
         Command::Playground(options) => {
-            playground::run(&options.into(), |_, _| not_yet("the proxy"))
+            playground::run(&options.into(), |config, ready| app::run(config, false, ready))
                 .map_err(|error| error.to_string())
         }
     };
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(message) => {
-            eprintln!("pgsluice: {message}");
+            eprintln!("{message}");
             ExitCode::FAILURE
         }
     }
 }
 
-/// Stands for what is still to be built.
-fn not_yet(what: &str) -> Result<(), String> {
-    Err(format!("not built yet: {what}"))
+fn sql_of(path: Option<&Path>) -> Result<Option<String>, String> {
+    let read = |path: &Path| {
+        std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))
+    };
+    path.map(read).transpose()
+}
+
+/// Prints a report; problems make the exit code 1.
+fn tell(report: Result<check::Report, app::AppError>) -> Result<(), String> {
+    let report = report.map_err(|error| error.to_string())?;
+    print!("{}", report.text);
+    match report.problems {
+        0 => Ok(()),
+        count => Err(format!("{count} problem{}", if count == 1 { "" } else { "s" })),
+    }
 }
 
 impl From<Playground> for playground::Options {

@@ -10,7 +10,7 @@ use dashmap::DashMap;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
-use crate::config::{Config, Secret, User};
+use crate::config::{Config, User};
 use crate::error::{PgError, sqlstate};
 use crate::metrics::Metrics;
 use crate::pool::cluster::Cluster;
@@ -32,6 +32,8 @@ pub struct Proxy {
     pub drain: watch::Sender<bool>,
     /// RELOAD's way to the task that reads the file: `true` is FORCE.
     pub reload: tokio::sync::mpsc::Sender<ReloadRequest>,
+    /// What SCRAM salts of users without a stored one are made from.
+    pub salt_key: [u8; 32],
     next_text: AtomicU64,
     next_client: AtomicU64,
 }
@@ -99,7 +101,11 @@ impl Proxy {
     ) -> Result<Arc<Self>, PgError> {
         let metrics = Metrics::new()
             .map_err(|error| PgError::new(sqlstate::INTERNAL_ERROR, error.to_string()))?;
+        let mut salt_key = [0; 32];
+        getrandom::fill(&mut salt_key)
+            .map_err(|error| PgError::new(sqlstate::INTERNAL_ERROR, error.to_string()))?;
         Ok(Arc::new(Self {
+            salt_key,
             cluster: ArcSwap::from_pointee(Cluster::new(config, None, &metrics)),
             metrics,
             clients: DashMap::new(),
@@ -205,9 +211,4 @@ impl Handle {
             server.send().await;
         }
     }
-}
-
-/// Whether a secret lets anybody in.
-pub fn is_open(secret: &Secret) -> bool {
-    matches!(secret, Secret::None)
 }

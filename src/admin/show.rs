@@ -229,7 +229,7 @@ fn databases(proxy: &Proxy) -> Table {
     ]);
     each_database(proxy, |database| {
         let catalog = database.state.catalog.load();
-        let kinds = |wanted: fn(&crate::catalog::TableKind) -> bool| {
+        let kinds = |wanted: fn(&TableKind) -> bool| {
             let count = catalog
                 .as_ref()
                 .map_or(0, |it| it.tables.values().filter(|table| wanted(&table.kind)).count());

@@ -139,13 +139,17 @@ fn plans(sql: &str, catalog: &Catalog, database: &Database) -> Vec<(std::ops::Ra
 ///
 /// # Errors
 /// If the configuration is wrong or the home shard cannot be reached.
-pub fn explain(path: &Path, sql: &str) -> Result<Report, AppError> {
+pub fn explain(path: &Path, database: Option<&str>, sql: &str) -> Result<Report, AppError> {
     let config = super::load(path)?;
     let metrics = Metrics::new().map_err(|error| AppError::Start(error.to_string()))?;
     let cluster = Cluster::new(Arc::new(config), None, &metrics);
     runtime()?.block_on(async {
         let mut report = Report::default();
-        for database in cluster.databases.values() {
+        let wanted = |name: &str| database.is_none_or(|it| it == name);
+        if !cluster.databases.keys().any(|it| wanted(it)) {
+            report.problem("there is no such database in the configuration");
+        }
+        for database in cluster.databases.values().filter(|it| wanted(&it.config.name)) {
             let name = &database.config.name;
             if let Err(error) = catalog::refresh(database).await {
                 report.problem(format_args!("{name}: the schema cannot be read: {error}"));

@@ -20,6 +20,7 @@ const LOOK: Duration = Duration::from_secs(1);
 pub(super) async fn watch(
     proxy: Arc<Proxy>,
     path: PathBuf,
+    force: bool,
     mut requests: mpsc::Receiver<ReloadRequest>,
 ) {
     let mut hangup = signal(SignalKind::hangup()).ok();
@@ -39,15 +40,15 @@ pub(super) async fn watch(
                     continue;
                 }
                 seen = now;
-                tell(reload(&proxy, &path, false).await);
+                tell(reload(&proxy, &path, force).await);
             }
             () = hangups => {
                 seen = read(&path).await.ok();
-                tell(reload(&proxy, &path, false).await);
+                tell(reload(&proxy, &path, force).await);
             }
             Some(request) = requests.recv() => {
                 seen = read(&path).await.ok();
-                let outcome = reload(&proxy, &path, request.force).await;
+                let outcome = reload(&proxy, &path, force || request.force).await;
                 let _ = request.done.send(outcome.clone());
                 tell(outcome);
             }

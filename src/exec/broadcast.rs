@@ -53,6 +53,45 @@ pub async fn collect(
     }
 }
 
+/// As [`collect`] for an INSERT split by rows, whose RETURNING rows come in the order of the rows
+/// given: `order` names the member of each.
+///
+/// # Errors
+/// As [`collect`].
+pub async fn in_order(
+    members: &mut [&mut Member],
+    client: &mut Client,
+    order: &[usize],
+    describe: Describe,
+) -> Result<String, Failure> {
+    let mut rows: Vec<std::collections::VecDeque<Bytes>> = vec![Default::default(); members.len()];
+    let (mut total, mut failed, mut description) = (Total::default(), None, None);
+    for (i, member) in members.iter_mut().enumerate() {
+        while let Some((kind, frame)) = next_frame(member.server(), client).await? {
+            match kind {
+                b'C' => total.add(&frame, Answers::Sum),
+                b'E' => drop(failed.get_or_insert(Failure::Server(frame))),
+                b'T' if i == 0 => description = Some(frame),
+                b'D' => rows[i].push_back(frame),
+                b'N' => client.out.extend_from_slice(&frame),
+                _ => (),
+            }
+        }
+    }
+    if let Some(failure) = failed {
+        return Err(failure);
+    }
+    if let (Some(frame), Describe::Forward) = (&description, describe) {
+        client.out.extend_from_slice(frame);
+    }
+    for member in order {
+        if let Some(row) = rows[*member].pop_front() {
+            client.out.extend_from_slice(&row);
+        }
+    }
+    total.tag()
+}
+
 /// Reads one member's answer to its end; its command tag.
 async fn one(
     member: &mut Member,
@@ -87,7 +126,7 @@ struct Total {
 
 impl Total {
     fn add(&mut self, frame: &[u8], answers: Answers) {
-        let Ok(tag) = CommandTag::parse(frame) else { return };
+        let Ok(tag) = CommandTag::read(frame) else { return };
         if self.verb.is_none() {
             self.verb = Some(tag.verb.to_vec());
             self.count = tag.count;

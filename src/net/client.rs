@@ -55,7 +55,7 @@ impl Client {
     /// # Errors
     /// 08P01 for a length that no message may have.
     pub fn take_frame(&mut self) -> Result<Option<(u8, Bytes)>, PgError> {
-        let Some(next) = frame::next_frame_within(&self.input, self.message_limit)? else {
+        let Some(next) = frame::next_frontend(&self.input, self.message_limit)? else {
             return Ok(None);
         };
         if self.input.len() < next.len {
@@ -78,7 +78,11 @@ impl Client {
         poll_fn(|cx| self.poll_read(cx)).await
     }
 
-    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+    /// Reads once, into a buffer taken only when there is something to read.
+    ///
+    /// # Errors
+    /// As the socket reports.
+    pub fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         ready!(self.stream.poll_read_ready(cx))?;
         self.input.reserve(READ_BYTES);
         let read = ready!(pin!(self.stream.read_buf(&mut self.input)).poll(cx))?;
@@ -108,7 +112,7 @@ impl Client {
 
     /// One whole message may always be read, however large within its limit.
     fn ahead_limit(&self) -> usize {
-        match frame::next_frame_within(&self.input, self.message_limit) {
+        match frame::next_frontend(&self.input, self.message_limit) {
             Ok(Some(next)) => next.len.max(AHEAD_BYTES),
             _ => AHEAD_BYTES,
         }

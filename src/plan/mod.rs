@@ -12,6 +12,7 @@ use std::sync::Arc;
 use crate::error::PgError;
 use crate::merge::MergeSpec;
 use crate::shard::KeyType;
+pub use crate::sql::copy::CopyFormat;
 
 /// The plan of one statement.
 #[derive(Clone, Debug, PartialEq)]
@@ -25,6 +26,27 @@ pub struct Plan {
     pub pin: Option<&'static str>,
     /// Whether schemas may have changed after this statement, so that the catalog is loaded again.
     pub changes_schema: bool,
+    /// The setting that `set_config(name, value, is_local)` makes.
+    pub sets: Option<(String, Option<String>, bool)>,
+}
+
+impl Default for Plan {
+    fn default() -> Self {
+        Self {
+            action: Action::Local(Local::Empty),
+            is_shareable: false,
+            pin: None,
+            changes_schema: false,
+            sets: None,
+        }
+    }
+}
+
+impl Plan {
+    /// A refusal.
+    pub fn refuse(error: PgError) -> Self {
+        Self { action: Action::Refuse(error), ..Self::default() }
+    }
 }
 
 /// What the session does with a statement.
@@ -119,14 +141,6 @@ pub struct CopyFrom {
     /// Position of the tenant column in the data's columns.
     pub key_column: usize,
     pub kind: KeyType,
-}
-
-/// How COPY data is cut into rows and fields.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum CopyFormat {
-    Text { delimiter: u8, null: String, header: bool },
-    Csv { delimiter: u8, quote: u8, escape: u8, null: String, header: bool, force_null: bool },
-    Binary,
 }
 
 /// Statements about the session that the proxy carries out itself. Byte-exact text is at hand where

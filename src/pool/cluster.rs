@@ -318,6 +318,11 @@ impl Host {
         self.pools.iter().map(|it| Arc::clone(&it)).collect()
     }
 
+    /// What picking a host needs to know.
+    pub fn load(&self) -> crate::balance::Load {
+        crate::balance::Load { is_up: self.health.is_up(), outstanding: self.outstanding() }
+    }
+
     /// Connections in use, of all users.
     pub fn outstanding(&self) -> usize {
         self.pools.iter().map(|it| it.numbers.outstanding.load(Ordering::Relaxed)).sum()

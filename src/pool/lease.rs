@@ -15,12 +15,13 @@ const CLEAN_UP: Duration = Duration::from_secs(10);
 pub struct Lease {
     server: Option<Box<Server>>,
     pool: Arc<Pool>,
+    is_primary: bool,
 }
 
 impl Lease {
     pub(super) fn new(server: Box<Server>, pool: Arc<Pool>) -> Self {
         pool.numbers.outstanding.fetch_add(1, Ordering::Relaxed);
-        Self { server: Some(server), pool }
+        Self { server: Some(server), pool, is_primary: true }
     }
 
     /// The server.
@@ -28,9 +29,51 @@ impl Lease {
         self.server.as_mut().expect("taken out only at the end")
     }
 
+    /// Whether the server still owes replies.
+    pub fn is_owing(&self) -> bool {
+        self.server.as_ref().is_some_and(|it| it.is_owing())
+    }
+
     /// The pool it belongs to.
     pub fn pool(&self) -> &Arc<Pool> {
         &self.pool
+    }
+
+    /// The same lease, noted as of a primary or a replica.
+    #[must_use]
+    pub fn of_primary(mut self, is_primary: bool) -> Self {
+        self.is_primary = is_primary;
+        self
+    }
+
+    /// Whether the server is its shard's primary.
+    pub fn is_primary(&self) -> bool {
+        self.is_primary
+    }
+
+    /// Gives a server back that a session had kept, with all it had made on it forgotten.
+    pub fn reset(mut self) {
+        let Some(mut server) = self.take() else { return };
+        let pool = Arc::clone(&self.pool);
+        if server.is_broken() || tokio::runtime::Handle::try_current().is_err() {
+            drop(server);
+            return pool.free_slot();
+        }
+        tokio::spawn(async move {
+            let reset = async {
+                server.clean_up().await?;
+                server.run("DISCARD ALL").await
+            };
+            let done = tokio::time::timeout(CLEAN_UP, reset).await;
+            server.statements.clear();
+            server.settings = Default::default();
+            if matches!(done, Ok(Ok(()))) && server.is_reusable() {
+                pool.give_back(server);
+            } else {
+                drop(server);
+                pool.free_slot();
+            }
+        });
     }
 
     /// Closes the connection instead of giving it back.

@@ -47,7 +47,10 @@ impl CancelKey {
 
     async fn deliver(&self) -> std::io::Result<()> {
         let mut stream = TcpStream::connect((self.host.host.as_str(), self.host.port)).await?;
-        stream.write_all(&frontend::cancel_request(self.process, &self.secret)).await?;
+        let mut request = bytes::BytesMut::new();
+        frontend::cancel_request(&mut request, self.process, &self.secret)
+            .map_err(|error| std::io::Error::other(error.to_string()))?;
+        stream.write_all(&request).await?;
         let mut end = [0; 1];
         stream.read(&mut end).await.map(drop)
     }

@@ -7,7 +7,7 @@ use bytes::BytesMut;
 use tokio::net::TcpStream;
 
 use super::{CancelKey, Server, Statements, Target, error_of};
-use crate::auth::ClientExchange;
+use crate::auth::{ClientExchange, ClientNext};
 use crate::error::{PgError, sqlstate};
 use crate::wire::pipeline::Pipeline;
 use crate::wire::{backend, frontend};
@@ -56,6 +56,7 @@ async fn dial(target: &Target, prepared_statements: usize) -> Result<Server, PgE
         skipping: 0,
         is_broken: false,
         has_failed: false,
+        parsed: 0,
         own_error: None,
         thread: 0,
         created: now,
@@ -71,30 +72,42 @@ async fn dial(target: &Target, prepared_statements: usize) -> Result<Server, PgE
 
 async fn log_in(server: &mut Server, target: &Target) -> Result<(), PgError> {
     let host = &target.host;
-    let parameters: [(&[u8], &[u8]); 4] = [
-        (b"user", host.user.as_bytes()),
-        (b"database", host.database.as_bytes()),
-        (b"client_encoding", b"UTF8"),
-        (b"application_name", b"pgsluice"),
+    let parameters = [
+        ("user", host.user.as_str()),
+        ("database", host.database.as_str()),
+        ("client_encoding", "UTF8"),
+        ("application_name", "pgsluice"),
     ];
     frontend::startup(&mut server.output, 0, parameters.into_iter())?;
-    let mut nonce = [0; 18];
+    let mut nonce = [0; crate::auth::scram::NONCE_BYTES];
     getrandom::fill(&mut nonce)
         .map_err(|error| PgError::new(sqlstate::INTERNAL_ERROR, error.to_string()))?;
-    let mut exchange = ClientExchange::new(&host.user, host.password.as_deref(), nonce);
+    let mut exchange =
+        Some(ClientExchange::new(&host.user, host.password.as_deref(), nonce));
     loop {
         server.flush().await?;
         let (tag, frame) = raw_frame(server).await?;
         match tag {
-            b'R' => exchange.step(&frame, &mut server.output)?,
+            b'R' => {
+                let Some(waiting) = exchange.take() else { continue };
+                match waiting.step(&frame) {
+                    ClientNext::Send(bytes, next) => {
+                        server.output.extend_from_slice(&bytes);
+                        exchange = Some(next);
+                    }
+                    ClientNext::Wait(next) => exchange = Some(next),
+                    ClientNext::Done => (),
+                    ClientNext::Failed(error) => return Err(refused(target, &error)),
+                }
+            }
             b'E' => return Err(refused(target, &error_of(&frame))),
             b'S' => {
-                let it = backend::Parameter::parse(&frame)?;
+                let it = backend::Parameter::read(&frame)?;
                 let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
                 server.status.insert(text(it.name), text(it.value));
             }
             b'K' => {
-                let it = backend::KeyData::parse(&frame)?;
+                let it = backend::KeyData::read(&frame)?;
                 server.cancel = CancelKey::new(host.clone(), it.pid, it.key.to_vec()).into();
             }
             b'N' => (),

@@ -23,7 +23,7 @@ use crate::wire::pipeline::{Action, Pipeline, TxStatus, Verdict};
 use crate::wire::{backend, frame, frontend};
 
 pub use cancel::CancelKey;
-pub use settings::{Setting, Settings, difference};
+pub use settings::{Setting, Settings, difference, quote};
 pub use statements::Statements;
 
 /// Room for one read from a server.
@@ -56,6 +56,7 @@ pub struct Server {
     is_broken: bool,
     /// Whether an ErrorResponse was read since [`Server::begin_request`].
     has_failed: bool,
+    parsed: usize,
     /// The first error of a request of our own.
     own_error: Option<PgError>,
     /// The data-plane thread whose reactor the socket is registered with.
@@ -117,9 +118,44 @@ impl Server {
         self.pipeline.is_owing()
     }
 
+    /// Marks this request as failed, after replies of our own were read.
+    pub fn mark_failed(&mut self) {
+        self.has_failed = true;
+    }
+
+    /// ParseComplete messages that the client was given in this request.
+    pub fn parsed(&self) -> usize {
+        self.parsed
+    }
+
+    /// Whether an extended-protocol batch was begun that only a Sync ends.
+    pub fn is_in_batch(&self) -> bool {
+        self.pipeline.is_in_batch()
+    }
+
+    /// The COPY data ends with this message of the client.
+    pub fn end_copy(&mut self, message: &[u8]) {
+        self.output.extend_from_slice(message);
+        self.pipeline.on_request(message[0], Action::Forward);
+    }
+
+    /// What a server says that owes nothing: notifications, notices, changed settings.
+    pub fn take_asynchronous(&mut self) -> BytesMut {
+        let mut end = 0;
+        while let Ok(Some(next)) = frame::next_frame(&self.input[end..]) {
+            let is_whole = next.len <= self.input.len() - end;
+            if !is_whole || !matches!(next.tag, b'S' | b'N' | b'A') {
+                break;
+            }
+            end += next.len;
+        }
+        self.input.split_to(end)
+    }
+
     /// A new request begins: [`Self::has_failed`] tells of its errors only.
     pub fn begin_request(&mut self) {
         self.has_failed = false;
+        self.parsed = 0;
     }
 
     /// Whether the server has reported an error in this request.
@@ -206,6 +242,11 @@ impl Server {
     /// Records a reply that the client gets in its turn although the server was not asked.
     pub fn push_fake(&mut self, tag: u8, reply: Bytes) {
         self.pipeline.on_request(tag, Action::Fake(reply));
+    }
+
+    /// Queues bytes that owe no reply: COPY data, Flush.
+    pub fn push_raw(&mut self, bytes: &[u8]) {
+        self.output.extend_from_slice(bytes);
     }
 
     /// Bytes queued and not yet written.
@@ -386,24 +427,26 @@ impl Server {
 
     /// Takes a fake reply whose turn has come.
     pub fn next_fake(&mut self) -> Option<Bytes> {
-        self.pipeline.next_fake()
+        let fake = self.pipeline.next_fake()?;
+        self.parsed += usize::from(fake.first() == Some(&b'1'));
+        Some(fake)
     }
 
     fn reply(&mut self, tag: u8, at: std::ops::Range<usize>) -> Result<Verdict, PgError> {
         let frame = &self.input[at];
         let mut status = None;
         match tag {
-            b'Z' => status = backend::ready_status(frame).ok(),
+            b'Z' => status = backend::view::ready_status(frame).ok(),
             b'E' => {
                 self.has_failed = true;
-                let is_fatal = backend::ErrorFields::parse(frame).is_ok_and(|it| it.is_fatal());
+                let is_fatal = backend::ErrorFields::read(frame).is_ok_and(|it| it.is_fatal());
                 if is_fatal {
                     self.is_broken = true;
                     return Err(error_of(frame));
                 }
             }
             b'S' => {
-                if let Ok(it) = backend::Parameter::parse(frame) {
+                if let Ok(it) = backend::Parameter::read(frame) {
                     let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
                     self.status.insert(text(it.name), text(it.value));
                 }
@@ -417,6 +460,9 @@ impl Server {
             self.is_broken = true;
             PgError::from(unexpected).hint(format!("server {} is out of step", self.cancel.host))
         })?;
+        if tag == b'1' && verdict == Verdict::Forward {
+            self.parsed += 1;
+        }
         if verdict == Verdict::OwnError {
             let error = error_of(&self.input[..]);
             self.own_error.get_or_insert(error);
@@ -474,7 +520,7 @@ impl Server {
 pub fn error_of(frame: &[u8]) -> PgError {
     let len = frame::next_frame(frame).ok().flatten().map_or(frame.len(), |it| it.len);
     let frame = &frame[..len.min(frame.len())];
-    let Ok(fields) = backend::ErrorFields::parse(frame) else {
+    let Ok(fields) = backend::ErrorFields::read(frame) else {
         return PgError::new(sqlstate::PROTOCOL_VIOLATION, "a server's error could not be read");
     };
     let text = |code| fields.field(code).map(|it| String::from_utf8_lossy(it).into_owned());

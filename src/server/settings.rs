@@ -57,7 +57,7 @@ fn set(name: &str, setting: &Setting) -> String {
 }
 
 /// A string literal that reads alike under any `standard_conforming_strings`.
-pub(crate) fn quote(text: &str) -> String {
+pub fn quote(text: &str) -> String {
     if text.contains('\\') {
         format!("E'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
     } else {

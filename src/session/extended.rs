@@ -90,7 +90,7 @@ impl Portal {
 }
 
 fn arguments<'a>(frame: &'a [u8], text: &'a Text) -> Result<Bound<'a>, PgError> {
-    let bind = Bind::parse(frame)?;
+    let bind = Bind::read(frame)?;
     Ok(Bound {
         params: bind.values.iter().map(|it| it.clone().map(|range| &frame[range])).collect(),
         formats: bind.formats.iter().collect(),

@@ -268,7 +268,7 @@ fn send(
     server.push_with(b'P', Action::Skip, |out| {
         frontend::parse(out, b"", sql, types.iter().copied());
     });
-    let bind = Bind::parse(&portal.bind)?;
+    let bind = Bind::read(&portal.bind)?;
     server.push_with(b'B', Action::Skip, |out| {
         frontend::bind_unnamed(out, &portal.bind, &bind, hidden);
     });

@@ -6,7 +6,7 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use super::{PATIENCE, Role, Routing, Session};
-use crate::auth::{self, Next, ServerExchange};
+use crate::auth::{Next, Random, ServerExchange};
 use crate::config::User;
 use crate::error::{PgError, sqlstate};
 use crate::net::Client;
@@ -44,6 +44,8 @@ const REPORTED: &[&str] = &[
 pub(super) enum Outcome {
     Session(Box<Session>),
     Admin(Client, Arc<Handle>),
+    /// It was told why it may not stay.
+    Ended,
 }
 
 /// What a start-up packet asks for.
@@ -89,7 +91,7 @@ async fn refuse(proxy: &Proxy, client: &mut Client, error: PgError) {
 async fn start(proxy: &Arc<Proxy>, client: &mut Client) -> Result<Option<Wanted>, PgError> {
     loop {
         let Some(packet) = packet(client).await? else { return Ok(None) };
-        match Initial::parse(&packet)? {
+        match Initial::read(&packet)? {
             // TLS is not offered: the client goes on in clear or gives up.
             Initial::Ssl | Initial::GssEnc => {
                 client.out.extend_from_slice(b"N");
@@ -163,8 +165,7 @@ fn wanted(
         wanted.database.clone_from(&wanted.user);
     }
     if minor > MINOR || !unknown.is_empty() {
-        let names: Vec<&str> = unknown.iter().map(String::as_str).collect();
-        backend::negotiate_protocol_version(&mut client.out, wanted.minor, &names);
+        backend::negotiate_protocol_version(&mut client.out, 0x3_0000 | i32::from(wanted.minor), unknown)?;
     }
     Ok(wanted)
 }
@@ -289,7 +290,7 @@ async fn admit(
             let _ = session.client.flush(PATIENCE).await;
             proxy.metrics.logins_failed.inc();
             session.end();
-            Err((Client::closed(session.client.peer), PgError::new("", "")))
+            Ok(Outcome::Ended)
         }
     }
 }
@@ -336,31 +337,47 @@ async fn authenticate(
     name: &str,
 ) -> Result<User, PgError> {
     let user = proxy.user(name);
-    let mut random = [0; 32];
-    getrandom::fill(&mut random)
-        .map_err(|error| PgError::new(sqlstate::INTERNAL_ERROR, error.to_string()))?;
-    let mut exchange = ServerExchange::start(name, user.as_ref(), random, &mut client.out)?;
+    let method = user.as_ref().map_or(crate::auth::AuthMethod::ScramSha256, |it| it.auth);
+    let secret = user.as_ref().map(|it| &it.secret);
+    let mut next = ServerExchange::start(method, name, secret, &random(proxy)?);
     loop {
-        client.flush(PATIENCE).await.map_err(|_| gone())?;
-        if let Next::Done = exchange.state() {
-            return user.ok_or_else(|| auth::failed(name));
-        }
-        let (tag, frame) = loop {
-            if let Some(message) = client.take_frame()? {
-                break message;
+        match next {
+            Next::Failed(error) => return Err(error),
+            Next::Done(frames) => {
+                client.out.extend_from_slice(&frames);
+                return user.ok_or_else(gone);
             }
-            match client.fill().await {
+            Next::Send(frames, exchange) => {
+                client.out.extend_from_slice(&frames);
+                client.flush(PATIENCE).await.map_err(|_| gone())?;
+                next = exchange.step(&password_frame(client).await?);
+            }
+        }
+    }
+}
+
+fn random(proxy: &Proxy) -> Result<Random, PgError> {
+    let mut random = Random { nonce: Default::default(), salt: [0; 4], key: proxy.salt_key };
+    let filled = getrandom::fill(&mut random.nonce).and_then(|()| getrandom::fill(&mut random.salt));
+    filled.map_err(|error| PgError::new(sqlstate::INTERNAL_ERROR, error.to_string()))?;
+    Ok(random)
+}
+
+async fn password_frame(client: &mut Client) -> Result<Bytes, PgError> {
+    loop {
+        match client.take_frame()? {
+            Some((b'p', frame)) => return Ok(frame),
+            Some((tag, _)) => {
+                return Err(PgError::new(
+                    sqlstate::PROTOCOL_VIOLATION,
+                    format!("expected password response, got message type {tag}"),
+                ));
+            }
+            None => match client.fill().await {
                 Ok(0) | Err(_) => return Err(gone()),
                 Ok(_) => (),
-            }
-        };
-        if tag != b'p' {
-            return Err(PgError::new(
-                sqlstate::PROTOCOL_VIOLATION,
-                format!("expected password response, got message type {tag}"),
-            ));
+            },
         }
-        exchange = exchange.step(&frame, &mut client.out)?;
     }
 }
 
@@ -434,6 +451,7 @@ fn new_session(
         reload_at_commit: false,
         queries: 0,
         buffers: super::statement::Buffers::default(),
+        asked: Default::default(),
     }
 }
 

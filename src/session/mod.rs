@@ -65,6 +65,9 @@ struct Session {
     /// Whether the block has changed the schema.
     reload_at_commit: bool,
     queries: u64,
+    buffers: statement::Buffers,
+    /// Unknown relations that were looked for under a version of the catalog.
+    asked: (u64, std::collections::HashSet<String>),
 }
 
 /// What a client has said about routing: `SET sluice.…`.
@@ -119,7 +122,7 @@ pub async fn serve(proxy: Arc<Proxy>, stream: TcpStream, thread: usize) {
             proxy.clients.remove(&handle.pid);
             proxy.metrics.clients.dec();
         }
-        Ok(None) => (),
+        Ok(None | Some(login::Outcome::Ended)) => (),
         Err(_) => tracing::debug!(%peer, "a client did not log in in time"),
     }
 }
@@ -173,7 +176,7 @@ impl Session {
         if self.members.is_empty() {
             return self.client.fill().await;
         }
-        let idle: Vec<_> = self.members.iter_mut().filter(|it| !it.server().is_owing()).collect();
+        let idle: Vec<_> = self.members.iter_mut().filter(|it| !it.lease.is_owing()).collect();
         if idle.is_empty() {
             return self.client.fill().await;
         }

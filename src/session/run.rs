@@ -74,10 +74,13 @@ impl Session {
         }
         let before = self.routing.clone();
         if let Some(tenant) = said.tenant {
-            self.routing.tenant = Some(tenant.into());
+            self.routing.tenant = Some(tenant.into_owned());
         }
         if let Some(role) = said.role {
-            self.routing.role = Role::parse(&role)?;
+            self.routing.role = Some(match role {
+                comment::Role::Primary => Role::Primary,
+                comment::Role::Replica => Role::Replica,
+            });
         }
         Ok(Some(before))
     }
@@ -271,9 +274,8 @@ impl Session {
         run: &Run,
         arguments: &Arguments<'_>,
     ) -> Result<Option<Routed>, PgError> {
-        let map = self.database.map();
-        let routed = route::route(run, map, statement.at(), arguments)?;
-        let home = self.database.config.home_shard;
+        let (map, home) = (self.database.map(), self.database.config.home_shard);
+        let routed = route::route(run, map, home, statement.at(), arguments)?;
         if routed.has_null && statement.is_insert() {
             return Err(PgError::new(
                 sqlstate::NOT_NULL_VIOLATION,

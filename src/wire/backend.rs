@@ -37,7 +37,7 @@ fn fields(severity: &str, error: &PgError) -> Vec<(u8, String)> {
     [
         (b'S', Some(severity)),
         (b'V', Some(severity)),
-        (b'C', Some(error.code)),
+        (b'C', Some(&*error.code)),
         (b'M', Some(error.message.as_str())),
         (b'D', error.detail.as_deref()),
         (b'H', error.hint.as_deref()),

@@ -163,6 +163,21 @@ impl Pipeline {
         self.copy_in != CopyIn::No
     }
 
+    /// Whether an extended-protocol batch was begun that only a Sync ends.
+    pub fn is_in_batch(&self) -> bool {
+        self.batch != Batch::None
+    }
+
+    /// Whether the reply in turn is one that the server was not asked for.
+    pub fn is_fake_next(&self) -> bool {
+        self.owed.front().is_some_and(|owed| matches!(owed.action, Action::Fake(_)))
+    }
+
+    /// Whether the reply in turn is for the client.
+    pub fn is_forwarding(&self) -> bool {
+        self.owed.front().is_none_or(|owed| owed.action == Action::Forward)
+    }
+
     /// The state that the last ReadyForQuery reported.
     pub fn tx(&self) -> TxStatus {
         self.tx

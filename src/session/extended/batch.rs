@@ -87,7 +87,7 @@ impl Session {
     ) -> Result<Option<Op>, PgError> {
         Ok(Some(match tag {
             b'P' => {
-                let parse = Parse::parse(frame)?;
+                let parse = Parse::read(frame)?;
                 self.check_name(parse.name)?;
                 if !parse.name.is_empty() && plan.statement(parse.name).is_some() {
                     return Ok(None);
@@ -101,7 +101,7 @@ impl Session {
                 Op::Parse { name, prepared }
             }
             b'B' => {
-                let bind = Bind::parse(frame)?;
+                let bind = Bind::read(frame)?;
                 let prepared = match plan.statement(bind.statement) {
                     Some(prepared) => prepared,
                     None => {
@@ -130,7 +130,7 @@ impl Session {
                 Op::Bind { name, statement: frame.slice_ref(bind.statement), prepared }
             }
             b'D' => {
-                let subject = Subject::parse(frame)?;
+                let subject = Subject::read(frame)?;
                 if subject.target == Target::Portal {
                     return self.portal_op(subject.name, plan, place);
                 }
@@ -144,7 +144,7 @@ impl Session {
                 Op::DescribeStatement { name: frame.slice_ref(subject.name), prepared }
             }
             b'E' => {
-                let execute = Execute::parse(frame)?;
+                let execute = Execute::read(frame)?;
                 let Some(portal) = self.portal_in(execute.portal, plan) else { return Ok(None) };
                 if let PlanAction::Run(run) = &portal.prepared.statement.plan.action {
                     plan.writes |= run.access == Access::Write;
@@ -153,7 +153,7 @@ impl Session {
                 return self.portal_op(execute.portal, plan, place);
             }
             _ => {
-                let subject = Subject::parse(frame)?;
+                let subject = Subject::read(frame)?;
                 if subject.target == Target::Portal {
                     return self.portal_op(subject.name, plan, place);
                 }
@@ -323,7 +323,7 @@ fn push(server: &mut Server, tag: u8, frame: &Bytes, op: &Op, fresh: &mut Vec<u6
             ensure(server, statement, prepared, fresh);
             if statement.is_empty() {
                 server.push(b'B', frame, Action::Forward);
-            } else if let Ok(bind) = Bind::parse(frame) {
+            } else if let Ok(bind) = Bind::read(frame) {
                 let name = Statements::name(prepared.text.id);
                 server.push_with(b'B', Action::Forward, |out| {
                     frontend::bind_renamed(out, frame, &bind, name.as_bytes());

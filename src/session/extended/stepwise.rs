@@ -34,7 +34,7 @@ impl Session {
     }
 
     async fn step_parse(&mut self, frame: &Bytes) -> Result<(), Failure> {
-        let parse = Parse::parse(frame)?;
+        let parse = Parse::read(frame)?;
         self.check_name(parse.name)?;
         let prepared = self.prepare(&parse, frame).await?;
         match &prepared.statement.plan.action {
@@ -59,7 +59,7 @@ impl Session {
     }
 
     async fn step_bind(&mut self, frame: &Bytes) -> Result<(), Failure> {
-        let bind = Bind::parse(frame)?;
+        let bind = Bind::read(frame)?;
         let known = self.statement_named(bind.statement)?;
         let prepared = self.fresh(known).await?;
         let portal = Portal { prepared, bind: frame.clone(), place: None };
@@ -69,7 +69,7 @@ impl Session {
     }
 
     async fn step_close(&mut self, frame: &Bytes) -> Result<(), Failure> {
-        let subject = Subject::parse(frame)?;
+        let subject = Subject::read(frame)?;
         match subject.target {
             Target::Statement => drop(self.statements.remove(subject.name)),
             Target::Portal => drop(self.portals.remove(subject.name)),
@@ -79,7 +79,7 @@ impl Session {
     }
 
     async fn step_describe(&mut self, frame: &Bytes) -> Result<(), Failure> {
-        let subject = Subject::parse(frame)?;
+        let subject = Subject::read(frame)?;
         match subject.target {
             Target::Statement => {
                 let prepared = self.statement_named(subject.name)?;
@@ -173,7 +173,7 @@ impl Session {
         let server = self.members[at].lease.server();
         let text = &exact.text;
         let sql = spec.map_or(&text.sql[..], |it| it.shard_sql.as_bytes());
-        let bind = Bind::parse(&portal.bind)?;
+        let bind = Bind::read(&portal.bind)?;
         server.statements.unnamed = None;
         server.push_with(b'P', Action::Skip, |out| {
             let types = text.inferred.get().unwrap_or(&text.types);
@@ -199,7 +199,7 @@ impl Session {
     }
 
     async fn step_execute(&mut self, frame: &Bytes) -> Result<(), Failure> {
-        let execute = Execute::parse(frame)?;
+        let execute = Execute::read(frame)?;
         let portal = self.portal_named(execute.portal)?;
         let statement = &portal.prepared.statement;
         self.database.state.metrics.queries.inc();
@@ -290,7 +290,7 @@ impl Session {
         member.wrote |= writes;
         let server = member.lease.server();
         ensure(server, b"", exact, &mut Vec::new());
-        let bind = Bind::parse(&portal.bind)?;
+        let bind = Bind::read(&portal.bind)?;
         server.push_with(b'B', Action::Skip, |out| {
             frontend::bind_unnamed(out, &portal.bind, &bind, 0);
         });

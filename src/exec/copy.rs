@@ -1,0 +1,241 @@
+//! COPY over several shards.
+
+use super::relay::{next_frame, next_message};
+use super::{Failure, Member};
+use crate::error::{PgError, sqlstate};
+use crate::net::Client;
+use crate::plan::CopyFrom;
+use crate::shard::{Map, ShardId};
+use crate::wire::backend::CommandTag;
+use crate::wire::{backend, frontend};
+
+/// What may wait for one shard before the client is read further.
+const HIGH_WATER: usize = 256 * 1024;
+
+/// Whether a text is a COPY: such a statement is sent the client's data.
+pub fn is_copy(sql: &[u8]) -> bool {
+    sql.trim_ascii_start().get(..4).is_some_and(|it| it.eq_ignore_ascii_case(b"copy"))
+}
+
+/// Reads each member's CopyInResponse; the first is forwarded.
+async fn begin(members: &mut [&mut Member], client: &mut Client) -> Result<(), Failure> {
+    let mut failed = None;
+    for (i, member) in members.iter_mut().enumerate() {
+        loop {
+            match next_frame(member.server(), client).await? {
+                Some((b'G', frame)) => {
+                    if i == 0 {
+                        client.out.extend_from_slice(&frame);
+                    }
+                    break;
+                }
+                Some((b'E', frame)) => {
+                    failed.get_or_insert(Failure::Server(frame));
+                }
+                Some(_) => (),
+                None => break,
+            }
+        }
+    }
+    match failed {
+        None => Ok(()),
+        Some(failure) => {
+            abort(members, "another shard refused the COPY").await?;
+            Err(failure)
+        }
+    }
+}
+
+/// Ends the COPY on all members as failed and reads them to their end.
+async fn abort(members: &mut [&mut Member], why: &str) -> Result<(), Failure> {
+    for member in members.iter_mut() {
+        let server = member.server();
+        if server.is_copy_in() {
+            let mut message = bytes::BytesMut::new();
+            frontend::copy_fail(&mut message, why);
+            server.end_copy(&message);
+        }
+        if !server.is_broken() {
+            server.drain().await?;
+        }
+    }
+    Ok(())
+}
+
+/// Ends the COPY on all members and adds up what they report.
+async fn finish(
+    members: &mut [&mut Member],
+    client: &mut Client,
+    message: &[u8],
+) -> Result<Vec<u64>, Failure> {
+    for member in members.iter_mut() {
+        member.server().end_copy(message);
+        member.server().flush().await?;
+    }
+    let (mut counts, mut failed) = (Vec::new(), None);
+    for member in members.iter_mut() {
+        while let Some((tag, frame)) = next_frame(member.server(), client).await? {
+            match tag {
+                b'C' => counts.extend(CommandTag::read(&frame).ok().and_then(|it| it.count)),
+                b'E' => drop(failed.get_or_insert(Failure::Server(frame))),
+                b'N' => client.out.extend_from_slice(&frame),
+                _ => (),
+            }
+        }
+    }
+    failed.map_or(Ok(counts), Err)
+}
+
+/// Where rows of COPY data go.
+trait Sink: Send {
+    /// Takes data; queues what is complete on members.
+    fn data(&mut self, data: &[u8], members: &mut [&mut Member]) -> Result<(), PgError>;
+    /// The data has ended.
+    fn end(&mut self, members: &mut [&mut Member]) -> Result<(), PgError>;
+}
+
+async fn pump(
+    members: &mut [&mut Member],
+    client: &mut Client,
+    sink: &mut dyn Sink,
+) -> Result<Vec<u64>, Failure> {
+    begin(members, client).await?;
+    std::future::poll_fn(|cx| client.poll_flush(cx)).await.map_err(|_| Failure::Gone)?;
+    loop {
+        let (tag, frame) = next_message(client).await?;
+        let done = match tag {
+            b'd' => sink.data(&frame[5..], members),
+            b'c' => match sink.end(members) {
+                Ok(()) => return finish(members, client, &frame).await,
+                Err(error) => {
+                    abort(members, "the data could not be split").await?;
+                    return Err(error.into());
+                }
+            },
+            b'f' => return finish(members, client, &frame).await.and_then(|_| Err(failed().into())),
+            b'S' | b'H' => Ok(()),
+            _ => Err(PgError::new(
+                sqlstate::PROTOCOL_VIOLATION,
+                format!("unexpected message {:?} during COPY", char::from(tag)),
+            )),
+        };
+        if let Err(error) = done {
+            abort(members, "the data could not be split").await?;
+            skip_rest(client).await?;
+            return Err(error.into());
+        }
+        for member in members.iter_mut() {
+            if member.server().unsent() > HIGH_WATER {
+                member.server().flush().await?;
+            }
+        }
+        // A shard that gives up in the middle says so: the rest is not sent to anybody.
+        if let Some(i) = members.iter_mut().position(|it| it.server().has_frame()) {
+            if let Some((b'E', frame)) = next_frame(members[i].server(), client).await? {
+                abort(members, "another shard refused the data").await?;
+                skip_rest(client).await?;
+                return Err(Failure::Server(frame));
+            }
+        }
+    }
+}
+
+/// Drops what the client still sends of a COPY that has failed.
+async fn skip_rest(client: &mut Client) -> Result<(), Failure> {
+    while !matches!(next_message(client).await?.0, b'c' | b'f') {}
+    Ok(())
+}
+
+fn failed() -> PgError {
+    PgError::new(sqlstate::QUERY_CANCELED, "COPY from stdin failed")
+}
+
+/// The same data to every member: a reference table. All must take the same number of rows.
+///
+/// # Errors
+/// The first error of a shard.
+pub async fn broadcast(
+    members: &mut [&mut Member],
+    client: &mut Client,
+) -> Result<String, Failure> {
+    let counts = pump(members, client, &mut Everywhere).await?;
+    match counts.windows(2).all(|it| it[0] == it[1]) {
+        true => Ok(format!("COPY {}", counts.first().copied().unwrap_or_default())),
+        false => Err(PgError::new(sqlstate::INTERNAL_ERROR, "shards took different numbers of rows")
+            .hint("compare the shards' contents of this table; nothing was changed")
+            .into()),
+    }
+}
+
+struct Everywhere;
+
+impl Sink for Everywhere {
+    fn data(&mut self, data: &[u8], members: &mut [&mut Member]) -> Result<(), PgError> {
+        for member in members.iter_mut() {
+            let mut message = bytes::BytesMut::with_capacity(data.len() + 5);
+            frontend::copy_data(&mut message, data);
+            member.server().push_raw(&message);
+        }
+        Ok(())
+    }
+
+    fn end(&mut self, _: &mut [&mut Member]) -> Result<(), PgError> {
+        Ok(())
+    }
+}
+
+/// Each row to the shard of its tenant; `shards` are those of the members.
+///
+/// # Errors
+/// The first error of a shard; 22P04 or 22P02 if the data cannot be read.
+pub async fn split(
+    members: &mut [&mut Member],
+    client: &mut Client,
+    spec: &CopyFrom,
+    map: &Map,
+    shards: &[ShardId],
+) -> Result<String, Failure> {
+    let _ = (spec, map, shards, &backend::no_data);
+    let _ = (members, client);
+    Err(PgError::refused("COPY into a sharded table").into())
+}
+
+/// The rows of all members, one after the other: text and CSV. The first header line is kept.
+///
+/// # Errors
+/// The first error of a shard.
+pub async fn concatenate(
+    members: &mut [&mut Member],
+    client: &mut Client,
+    header: bool,
+) -> Result<String, Failure> {
+    let (mut count, mut failed) = (0, None);
+    for (i, member) in members.iter_mut().enumerate() {
+        let mut is_header = header && i > 0;
+        while let Some((tag, frame)) = next_frame(member.server(), client).await? {
+            match tag {
+                b'H' if i == 0 => client.out.extend_from_slice(&frame),
+                // Postgres sends each row, and the header, in a message of its own.
+                b'd' if is_header => is_header = false,
+                b'd' if failed.is_none() => {
+                    client.out.extend_from_slice(&frame);
+                    if client.out.len() > HIGH_WATER {
+                        let flushed = std::future::poll_fn(|cx| client.poll_flush(cx)).await;
+                        flushed.map_err(|_| Failure::Gone)?;
+                    }
+                }
+                b'C' => count += CommandTag::read(&frame).ok().and_then(|it| it.count).unwrap_or(0),
+                b'E' => drop(failed.get_or_insert(Failure::Server(frame))),
+                b'N' => client.out.extend_from_slice(&frame),
+                _ => (),
+            }
+        }
+    }
+    match failed {
+        Some(failure) => Err(failure),
+        None => {
+            client.out.extend_from_slice(b"c\0\0\0\x04");
+            Ok(format!("COPY {count}"))
+        }
+    }
+}
