@@ -204,10 +204,14 @@ impl Proxy {
 impl Handle {
     /// Cancels what runs for this client.
     pub async fn cancel(&self) {
-        let servers: Vec<_> = self.servers.lock().clone();
+        let servers: Vec<_> = {
+            // Marked under the lock: a session takes a server off this list before it gives it
+            // back, so that one that is still here is seen as marked then.
+            let servers = self.servers.lock();
+            servers.iter().for_each(|it| it.mark());
+            servers.clone()
+        };
         for server in servers {
-            // Marked under no lock: a server given back meanwhile is not used by others, as the
-            // mark is looked at when it is given back and again when it is taken.
             server.send().await;
         }
     }

@@ -1,6 +1,7 @@
 //! Fills a [`Catalog`] from the home shard, and compares the other shards with it.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::future::Future;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -11,9 +12,43 @@ use crate::catalog::{
     Catalog, Column, ColumnDefault, Function, FunctionKind, Table, TableKind, Volatility,
 };
 use crate::config;
+use crate::server::Server;
 use crate::shard::KeyType;
 
-type Rows = Vec<Vec<Option<String>>>;
+/// Rows of text.
+pub type Rows = Vec<Vec<Option<String>>>;
+
+/// Where the schema is read: the control plane, or a transaction that has changed it.
+pub trait Source {
+    /// Runs one statement.
+    ///
+    /// # Errors
+    /// What the server says, or that it cannot be reached.
+    fn rows(&mut self, sql: &str) -> impl Future<Output = Result<Rows, ControlError>> + Send;
+}
+
+impl Source for &Control {
+    fn rows(&mut self, sql: &str) -> impl Future<Output = Result<Rows, ControlError>> + Send {
+        Control::rows(self, sql)
+    }
+}
+
+impl Source for &mut Server {
+    async fn rows(&mut self, sql: &str) -> Result<Rows, ControlError> {
+        Server::rows(self, sql).await.map_err(|error| ControlError(error.to_string()))
+    }
+}
+
+/// The schema as a source sees it.
+///
+/// # Errors
+/// As the source.
+pub async fn read(
+    source: impl Source,
+    config: &config::Database,
+) -> Result<Catalog, ControlError> {
+    Ok(load(source, config).await?.0)
+}
 
 const SETTINGS: &str = "SELECT current_setting('server_version_num'), \
     array_to_string(current_schemas(true), e'\\x1f'), datcollate, \
@@ -158,7 +193,7 @@ fn compare(
 }
 
 async fn load(
-    control: &Control,
+    mut control: impl Source,
     config: &config::Database,
 ) -> Result<(Catalog, BTreeMap<String, String>), ControlError> {
     let settings = control.rows(SETTINGS).await?;

@@ -35,10 +35,15 @@ impl CancelKey {
         self.was_used.load(Ordering::Acquire)
     }
 
+    /// From now on the connection is for nobody else.
+    pub fn mark(&self) {
+        self.was_used.store(true, Ordering::Release);
+    }
+
     /// Sends a cancel request and waits until the server has taken it. Failure is silent, as the
     /// protocol has no answer: <https://www.postgresql.org/docs/current/protocol-flow.html>.
     pub async fn send(&self) {
-        self.was_used.store(true, Ordering::Release);
+        self.mark();
         let attempt = tokio::time::timeout(DEADLINE, self.deliver()).await;
         if let Ok(Err(error)) = attempt {
             tracing::debug!(host = %self.host, %error, "a cancel request failed");

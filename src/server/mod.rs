@@ -425,6 +425,30 @@ impl Server {
         self.finish().await
     }
 
+    /// Runs a query of our own; its rows as text.
+    ///
+    /// # Errors
+    /// As [`Self::finish`].
+    pub async fn rows(&mut self, sql: &str) -> Result<Vec<Vec<Option<String>>>, PgError> {
+        self.push_query(sql, Action::Forward);
+        self.flush().await?;
+        let (mut rows, mut failed) = (Vec::new(), None);
+        while let Some((tag, frame)) = self.next_frame().await? {
+            match tag {
+                b'D' => {
+                    let text = |range| String::from_utf8_lossy(&frame[range]).into_owned();
+                    let cells = backend::DataRow::read(&frame)?;
+                    let cells: Result<Vec<_>, _> =
+                        cells.map(|cell| cell.map(|it| it.map(text))).collect();
+                    rows.push(cells?);
+                }
+                b'E' => failed = Some(error_of(&frame)),
+                _ => (),
+            }
+        }
+        failed.map_or(Ok(rows), Err)
+    }
+
     /// Takes a fake reply whose turn has come.
     pub fn next_fake(&mut self) -> Option<Bytes> {
         let fake = self.pipeline.next_fake()?;

@@ -198,7 +198,7 @@ impl Session {
     }
 
     fn catalog_version(&self) -> u64 {
-        self.database.state.catalog.load().as_ref().map_or(0, |it| it.version)
+        self.catalog_now().map_or(0, |it| it.version)
     }
 
     /// A client's statement by name.

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::statement::Statement;
-use super::transaction::text_of;
+use super::transaction::{SchemaOfBlock, text_of};
 use super::{Role, Session};
 use crate::error::{PgError, sqlstate};
 use crate::exec::Failure;
@@ -443,6 +443,7 @@ impl Session {
     pub(super) async fn schema_changed(&mut self) {
         if self.tx.is_some() {
             self.reload_at_commit = true;
+            self.schema_of_block = SchemaOfBlock::Changed;
             return;
         }
         self.reload_at_commit = false;

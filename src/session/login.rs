@@ -449,6 +449,7 @@ fn new_session(
         skips_to_sync: false,
         written: Vec::new(),
         reload_at_commit: false,
+        schema_of_block: Default::default(),
         queries: 0,
         buffers: super::statement::Buffers::default(),
         asked: Default::default(),

@@ -135,6 +135,8 @@ impl Session {
             return;
         }
         let keeps = self.keeps_servers();
+        // Before they are given back: a cancel request must not find them here any more.
+        self.handle.servers.lock().clear();
         self.members.retain_mut(|member| {
             let server = member.lease.server();
             // In the middle of a pipeline without a Sync the server holds an implicit transaction.
@@ -146,8 +148,10 @@ impl Session {
             }
             is_held
         });
+        if self.members.is_empty() {
+            return;
+        }
         let mut servers = self.handle.servers.lock();
-        servers.clear();
         servers.extend(self.members.iter_mut().map(|it| Arc::clone(&it.lease.server().cancel)));
     }
 }

@@ -64,6 +64,7 @@ struct Session {
     written: Vec<(ShardId, Instant)>,
     /// Whether the block has changed the schema.
     reload_at_commit: bool,
+    schema_of_block: transaction::SchemaOfBlock,
     queries: u64,
     buffers: statement::Buffers,
     /// Unknown relations that were looked for under a version of the catalog.
@@ -294,6 +295,7 @@ impl Session {
         self.proxy.metrics.clients.dec();
         self.proxy.metrics.bytes_received.inc_by(self.client.received);
         self.proxy.metrics.bytes_sent.inc_by(self.client.sent);
+        self.handle.servers.lock().clear();
         let keeps = self.keeps_servers();
         for member in self.members.drain(..) {
             if keeps {

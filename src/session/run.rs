@@ -4,7 +4,6 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 
 use super::statement::Statement;
-use super::transaction::text_of;
 use super::{Role, Session};
 use crate::error::{PgError, sqlstate};
 use crate::exec::{Failure, relay};
@@ -399,9 +398,4 @@ impl Session {
 pub(super) fn unreadable_key() -> PgError {
     PgError::refused("the tenant key of this statement cannot be read")
         .hint("write it as a plain literal of the column's type, or pass it as a parameter")
-}
-
-/// A statement's text for the log and for messages of our own.
-pub(super) fn shown(text: &Bytes) -> &str {
-    text_of(text)
 }

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 
 use super::Session;
+use super::transaction::SchemaOfBlock;
 use crate::catalog::Catalog;
 use crate::error::{PgError, sqlstate};
 use crate::plan::cache::{Dependencies, Entry};
@@ -129,9 +130,7 @@ impl Session {
         types: &[u32],
     ) -> Result<Statement, PgError> {
         let text = utf8(sql)?;
-        let Some(catalog) = self.database.state.catalog.load_full() else {
-            return Err(no_catalog());
-        };
+        let Some(catalog) = self.catalog_now() else { return Err(no_catalog()) };
         let session = self.path_hash();
         let on = Dependencies { catalog: catalog.version, session, types };
         let hash = self.buffers.fingerprint.hash_of(text.as_bytes());
@@ -226,12 +225,47 @@ impl Session {
     }
 
     /// The catalog; right after the start it may still be on its way.
-    async fn catalog(&self) -> Result<Arc<Catalog>, PgError> {
+    async fn catalog(&mut self) -> Result<Arc<Catalog>, PgError> {
+        if let Some(catalog) = self.catalog_of_block().await? {
+            return Ok(catalog);
+        }
         if let Some(catalog) = self.database.state.catalog.load_full() {
             return Ok(catalog);
         }
         self.reload_catalog().await;
         self.database.state.catalog.load_full().ok_or_else(no_catalog)
+    }
+
+    /// The catalog in force for this session, if it was read.
+    pub(super) fn catalog_now(&self) -> Option<Arc<Catalog>> {
+        match &self.schema_of_block {
+            SchemaOfBlock::Read(catalog) => Some(Arc::clone(catalog)),
+            _ => self.database.state.catalog.load_full(),
+        }
+    }
+
+    /// In a block that has changed the schema: the schema as the block's own server sees it, so that
+    /// a table just made is known for what it is.
+    async fn catalog_of_block(&mut self) -> Result<Option<Arc<Catalog>>, PgError> {
+        match &self.schema_of_block {
+            SchemaOfBlock::Unchanged => return Ok(None),
+            SchemaOfBlock::Read(catalog) => return Ok(Some(Arc::clone(catalog))),
+            SchemaOfBlock::Changed => (),
+        }
+        let home = self.database.config.home_shard;
+        let member = self.members.iter_mut().find(|it| it.in_tx && it.shard == home);
+        let Some(member) = member.filter(|_| self.tx.as_ref().is_some_and(|tx| !tx.has_failed)) else {
+            return Ok(None);
+        };
+        let config = &self.database.config;
+        let read = crate::pool::catalog::read(member.lease.server(), config).await;
+        let catalog = read.map_err(|error| {
+            PgError::new(sqlstate::INTERNAL_ERROR, "the changed schema cannot be read")
+                .detail(error.to_string())
+        })?;
+        let catalog = Arc::new(catalog);
+        self.schema_of_block = SchemaOfBlock::Read(Arc::clone(&catalog));
+        Ok(Some(catalog))
     }
 
     /// The session's own search_path, as far as it can be told from what was SET.

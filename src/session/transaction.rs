@@ -8,6 +8,7 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 
 use super::{Role, Routing, Session};
+use crate::catalog::Catalog;
 use crate::error::{PgError, sqlstate};
 use crate::exec::two_phase::{self, Gid, Outcome};
 use crate::exec::{Failure, relay};
@@ -16,6 +17,18 @@ use crate::server::{Setting, Settings};
 use crate::shard::ShardId;
 use crate::wire::backend;
 use crate::wire::pipeline::Action;
+
+/// The schema as an open block sees it.
+#[derive(Clone, Default)]
+pub(super) enum SchemaOfBlock {
+    /// As everybody sees it.
+    #[default]
+    Unchanged,
+    /// The block has changed it and has not looked yet.
+    Changed,
+    /// As the block sees it.
+    Read(Arc<Catalog>),
+}
 
 /// An open transaction block.
 pub(super) struct Transaction {
@@ -156,6 +169,10 @@ impl Session {
                 }
                 // What was set inside is in force on every server that took part.
                 self.mark_settings();
+                self.schema_of_block = SchemaOfBlock::Unchanged;
+                if std::mem::take(&mut self.reload_at_commit) {
+                    self.reload_catalog().await;
+                }
                 Ok("COMMIT")
             }
             Err(Failure::Gone) => Err(Failure::Gone),
@@ -272,6 +289,8 @@ impl Session {
             }
             member.in_tx = false;
         }
+        self.schema_of_block = SchemaOfBlock::Unchanged;
+        self.reload_at_commit = false;
         // A server that joined late was given the settings of that moment, outside of the block.
         self.settings = tx.settings;
         self.routing = tx.routing;

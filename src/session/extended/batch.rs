@@ -19,7 +19,7 @@ use crate::wire::{backend, frontend};
 /// What a message of the batch means, names looked up.
 enum Op {
     Parse { name: Bytes, prepared: Arc<Prepared> },
-    Bind { name: Bytes, statement: Bytes, prepared: Arc<Prepared> },
+    Bind { statement: Bytes, prepared: Arc<Prepared> },
     DescribeStatement { name: Bytes, prepared: Arc<Prepared> },
     CloseStatement { name: Bytes },
     /// Describe, Execute or Close of a portal: as it came.
@@ -127,7 +127,7 @@ impl Session {
                 let portal = Portal { prepared: exact, bind: frame.clone(), place };
                 plan.bound.push((name.clone(), portal));
                 plan.routed.push(routed);
-                Op::Bind { name, statement: frame.slice_ref(bind.statement), prepared }
+                Op::Bind { statement: frame.slice_ref(bind.statement), prepared }
             }
             b'D' => {
                 let subject = Subject::read(frame)?;
@@ -319,7 +319,7 @@ fn push(server: &mut Server, tag: u8, frame: &Bytes, op: &Op, fresh: &mut Vec<u6
         Op::Parse { name, prepared } => {
             parse(server, name, prepared, frame, Action::Forward, fresh);
         }
-        Op::Bind { statement, prepared, .. } => {
+        Op::Bind { statement, prepared } => {
             ensure(server, statement, prepared, fresh);
             if statement.is_empty() {
                 server.push(b'B', frame, Action::Forward);
