@@ -57,8 +57,10 @@ pub fn init_log(config: &Config) {
     let filter = std::env::var("RUST_LOG").unwrap_or_else(|_| config.log.level.clone());
     let filter = tracing_subscriber::EnvFilter::try_new(filter)
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    let builder =
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_target(false);
     let done = match config.log.format {
         LogFormat::Text => builder.with_ansi(false).try_init(),
         LogFormat::Json => builder.json().flatten_event(true).try_init(),
@@ -120,9 +122,7 @@ async fn serve(
 }
 
 async fn bind(key: &'static str, address: std::net::SocketAddr) -> Result<TcpListener, AppError> {
-    TcpListener::bind(address)
-        .await
-        .map_err(|source| AppError::Listen { key, address, source })
+    TcpListener::bind(address).await.map_err(|source| AppError::Listen { key, address, source })
 }
 
 fn workers(proxy: &Arc<Proxy>, count: usize) -> Result<Vec<Worker>, AppError> {

@@ -106,9 +106,8 @@ fn main() -> ExitCode {
         Command::Run(run) => {
             app::run(&run.config, run.force, || ()).map_err(|error| error.to_string())
         }
-        Command::Check(options) => sql_of(options.sql.as_deref()).and_then(|sql| {
-            tell(check::check(&options.config, sql.as_deref()))
-        }),
+        Command::Check(options) => sql_of(options.sql.as_deref())
+            .and_then(|sql| tell(check::check(&options.config, sql.as_deref()))),
         Command::Explain(options) => {
             tell(check::explain(&options.config, options.database.as_deref(), &options.sql))
         }

@@ -66,8 +66,21 @@ fn each_host(proxy: &Proxy, mut visit: impl FnMut(&Database, &Host)) {
 
 fn pools(proxy: &Proxy) -> Table {
     let mut table = Table::new(&[
-        "database", "user", "shard", "role", "host", "size", "open", "idle", "in_use", "waiting",
-        "leases", "waits", "timeouts", "wait_ms_avg", "paused",
+        "database",
+        "user",
+        "shard",
+        "role",
+        "host",
+        "size",
+        "open",
+        "idle",
+        "in_use",
+        "waiting",
+        "leases",
+        "waits",
+        "timeouts",
+        "wait_ms_avg",
+        "paused",
     ]);
     each_host(proxy, |database, host| {
         for pool in host.pools() {
@@ -98,8 +111,17 @@ fn pools(proxy: &Proxy) -> Table {
 
 fn clients(proxy: &Proxy) -> Table {
     let mut table = Table::new(&[
-        "pid", "database", "user", "address", "application", "tenant", "in_transaction", "servers",
-        "pinned", "connected_s", "thread",
+        "pid",
+        "database",
+        "user",
+        "address",
+        "application",
+        "tenant",
+        "in_transaction",
+        "servers",
+        "pinned",
+        "connected_s",
+        "thread",
     ]);
     let mut handles: Vec<_> = proxy.clients.iter().map(|it| std::sync::Arc::clone(&it)).collect();
     handles.sort_by_key(|it| it.pid);
@@ -124,8 +146,17 @@ fn clients(proxy: &Proxy) -> Table {
 
 fn servers(proxy: &Proxy) -> Table {
     let mut table = Table::new(&[
-        "database", "user", "shard", "role", "host", "server_pid", "state", "client_pid", "age_s",
-        "idle_s", "prepared",
+        "database",
+        "user",
+        "shard",
+        "role",
+        "host",
+        "server_pid",
+        "state",
+        "client_pid",
+        "age_s",
+        "idle_s",
+        "prepared",
     ]);
     let seconds = |it: Duration| it.as_secs().to_string();
     each_host(proxy, |database, host| {
@@ -224,8 +255,16 @@ fn ranges(database: &Database, host: &Host) -> String {
 
 fn databases(proxy: &Proxy) -> Table {
     let mut table = Table::new(&[
-        "database", "mode", "shards", "home_shard", "tenant_column", "tables", "sharded",
-        "reference", "plans", "paused",
+        "database",
+        "mode",
+        "shards",
+        "home_shard",
+        "tenant_column",
+        "tables",
+        "sharded",
+        "reference",
+        "plans",
+        "paused",
     ]);
     each_database(proxy, |database| {
         let catalog = database.state.catalog.load();
@@ -254,8 +293,16 @@ fn databases(proxy: &Proxy) -> Table {
 
 fn stats(proxy: &Proxy) -> Table {
     let mut table = Table::new(&[
-        "database", "queries", "transactions", "two_phase_commits", "refused", "errors",
-        "plan_hits", "plan_misses", "clients", "uptime_s",
+        "database",
+        "queries",
+        "transactions",
+        "two_phase_commits",
+        "refused",
+        "errors",
+        "plan_hits",
+        "plan_misses",
+        "clients",
+        "uptime_s",
     ]);
     each_database(proxy, |database| {
         let (metrics, plans) = (&database.state.metrics, database.state.plans.counters());

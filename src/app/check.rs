@@ -97,13 +97,7 @@ async fn look_at(database: &Database, sql: Option<&str>, report: &mut Report) {
     }
 }
 
-fn statements(
-    name: &str,
-    sql: &str,
-    catalog: &Catalog,
-    database: &Database,
-    report: &mut Report,
-) {
+fn statements(name: &str, sql: &str, catalog: &Catalog, database: &Database, report: &mut Report) {
     for (range, plan) in plans(sql, catalog, database) {
         let line = 1 + sql[..range.start].matches('\n').count();
         let text: Vec<&str> = sql[range].split_whitespace().collect();

@@ -160,9 +160,8 @@ async fn of_database(before: &Database, map: &Map) -> Result<Vec<String>, String
 
 /// The condition for rows of tenants that leave a shard; `None` if none does.
 fn leaving(old: &Map, new: &Map, shard: ShardId, column: &str, kind: KeyType) -> Option<String> {
-    let goes = |bucket: &u8| {
-        old.bucket_owner(*bucket) == shard && new.bucket_owner(*bucket) != shard
-    };
+    let goes =
+        |bucket: &u8| old.bucket_owner(*bucket) == shard && new.bucket_owner(*bucket) != shard;
     let buckets: Vec<String> = (0..=255).filter(goes).map(|it: u8| it.to_string()).collect();
     let column = quote_name(column);
     let named = old.overrides().keys().chain(new.overrides().keys());

@@ -109,7 +109,8 @@ async fn check_hosts(proxy: Arc<Proxy>) {
         let cluster = proxy.cluster.load_full();
         let (interval, timeout) = (cluster.config.health.interval, cluster.config.health.timeout);
         let mut checks = JoinSet::new();
-        for host in cluster.hosts().cloned() {
+        for host in cluster.hosts() {
+            let host = Arc::clone(host);
             checks.spawn(async move { health::check(&host, timeout).await });
         }
         while checks.join_next().await.is_some() {}

@@ -112,7 +112,9 @@ async fn pump(
                     return Err(error.into());
                 }
             },
-            b'f' => return finish(members, client, &frame).await.and_then(|_| Err(failed().into())),
+            b'f' => {
+                return finish(members, client, &frame).await.and_then(|_| Err(failed().into()));
+            }
             b'S' | b'H' => Ok(()),
             _ => Err(PgError::new(
                 sqlstate::PROTOCOL_VIOLATION,
@@ -130,12 +132,12 @@ async fn pump(
             }
         }
         // A shard that gives up in the middle says so: the rest is not sent to anybody.
-        if let Some(i) = members.iter_mut().position(|it| it.server().has_frame()) {
-            if let Some((b'E', frame)) = next_frame(members[i].server(), client).await? {
-                abort(members, "another shard refused the data").await?;
-                skip_rest(client).await?;
-                return Err(Failure::Server(frame));
-            }
+        if let Some(i) = members.iter_mut().position(|it| it.server().has_frame())
+            && let Some((b'E', frame)) = next_frame(members[i].server(), client).await?
+        {
+            abort(members, "another shard refused the data").await?;
+            skip_rest(client).await?;
+            return Err(Failure::Server(frame));
         }
     }
 }
@@ -161,9 +163,11 @@ pub async fn broadcast(
     let counts = pump(members, client, &mut Everywhere).await?;
     match counts.windows(2).all(|it| it[0] == it[1]) {
         true => Ok(format!("COPY {}", counts.first().copied().unwrap_or_default())),
-        false => Err(PgError::new(sqlstate::INTERNAL_ERROR, "shards took different numbers of rows")
-            .hint("compare the shards' contents of this table; nothing was changed")
-            .into()),
+        false => {
+            Err(PgError::new(sqlstate::INTERNAL_ERROR, "shards took different numbers of rows")
+                .hint("compare the shards' contents of this table; nothing was changed")
+                .into())
+        }
     }
 }
 

@@ -40,9 +40,10 @@ async fn steps(
     loop {
         match merge.step(&mut client.out)? {
             Step::Done => return Ok(()),
-            Step::Full => std::future::poll_fn(|cx| client.poll_flush(cx))
-                .await
-                .map_err(|_| Failure::Gone)?,
+            Step::Full => {
+                let flushed = std::future::poll_fn(|cx| client.poll_flush(cx)).await;
+                flushed.map_err(|_| Failure::Gone)?;
+            }
             Step::Need(shard) => feed(shard, members[shard], client, merge).await?,
         }
     }

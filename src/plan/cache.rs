@@ -135,7 +135,9 @@ impl PlanCache {
     fn evict(&self, part: &mut Part) {
         let oldest = part
             .iter()
-            .flat_map(|(hash, all)| all.iter().map(move |it| (it.used.load(Ordering::Relaxed), *hash)))
+            .flat_map(|(hash, all)| {
+                all.iter().map(move |it| (it.used.load(Ordering::Relaxed), *hash))
+            })
             .min();
         let Some((used, hash)) = oldest else { return };
         if let Some(all) = part.get_mut(&hash) {

@@ -134,8 +134,10 @@ fn value(source: &KeySource, at: At<'_>, arguments: &Arguments<'_>) -> Result<Va
             };
             match keys {
                 Some(keys) => Ok(Value::Keys(keys)),
-                None => Err(PgError::refused(format!("parameter ${index} is not read as a list of tenant keys"))
-                    .hint("pass a one-dimensional array of the tenant column's type")),
+                None => Err(PgError::refused(format!(
+                    "parameter ${index} is not read as a list of tenant keys"
+                ))
+                .hint("pass a one-dimensional array of the tenant column's type")),
             }
         }
     }
@@ -145,7 +147,9 @@ fn value(source: &KeySource, at: At<'_>, arguments: &Arguments<'_>) -> Result<Va
 fn literal(offset: usize, kind: KeyType, at: At<'_>) -> Value {
     let slot = match at.slots {
         Some((planned, given)) => match locate(planned, given, offset) {
-            Some(place) => given.get(place.slot).copied().filter(|it| it.start as usize == place.offset),
+            Some(place) => {
+                given.get(place.slot).copied().filter(|it| it.start as usize == place.offset)
+            }
             None => None,
         },
         None => at.sql.get(offset..).and_then(|rest| Lexer::new(rest).next()).map(|token| Slot {
@@ -347,9 +351,10 @@ mod tests {
 
     #[test]
     fn arrays_in_text_and_binary() {
-        let text = |it| array_from_text(KeyType::Text, it).map(|keys| {
-            keys.iter().map(ToString::to_string).collect::<Vec<_>>().join("|")
-        });
+        let text = |it| {
+            array_from_text(KeyType::Text, it)
+                .map(|keys| keys.iter().map(ToString::to_string).collect::<Vec<_>>().join("|"))
+        };
         assert_eq!(text("{}").unwrap(), "");
         assert_eq!(text(r#"{a, "b,\"c", NULL,"null"}"#).unwrap(), r#"a|b,"c|null"#);
         assert_eq!(text("{{a}}"), None);
@@ -368,9 +373,8 @@ mod tests {
     fn rows_go_to_their_shards() {
         let sql = "INSERT INTO t VALUES (1), (2), (1) RETURNING *";
         let rows = [(21..24, 22), (26..29, 27), (31..34, 32)];
-        let rows = rows.map(|(range, offset)| {
-            (range, KeySource::Literal { offset, kind: KeyType::Int })
-        });
+        let rows =
+            rows.map(|(range, offset)| (range, KeySource::Literal { offset, kind: KeyType::Int }));
         let split = Split { rows: rows.into(), returning: true };
         let at = At { sql, slots: None };
         let found = split_rows(&split, &map(), at, &Arguments::None).unwrap();

@@ -43,10 +43,7 @@ impl Source for &mut Server {
 ///
 /// # Errors
 /// As the source.
-pub async fn read(
-    source: impl Source,
-    config: &config::Database,
-) -> Result<Catalog, ControlError> {
+pub async fn read(source: impl Source, config: &config::Database) -> Result<Catalog, ControlError> {
     Ok(load(source, config).await?.0)
 }
 
@@ -208,8 +205,7 @@ async fn load(
     add_triggers(&mut tables, &triggers);
     let mut version = std::hash::DefaultHasher::new();
     (&settings, &columns, &keys, &triggers, &functions, &types, &operators).hash(&mut version);
-    (&config.tenant_column, &config.reference_tables, &config.trusted_functions)
-        .hash(&mut version);
+    (&config.tenant_column, &config.reference_tables, &config.trusted_functions).hash(&mut version);
     config.allow_local_keys.hash(&mut version);
     let catalog = Catalog {
         tables,
@@ -221,7 +217,6 @@ async fn load(
         operators_on: operators.iter().flat_map(|row| [number(row, 0), number(row, 1)]).collect(),
         trusted_functions: config.trusted_functions.iter().cloned().collect(),
         version: version.finish(),
-        ..Catalog::default()
     };
     Ok((catalog, signature(&columns)))
 }
@@ -398,7 +393,12 @@ pub async fn unkept_keys(database: &Database) -> Result<Vec<String>, ControlErro
         let cell = |i: usize| row[i].as_deref().unwrap_or("");
         let has_tenant = cell(2).split(',').any(|it| it == tenant);
         if is_sharded(cell(1)) && !(is_sharded(cell(0)) && has_tenant) {
-            lines.push(format!("{}: foreign key {} to {} is kept per shard only", cell(0), cell(3), cell(1)));
+            lines.push(format!(
+                "{}: foreign key {} to {} is kept per shard only",
+                cell(0),
+                cell(3),
+                cell(1)
+            ));
         }
     }
     Ok(lines)

@@ -86,11 +86,7 @@ pub struct Health {
 
 impl Default for Health {
     fn default() -> Self {
-        Self {
-            is_up: AtomicBool::new(true),
-            lag_ms: AtomicI64::new(-1),
-            problem: Mutex::default(),
-        }
+        Self { is_up: AtomicBool::new(true), lag_ms: AtomicI64::new(-1), problem: Mutex::default() }
     }
 }
 

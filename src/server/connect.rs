@@ -78,12 +78,11 @@ async fn log_in(server: &mut Server, target: &Target) -> Result<(), PgError> {
         ("client_encoding", "UTF8"),
         ("application_name", "pgsluice"),
     ];
-    frontend::startup(&mut server.output, 0, parameters.into_iter())?;
+    frontend::startup(&mut server.output, 0, parameters)?;
     let mut nonce = [0; crate::auth::scram::NONCE_BYTES];
     getrandom::fill(&mut nonce)
         .map_err(|error| PgError::new(sqlstate::INTERNAL_ERROR, error.to_string()))?;
-    let mut exchange =
-        Some(ClientExchange::new(&host.user, host.password.as_deref(), nonce));
+    let mut exchange = Some(ClientExchange::new(&host.user, host.password.as_deref(), nonce));
     loop {
         server.flush().await?;
         let (tag, frame) = raw_frame(server).await?;

@@ -117,7 +117,8 @@ impl Session {
         let is_sync = tag == b'S';
         if !self.skips_to_sync {
             let done = self.run_batch(&batch, is_sync).await;
-            let failed = done.is_err() || self.members.iter_mut().any(|it| it.server().has_failed());
+            let failed =
+                done.is_err() || self.members.iter_mut().any(|it| it.server().has_failed());
             self.settle(done)?;
             self.skips_to_sync = failed;
         }
@@ -156,7 +157,11 @@ impl Session {
     }
 
     /// The statement of a Parse, planned and shared.
-    pub(super) async fn prepare(&mut self, parse: &Parse<'_>, frame: &Bytes) -> Result<Arc<Prepared>, PgError> {
+    pub(super) async fn prepare(
+        &mut self,
+        parse: &Parse<'_>,
+        frame: &Bytes,
+    ) -> Result<Arc<Prepared>, PgError> {
         let sql = frame.slice_ref(parse.sql);
         let types: Vec<u32> = parse.types.iter().collect();
         let restore = self.directives(&sql)?;
@@ -186,7 +191,10 @@ impl Session {
     }
 
     /// The statement, planned again if the schema has changed since.
-    pub(super) async fn fresh(&mut self, prepared: Arc<Prepared>) -> Result<Arc<Prepared>, PgError> {
+    pub(super) async fn fresh(
+        &mut self,
+        prepared: Arc<Prepared>,
+    ) -> Result<Arc<Prepared>, PgError> {
         if prepared.version == self.catalog_version() {
             return Ok(prepared);
         }
@@ -217,10 +225,7 @@ impl Session {
     pub(super) fn portal_named(&self, name: &[u8]) -> Result<Portal, PgError> {
         self.portals.get(name).cloned().ok_or_else(|| {
             let name = String::from_utf8_lossy(name);
-            PgError::new(
-                sqlstate::INVALID_CURSOR_NAME,
-                format!("portal \"{name}\" does not exist"),
-            )
+            PgError::new(sqlstate::INVALID_CURSOR_NAME, format!("portal \"{name}\" does not exist"))
         })
     }
 

@@ -60,9 +60,7 @@ impl Session {
     ) -> Result<Option<String>, Failure> {
         let describe = if portal.is_some() { Describe::Hide } else { Describe::Forward };
         match &run.combine {
-            Combine::Merge(spec) => {
-                self.merge(spec, routed, portal, describe).await.map(|()| None)
-            }
+            Combine::Merge(spec) => self.merge(spec, routed, portal, describe).await.map(|()| None),
             Combine::Sum => {
                 let text = statement.text.clone();
                 self.same_text(&text, run, routed, portal, Answers::Sum, describe).await.map(Some)
@@ -162,12 +160,8 @@ impl Session {
         describe: Describe,
     ) -> Result<String, Failure> {
         let arguments = portal.map(Portal::arguments).transpose()?.unwrap_or_default();
-        let rows = route::split_rows(
-            split,
-            self.database.map(),
-            statement.at(),
-            &arguments.as_route(),
-        )?;
+        let rows =
+            route::split_rows(split, self.database.map(), statement.at(), &arguments.as_route())?;
         let mut at = Vec::new();
         for (shard, indexes) in &rows {
             self.check_second_write(*shard)?;
@@ -294,9 +288,7 @@ fn bound(
         }
     };
     match value {
-        Some(value) if value < 0 => {
-            Err(PgError::new(code, format!("{what} must not be negative")))
-        }
+        Some(value) if value < 0 => Err(PgError::new(code, format!("{what} must not be negative"))),
         value => Ok(value),
     }
 }

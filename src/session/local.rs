@@ -93,10 +93,7 @@ impl Session {
     async fn commit_block(&mut self, chain: bool) -> Result<(), Failure> {
         let begin = self.chained(chain)?;
         if self.tx.as_ref().is_none_or(|tx| !tx.is_explicit) {
-            self.warn(
-                sqlstate::NO_ACTIVE_SQL_TRANSACTION,
-                "there is no transaction in progress",
-            );
+            self.warn(sqlstate::NO_ACTIVE_SQL_TRANSACTION, "there is no transaction in progress");
         }
         let tag = self.commit().await?;
         self.complete(tag);
@@ -107,10 +104,7 @@ impl Session {
     async fn rollback_block(&mut self, chain: bool) {
         let begin = self.chained(chain).ok().flatten();
         if self.tx.as_ref().is_none_or(|tx| !tx.is_explicit) {
-            self.warn(
-                sqlstate::NO_ACTIVE_SQL_TRANSACTION,
-                "there is no transaction in progress",
-            );
+            self.warn(sqlstate::NO_ACTIVE_SQL_TRANSACTION, "there is no transaction in progress");
         }
         self.rollback().await;
         self.complete("ROLLBACK");
@@ -125,9 +119,7 @@ impl Session {
     ) -> Result<Option<(String, Option<bool>, Option<crate::plan::Isolation>)>, PgError> {
         match &self.tx {
             _ if !chain => Ok(None),
-            Some(tx) if tx.is_explicit => {
-                Ok(Some((tx.begin.clone(), tx.read_only, tx.isolation)))
-            }
+            Some(tx) if tx.is_explicit => Ok(Some((tx.begin.clone(), tx.read_only, tx.isolation))),
             _ => Err(PgError::new(
                 sqlstate::NO_ACTIVE_SQL_TRANSACTION,
                 "AND CHAIN can only be used in transaction blocks",

@@ -165,7 +165,11 @@ fn wanted(
         wanted.database.clone_from(&wanted.user);
     }
     if minor > MINOR || !unknown.is_empty() {
-        backend::negotiate_protocol_version(&mut client.out, 0x3_0000 | i32::from(wanted.minor), unknown)?;
+        backend::negotiate_protocol_version(
+            &mut client.out,
+            0x3_0000 | i32::from(wanted.minor),
+            unknown,
+        )?;
     }
     Ok(wanted)
 }
@@ -180,7 +184,10 @@ fn set(wanted: &mut Wanted, name: &str, value: String) -> Result<(), PgError> {
             }
             // Servers are in UTF8 unless told otherwise.
             let is_default = lower == "client_encoding"
-                && matches!(value.to_ascii_lowercase().trim_matches('\''), "utf8" | "utf-8" | "unicode");
+                && matches!(
+                    value.to_ascii_lowercase().trim_matches('\''),
+                    "utf8" | "utf-8" | "unicode"
+                );
             if lower == "client_encoding" {
                 check_encoding(&value)?;
             }
@@ -201,8 +208,10 @@ pub(super) fn check_encoding(name: &str) -> Result<(), PgError> {
         .iter()
         .any(|it| plain.starts_with(it));
     match is_unsafe {
-        true => Err(PgError::refused(format!("client_encoding {name} is not supported"))
-            .hint("use UTF8")),
+        true => {
+            Err(PgError::refused(format!("client_encoding {name} is not supported"))
+                .hint("use UTF8"))
+        }
         false => Ok(()),
     }
 }
@@ -275,7 +284,8 @@ async fn admit(
         greet(&mut client, &handle, &crate::admin::parameters(), &wanted);
         return Ok(Outcome::Admin(client, handle));
     };
-    let mut session = Box::new(new_session(proxy, client, handle, user, cluster, database, &wanted, thread));
+    let mut session =
+        Box::new(new_session(proxy, client, handle, user, cluster, database, &wanted, thread));
     match session.learn_parameters().await {
         Ok(parameters) => {
             let handle = Arc::clone(&session.handle);
@@ -331,11 +341,7 @@ fn may_enter(
     }
 }
 
-async fn authenticate(
-    proxy: &Proxy,
-    client: &mut Client,
-    name: &str,
-) -> Result<User, PgError> {
+async fn authenticate(proxy: &Proxy, client: &mut Client, name: &str) -> Result<User, PgError> {
     let user = proxy.user(name);
     let method = user.as_ref().map_or(crate::auth::AuthMethod::ScramSha256, |it| it.auth);
     let secret = user.as_ref().map(|it| &it.secret);
@@ -358,7 +364,8 @@ async fn authenticate(
 
 fn random(proxy: &Proxy) -> Result<Random, PgError> {
     let mut random = Random { nonce: Default::default(), salt: [0; 4], key: proxy.salt_key };
-    let filled = getrandom::fill(&mut random.nonce).and_then(|()| getrandom::fill(&mut random.salt));
+    let filled =
+        getrandom::fill(&mut random.nonce).and_then(|()| getrandom::fill(&mut random.salt));
     filled.map_err(|error| PgError::new(sqlstate::INTERNAL_ERROR, error.to_string()))?;
     Ok(random)
 }
@@ -456,12 +463,7 @@ fn new_session(
     }
 }
 
-fn greet(
-    client: &mut Client,
-    handle: &Handle,
-    parameters: &[(String, String)],
-    wanted: &Wanted,
-) {
+fn greet(client: &mut Client, handle: &Handle, parameters: &[(String, String)], wanted: &Wanted) {
     for (name, value) in parameters {
         let said = wanted.settings.get(&name.to_ascii_lowercase());
         let value = match said {
@@ -532,10 +534,7 @@ mod tests {
 
     #[test]
     fn options_are_split_at_blanks() {
-        assert_eq!(
-            split_options(r"-c a=b  -cc=d\ e --f-g=h"),
-            ["-c", "a=b", "-cc=d e", "--f-g=h"]
-        );
+        assert_eq!(split_options(r"-c a=b  -cc=d\ e --f-g=h"), ["-c", "a=b", "-cc=d e", "--f-g=h"]);
     }
 
     #[test]

@@ -79,8 +79,7 @@ impl Session {
         self.handle.servers.lock().push(Arc::clone(&server.cancel));
         let is_primary = lease.is_primary();
         let since = Instant::now();
-        let member =
-            Member { shard, is_primary, lease, in_tx: false, wrote: false, since };
+        let member = Member { shard, is_primary, lease, in_tx: false, wrote: false, since };
         self.members.push(member);
         self.members.len() - 1
     }

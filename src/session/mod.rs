@@ -103,10 +103,7 @@ impl Role {
 
 /// Serves a connection that was accepted: a client, a cancel request, the admin console.
 pub async fn serve(proxy: Arc<Proxy>, stream: TcpStream, thread: usize) {
-    let peer = match stream.peer_addr() {
-        Ok(peer) => peer,
-        Err(_) => return,
-    };
+    let Ok(peer) = stream.peer_addr() else { return };
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "TCP_NODELAY could not be set");
     }

@@ -59,10 +59,7 @@ impl Session {
     }
 
     /// Applies a leading comment's directives; gives what is to be restored after the statement.
-    pub(super) fn directives(
-        &mut self,
-        sql: &Bytes,
-    ) -> Result<Option<super::Routing>, PgError> {
+    pub(super) fn directives(&mut self, sql: &Bytes) -> Result<Option<super::Routing>, PgError> {
         if !sql.starts_with(b"/*") && !sql.first().is_some_and(u8::is_ascii_whitespace) {
             return Ok(None);
         }
@@ -105,8 +102,10 @@ impl Session {
             return self.relay_to(shard, role, writes, frame).await;
         }
         for statement in &statements {
-            let opens = matches!(statement.plan.action,
-                PlanAction::Local(crate::plan::Local::Begin { .. }));
+            let opens = matches!(
+                statement.plan.action,
+                PlanAction::Local(crate::plan::Local::Begin { .. })
+            );
             if self.tx.is_none() && !opens {
                 self.begin_implicit();
             }
@@ -193,7 +192,9 @@ impl Session {
             self.note_buckets(routed);
         }
         let done = match routed.shards.single() {
-            Some(shard) if !matches!(run.combine, Combine::OneByOne) || !self.database.is_sharded() => {
+            Some(shard)
+                if !matches!(run.combine, Combine::OneByOne) || !self.database.is_sharded() =>
+            {
                 let writes = run.access == Access::Write;
                 match frame {
                     Some(frame) => self.relay_to(shard, routed.role, writes, frame).await,
@@ -308,16 +309,10 @@ impl Session {
     }
 
     /// A session that has named its tenant stays on that shard, except for what belongs to all.
-    fn tenant_shard(
-        &self,
-        run: &Run,
-        shards: ShardSet,
-        keys: &[Key],
-    ) -> Result<ShardSet, PgError> {
+    fn tenant_shard(&self, run: &Run, shards: ShardSet, keys: &[Key]) -> Result<ShardSet, PgError> {
         let Some(tenant) = self.routing.tenant.as_ref() else { return Ok(shards) };
-        let is_keyless_read_or_write =
-            matches!(run.scope, crate::plan::Scope::All)
-                && matches!(run.combine, Combine::Merge(_) | Combine::Sum | Combine::Refuse(_));
+        let is_keyless_read_or_write = matches!(run.scope, crate::plan::Scope::All)
+            && matches!(run.combine, Combine::Merge(_) | Combine::Sum | Combine::Refuse(_));
         let owner = self.owner_of(tenant)?;
         if is_keyless_read_or_write {
             return Ok(ShardSet::one(owner));
@@ -358,9 +353,8 @@ impl Session {
             return role;
         }
         let window = self.database.config.pin_after_write;
-        let mine = self.written.iter().any(|(shard, at)| {
-            shards.contains(*shard) && at.elapsed() < window
-        });
+        let mine =
+            self.written.iter().any(|(shard, at)| shards.contains(*shard) && at.elapsed() < window);
         let pins = &self.database.state.pins;
         let others = match buckets.is_empty() {
             true => pins.is_any_recent(window),

@@ -108,7 +108,9 @@ impl Session {
         let text = utf8(sql)?;
         let pieces = self.plan_text(text, types, catalog);
         if pieces.len() == 1 {
-            return Ok(SmallVec::from_iter([self.plan_one(sql, types, Arc::clone(catalog)).await?]));
+            return Ok(SmallVec::from_iter([self
+                .plan_one(sql, types, Arc::clone(catalog))
+                .await?]));
         }
         let mut statements = SmallVec::new();
         for (range, _) in pieces {
@@ -180,8 +182,7 @@ impl Session {
         let read = &mut self.buffers.fingerprint;
         read.read(text);
         let plans = &self.database.state.plans;
-        let entry =
-            plans.insert(read.hash(), read.key(text), on, Arc::clone(&plan), read.slots());
+        let entry = plans.insert(read.hash(), read.key(text), on, Arc::clone(&plan), read.slots());
         let entry = match plan.is_shareable {
             true => entry,
             false => {
@@ -206,10 +207,9 @@ impl Session {
     fn first_plan(&self, text: &str, types: &[u32], catalog: &Catalog) -> Plan {
         match self.plan_text(text, types, catalog).into_iter().next() {
             Some((_, plan)) => plan,
-            None => Plan::refuse(PgError::new(
-                sqlstate::INTERNAL_ERROR,
-                "the planner gave no plan",
-            )),
+            None => {
+                Plan::refuse(PgError::new(sqlstate::INTERNAL_ERROR, "the planner gave no plan"))
+            }
         }
     }
 
@@ -254,7 +254,8 @@ impl Session {
         }
         let home = self.database.config.home_shard;
         let member = self.members.iter_mut().find(|it| it.in_tx && it.shard == home);
-        let Some(member) = member.filter(|_| self.tx.as_ref().is_some_and(|tx| !tx.has_failed)) else {
+        let Some(member) = member.filter(|_| self.tx.as_ref().is_some_and(|tx| !tx.has_failed))
+        else {
             return Ok(None);
         };
         let config = &self.database.config;

@@ -205,10 +205,13 @@ impl Session {
             }
             member.in_tx = false;
             if is_failed && failed.is_none() && first {
-                failed = Some(PgError::new(
-                    sqlstate::IN_FAILED_SQL_TRANSACTION,
-                    "the transaction had failed and was rolled back",
-                ).into());
+                failed = Some(
+                    PgError::new(
+                        sqlstate::IN_FAILED_SQL_TRANSACTION,
+                        "the transaction had failed and was rolled back",
+                    )
+                    .into(),
+                );
             }
             if let Some(failed) = failed.filter(|_| first) {
                 return Err(failed);
@@ -223,10 +226,11 @@ impl Session {
         let mut number = [0; 16];
         getrandom::fill(&mut number)
             .map_err(|error| PgError::new(sqlstate::INTERNAL_ERROR, error.to_string()))?;
-        let deciding = self.members.iter().filter(|it| it.in_tx && it.wrote).next_back();
+        let deciding = self.members.iter().rfind(|it| it.in_tx && it.wrote);
         let Some(deciding) = deciding.map(|it| it.shard) else { return Ok(()) };
         let gid = Gid { deciding, number: u128::from_be_bytes(number) };
-        let mut writers: Vec<_> = self.members.iter_mut().filter(|it| it.in_tx && it.wrote).collect();
+        let mut writers: Vec<_> =
+            self.members.iter_mut().filter(|it| it.in_tx && it.wrote).collect();
         let outcome = two_phase::commit(&mut writers, &gid).await;
         self.database.state.metrics.two_phase.inc();
         match outcome {

@@ -178,9 +178,7 @@ fn prefixed(sql: &[u8], start: usize, first: u8) -> (Kind, usize) {
         (b'x' | b'X', b'\'', _) => found(Kind::HexString, scan::bits(sql, start + 2)),
         (b'n' | b'N', b'\'', _) => found(Kind::NationalString, scan::string(sql, start + 2)),
         (b'u' | b'U', b'&', b'\'') => found(Kind::UnicodeString, scan::string(sql, start + 3)),
-        (b'u' | b'U', b'&', b'"') => {
-            found(Kind::UnicodeWord, scan::doubled(sql, start + 3, b'"'))
-        }
+        (b'u' | b'U', b'&', b'"') => found(Kind::UnicodeWord, scan::doubled(sql, start + 3, b'"')),
         _ => (Kind::Word, word_end(sql, start)),
     }
 }

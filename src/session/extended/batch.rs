@@ -18,10 +18,21 @@ use crate::wire::{backend, frontend};
 
 /// What a message of the batch means, names looked up.
 enum Op {
-    Parse { name: Bytes, prepared: Arc<Prepared> },
-    Bind { statement: Bytes, prepared: Arc<Prepared> },
-    DescribeStatement { name: Bytes, prepared: Arc<Prepared> },
-    CloseStatement { name: Bytes },
+    Parse {
+        name: Bytes,
+        prepared: Arc<Prepared>,
+    },
+    Bind {
+        statement: Bytes,
+        prepared: Arc<Prepared>,
+    },
+    DescribeStatement {
+        name: Bytes,
+        prepared: Arc<Prepared>,
+    },
+    CloseStatement {
+        name: Bytes,
+    },
     /// Describe, Execute or Close of a portal: as it came.
     Portal,
 }
@@ -125,7 +136,7 @@ impl Session {
                 let name = frame.slice_ref(bind.portal);
                 let place = Some((shard, routed.role));
                 let portal = Portal { prepared: exact, bind: frame.clone(), place };
-                plan.bound.push((name.clone(), portal));
+                plan.bound.push((name, portal));
                 plan.routed.push(routed);
                 Op::Bind { statement: frame.slice_ref(bind.statement), prepared }
             }
@@ -386,12 +397,7 @@ fn prepare_named(server: &mut Server, prepared: &Prepared, action: Action, fresh
 }
 
 /// Sees to it that the server has the statement that a message names.
-pub(super) fn ensure(
-    server: &mut Server,
-    name: &[u8],
-    prepared: &Prepared,
-    fresh: &mut Vec<u64>,
-) {
+pub(super) fn ensure(server: &mut Server, name: &[u8], prepared: &Prepared, fresh: &mut Vec<u64>) {
     let text = &prepared.text;
     if !name.is_empty() {
         if !server.statements.touch(text.id) {

@@ -256,7 +256,9 @@ impl Session {
             self.note_buckets(&routed);
         }
         let done = match routed.shards.single().filter(|_| !is_alone) {
-            Some(shard) => self.step_single(portal, &exact, shard, routed.role, writes, max_rows).await,
+            Some(shard) => {
+                self.step_single(portal, &exact, shard, routed.role, writes, max_rows).await
+            }
             None if max_rows > 0 => Err(PgError::refused(
                 "an Execute with a row limit over several shards is not supported",
             )
