@@ -4,10 +4,11 @@ use super::relay::{next_frame, next_message};
 use super::{Failure, Member};
 use crate::error::{PgError, sqlstate};
 use crate::net::Client;
-use crate::plan::CopyFrom;
-use crate::shard::{Map, ShardId};
+use crate::plan::{CopyFormat, CopyFrom};
+use crate::shard::{Key, Map, ShardId};
+use crate::sql::copy::{CopyRows, Piece};
 use crate::wire::backend::CommandTag;
-use crate::wire::{backend, frontend};
+use crate::wire::frontend;
 
 /// What may wait for one shard before the client is read further.
 const HIGH_WATER: usize = 256 * 1024;
@@ -199,9 +200,98 @@ pub async fn split(
     map: &Map,
     shards: &[ShardId],
 ) -> Result<String, Failure> {
-    let _ = (spec, map, shards, &backend::no_data);
-    let _ = (members, client);
-    Err(PgError::refused("COPY into a sharded table").into())
+    let mut sink = ByTenant {
+        rows: CopyRows::new(&spec.format, spec.key_column, client.message_limit),
+        spec,
+        map,
+        shards,
+        queued: vec![Vec::new(); members.len()],
+        row: 0,
+    };
+    let counts = pump(members, client, &mut sink).await?;
+    Ok(format!("COPY {}", counts.iter().sum::<u64>()))
+}
+
+struct ByTenant<'a> {
+    rows: CopyRows,
+    spec: &'a CopyFrom,
+    map: &'a Map,
+    shards: &'a [ShardId],
+    /// Data for each member that is not in a message yet.
+    queued: Vec<Vec<u8>>,
+    row: u64,
+}
+
+impl ByTenant<'_> {
+    fn cut(&mut self) -> Result<(), PgError> {
+        while let Some(piece) = self.rows.next_piece()? {
+            match piece {
+                Piece::Row { bytes, key } => {
+                    self.row += 1;
+                    let shard = owner(self.spec, self.map, key.as_deref(), self.row)?;
+                    let at = self.shards.iter().position(|it| *it == shard).ok_or_else(|| {
+                        PgError::refused(format!("shard {shard} takes no part in this COPY"))
+                    })?;
+                    self.queued[at].extend_from_slice(bytes);
+                }
+                Piece::Header(bytes) | Piece::End(bytes) => {
+                    self.queued.iter_mut().for_each(|it| it.extend_from_slice(bytes));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn hand_over(&mut self, members: &mut [&mut Member]) {
+        for (queued, member) in self.queued.iter_mut().zip(members) {
+            if !queued.is_empty() {
+                let mut message = bytes::BytesMut::with_capacity(queued.len() + 5);
+                frontend::copy_data(&mut message, queued);
+                member.server().push_raw(&message);
+                queued.clear();
+            }
+        }
+    }
+}
+
+impl Sink for ByTenant<'_> {
+    fn data(&mut self, data: &[u8], members: &mut [&mut Member]) -> Result<(), PgError> {
+        self.rows.feed(data);
+        self.cut()?;
+        self.hand_over(members);
+        Ok(())
+    }
+
+    fn end(&mut self, members: &mut [&mut Member]) -> Result<(), PgError> {
+        self.rows.finish();
+        self.cut()?;
+        self.hand_over(members);
+        Ok(())
+    }
+}
+
+/// The shard of a row by its tenant field.
+fn owner(spec: &CopyFrom, map: &Map, key: Option<&[u8]>, row: u64) -> Result<ShardId, PgError> {
+    let Some(key) = key else {
+        return Err(PgError::new(
+            sqlstate::NOT_NULL_VIOLATION,
+            "the tenant column of a sharded table cannot be NULL",
+        )
+        .detail(format!("COPY row {row}")));
+    };
+    let read = match (&spec.format, std::str::from_utf8(key)) {
+        (CopyFormat::Binary, _) => Key::from_binary(spec.kind, key).map_err(|it| it.to_string()),
+        (_, Ok(text)) => Key::from_text(spec.kind, text).map_err(|it| it.to_string()),
+        (_, Err(_)) => Err("it is not UTF-8".to_owned()),
+    };
+    match read {
+        Ok(key) => Ok(map.owner(&key)),
+        Err(why) => Err(PgError::new(
+            sqlstate::INVALID_TEXT_REPRESENTATION,
+            "the tenant column cannot be read",
+        )
+        .detail(format!("COPY row {row}: {why}"))),
+    }
 }
 
 /// The rows of all members, one after the other: text and CSV. The first header line is kept.

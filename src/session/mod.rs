@@ -131,42 +131,48 @@ impl Session {
         let handle = Arc::clone(&self.handle);
         let mut drain = self.proxy.drain.subscribe();
         loop {
-            if self.tx.is_none() && self.client.input.is_empty() && self.proxy.is_draining() {
-                self.say_goodbye("the proxy is going down").await;
-                break;
-            }
-            let ended = tokio::select! {
-                biased;
-                ended = self.turn() => ended,
-                () = handle.kill.notified() => {
-                    self.say_goodbye("an administrator ended this session").await;
+            let frame = match self.client.take_frame() {
+                Ok(Some((b'X', _))) => break,
+                Ok(frame) => frame,
+                Err(error) => {
+                    self.tell(&error.fatal());
+                    let _ = self.client.flush(PATIENCE).await;
+                    break;
+                }
+            };
+            let is_over = match frame {
+                Some((tag, frame)) => tokio::select! {
+                    biased;
+                    done = self.handle(tag, frame) => done.is_err(),
+                    // What runs is dropped: its servers are cleaned up.
+                    () = handle.kill.notified() => self.end_by_kill().await,
+                },
+                None if self.may_drain() => {
+                    self.say_goodbye("the proxy is going down").await;
                     true
                 }
-                _ = drain.changed(), if self.tx.is_none() => false,
+                None => tokio::select! {
+                    biased;
+                    read = self.wait() => !matches!(read, Ok(count) if count > 0),
+                    () = handle.kill.notified() => self.end_by_kill().await,
+                    _ = drain.changed() => false,
+                },
             };
-            if ended {
+            if is_over {
                 break;
             }
         }
         self.end();
     }
 
-    /// Reads until a message is whole and handles it; whether the session has ended.
-    ///
-    /// Handling is not cancel safe: a session killed in the middle drops its servers, which are then
-    /// cleaned up.
-    async fn turn(&mut self) -> bool {
-        match self.client.take_frame() {
-            Ok(Some((b'X', _))) => return true,
-            Ok(Some((tag, frame))) => return self.handle(tag, frame).await.is_err(),
-            Ok(None) => (),
-            Err(error) => {
-                self.tell(&error.fatal());
-                let _ = self.client.flush(PATIENCE).await;
-                return true;
-            }
-        }
-        !matches!(self.wait().await, Ok(count) if count > 0)
+    /// Whether the proxy goes down and this client has nothing under way.
+    fn may_drain(&self) -> bool {
+        self.tx.is_none() && self.client.input.is_empty() && self.proxy.is_draining()
+    }
+
+    async fn end_by_kill(&mut self) -> bool {
+        self.say_goodbye("an administrator ended this session").await;
+        true
     }
 
     /// Waits for the client; a server it keeps may meanwhile have something to say.

@@ -287,6 +287,10 @@ impl Session {
             Target::Replan => return Ok(None),
             Target::Any => ShardSet::one(self.any_shard()),
             Target::Home | Target::NoRows => ShardSet::one(home),
+            // What every shard has is changed on all, also on those that own no tenant (yet).
+            Target::Shards(_) if matches!(run.combine, Combine::Same | Combine::OneByOne) => {
+                self.database.shards.keys().copied().collect()
+            }
             Target::Shards(shards) => shards,
         };
         let shards = self.tenant_shard(run, shards, &routed.keys)?;
