@@ -23,6 +23,9 @@ pub fn toml(cluster: &Cluster, front: &Front<'_>) -> String {
     if let Some(http) = front.http {
         text.push_str(&format!("http = \"{http}\"            # /metrics /live /ready\n"));
     }
+    text.push_str(
+        "shutdown_grace = \"2s\"              # Ctrl-C waits this long for transactions\n",
+    );
     text.push_str(&format!(
         "\n[pool]\nmode = \"transaction\"               # or \"session\"\n\
          size = 20                          # server connections per user, database and host\n\
