@@ -39,7 +39,10 @@ async fn begin(members: &mut [&mut Member], client: &mut Client) -> Result<(), F
         }
     }
     match failed {
-        None => Ok(()),
+        None => {
+            client.has_copied = true;
+            Ok(())
+        }
         Some(failure) => {
             abort(members, "another shard refused the COPY").await?;
             Err(failure)

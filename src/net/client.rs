@@ -31,6 +31,8 @@ pub struct Client {
     pub out: BytesMut,
     /// Bytes one message may have.
     pub message_limit: usize,
+    /// Whether the client was asked for COPY data by the proxy itself in this request.
+    pub has_copied: bool,
     /// Bytes received and sent so far.
     pub received: u64,
     pub sent: u64,
@@ -45,6 +47,7 @@ impl Client {
             input: BytesMut::new(),
             out: BytesMut::new(),
             message_limit,
+            has_copied: false,
             received: 0,
             sent: 0,
         }

@@ -57,6 +57,7 @@ async fn dial(target: &Target, prepared_statements: usize) -> Result<Server, PgE
         is_broken: false,
         has_failed: false,
         parsed: 0,
+        has_swallowed_sync: false,
         own_error: None,
         thread: 0,
         created: now,

@@ -57,6 +57,8 @@ pub struct Server {
     /// Whether an ErrorResponse was read since [`Server::begin_request`].
     has_failed: bool,
     parsed: usize,
+    /// Whether a COPY of this request has read over the client's Sync.
+    has_swallowed_sync: bool,
     /// The first error of a request of our own.
     own_error: Option<PgError>,
     /// The data-plane thread whose reactor the socket is registered with.
@@ -123,6 +125,11 @@ impl Server {
         self.has_failed = true;
     }
 
+    /// Whether a COPY of this request has read over the client's Sync, so that another will come.
+    pub fn has_swallowed_sync(&self) -> bool {
+        self.has_swallowed_sync
+    }
+
     /// ParseComplete messages that the client was given in this request.
     pub fn parsed(&self) -> usize {
         self.parsed
@@ -156,6 +163,7 @@ impl Server {
     pub fn begin_request(&mut self) {
         self.has_failed = false;
         self.parsed = 0;
+        self.has_swallowed_sync = false;
     }
 
     /// Whether the server has reported an error in this request.
@@ -484,6 +492,7 @@ impl Server {
             self.is_broken = true;
             PgError::from(unexpected).hint(format!("server {} is out of step", self.cancel.host))
         })?;
+        self.has_swallowed_sync |= tag == b'G' && self.pipeline.has_swallowed_sync();
         if tag == b'1' && verdict == Verdict::Forward {
             self.parsed += 1;
         }

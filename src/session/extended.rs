@@ -122,7 +122,10 @@ impl Session {
             self.settle(done)?;
             self.skips_to_sync = failed;
         }
-        if is_sync {
+        // COPY reads over a Sync that was sent ahead of its data: the client sends another.
+        let is_swallowed = self.client.has_copied
+            || self.members.iter_mut().any(|it| it.server().has_swallowed_sync());
+        if is_sync && !is_swallowed {
             self.sync().await?;
         }
         self.end_request().await

@@ -220,6 +220,7 @@ impl Session {
     /// A request begins: outside a transaction it gets the newest snapshot.
     fn begin_request(&mut self) {
         self.queries += 1;
+        self.client.has_copied = false;
         self.members.iter_mut().for_each(|it| it.server().begin_request());
         if self.tx.is_some() {
             return;

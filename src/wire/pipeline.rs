@@ -168,6 +168,11 @@ impl Pipeline {
         self.batch != Batch::None
     }
 
+    /// Whether the server waits for COPY data and has read over a Sync: the client sends another.
+    pub fn has_swallowed_sync(&self) -> bool {
+        matches!(self.copy_in, CopyIn::Yes { swallowed: 1.. })
+    }
+
     /// Whether the reply in turn is one that the server was not asked for.
     pub fn is_fake_next(&self) -> bool {
         self.owed.front().is_some_and(|owed| matches!(owed.action, Action::Fake(_)))
