@@ -12,6 +12,7 @@ use std::sync::Arc;
 use crate::error::PgError;
 use crate::merge::MergeSpec;
 use crate::shard::KeyType;
+pub use crate::sql::copy::CopyFormat;
 
 /// The plan of one statement.
 #[derive(Clone, Debug, PartialEq)]
@@ -119,14 +120,6 @@ pub struct CopyFrom {
     /// Position of the tenant column in the data's columns.
     pub key_column: usize,
     pub kind: KeyType,
-}
-
-/// How COPY data is cut into rows and fields.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum CopyFormat {
-    Text { delimiter: u8, null: String, header: bool },
-    Csv { delimiter: u8, quote: u8, escape: u8, null: String, header: bool, force_null: bool },
-    Binary,
 }
 
 /// Statements about the session that the proxy carries out itself. Byte-exact text is at hand where

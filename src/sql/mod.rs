@@ -1,0 +1,8 @@
+//! SQL as text: tokens, the statement fingerprint, leading directives, COPY rows.
+
+pub mod comment;
+pub mod copy;
+pub mod fingerprint;
+pub mod lexer;
+pub mod literal;
+mod scan;
