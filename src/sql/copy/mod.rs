@@ -148,3 +148,6 @@ fn too_long(max_row_bytes: usize) -> PgError {
 fn bad_format(message: impl Into<String>, line: u64) -> PgError {
     PgError::new(sqlstate::BAD_COPY_FILE_FORMAT, message).detail(format!("COPY line {line}"))
 }
+
+#[cfg(test)]
+mod tests;
