@@ -284,7 +284,7 @@ fn databases(proxy: &Proxy) -> Table {
             kinds(|it| !matches!(it, TableKind::System | TableKind::View(_))),
             kinds(|it| matches!(it, TableKind::Sharded { .. })),
             kinds(|it| matches!(it, TableKind::Reference)),
-            database.state.plans.len().to_string(),
+            database.state.plans.counts().entries.to_string(),
             database.state.is_paused.load(Relaxed).to_string(),
         ]);
     });
@@ -305,7 +305,7 @@ fn stats(proxy: &Proxy) -> Table {
         "uptime_s",
     ]);
     each_database(proxy, |database| {
-        let (metrics, plans) = (&database.state.metrics, database.state.plans.counters());
+        let (metrics, plans) = (&database.state.metrics, database.state.plans.counts());
         let clients = proxy.clients.iter().filter(|it| it.database == database.config.name);
         table.row([
             database.config.name.clone(),

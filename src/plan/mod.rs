@@ -1,7 +1,9 @@
 //! What is known of a statement from its text and the catalog alone: where it goes, how the answers
 //! of several shards become one, or why it is refused. Cached; see `plan::route` for one execution.
 
+mod array;
 pub mod cache;
+pub mod key;
 pub mod planner;
 pub mod route;
 mod show;

@@ -19,6 +19,9 @@ use crate::plan::cache::PlanCache;
 use crate::server::Target;
 use crate::shard::{Map, ShardId};
 
+/// Statements longer than this are planned each time; their plans are not kept.
+const PLAN_KEY_BYTES: usize = 64 * 1024;
+
 /// Everything a transaction needs to know of the configuration.
 pub struct Cluster {
     pub config: Arc<Config>,
@@ -146,7 +149,7 @@ impl DatabaseState {
     fn new(name: &str, config: &Config, metrics: &Metrics) -> Self {
         Self {
             catalog: ArcSwapOption::empty(),
-            plans: PlanCache::new(config.limits.plans),
+            plans: PlanCache::new(config.limits.plans, PLAN_KEY_BYTES),
             metrics: metrics.database(name),
             parameters: ArcSwap::default(),
             drift: ArcSwap::default(),

@@ -10,7 +10,8 @@ use crate::error::{PgError, sqlstate};
 use crate::exec::broadcast::{self, Answers, Describe};
 use crate::exec::{Failure, Member, copy, merge};
 use crate::merge::{Bound, Limits, Merge, MergeSpec};
-use crate::plan::{Access, Combine, Run, Split, route};
+use crate::plan::route::{self, Arguments, Rows};
+use crate::plan::{Access, Combine, Run, Split};
 use crate::shard::ShardId;
 use crate::wire::frontend;
 use crate::wire::frontend::view::{Bind, Target};
@@ -160,15 +161,32 @@ impl Session {
         describe: Describe,
     ) -> Result<String, Failure> {
         let arguments = portal.map(Portal::arguments).transpose()?.unwrap_or_default();
-        let rows =
-            route::split_rows(split, self.database.map(), statement.at(), &arguments.as_route())?;
-        let mut at = Vec::new();
+        let args = if portal.is_some() { arguments.as_route() } else { Arguments::None };
+        let call = statement.call(args);
+        let rows = match route::split_rows(split, self.database.map(), &call)? {
+            Rows::Shards(shards) => shards,
+            Rows::Null(row) => {
+                return Err(PgError::new(
+                    sqlstate::NOT_NULL_VIOLATION,
+                    format!("the tenant column of row {} is NULL", row + 1),
+                )
+                .hint("give the tenant's key")
+                .into());
+            }
+            Rows::Unreadable | Rows::Replan => return Err(super::run::unreadable_key().into()),
+        };
+        let mut texts = Vec::new();
         for (shard, indexes) in &rows {
+            let sql = route::split_sql(split, &call, indexes)
+                .ok_or_else(|| PgError::new(sqlstate::INTERNAL_ERROR, "a row was not found"))?;
+            texts.push((*shard, Bytes::from(sql)));
+        }
+        let mut at = Vec::new();
+        for (shard, sql) in &texts {
             self.check_second_write(*shard)?;
             let i = self.member(*shard, Role::Primary).await?;
             self.members[i].wrote = true;
-            let sql = Bytes::from(route::split_sql(statement.sql(), split, indexes));
-            send(&mut self.members[i], &sql, portal, 0)?;
+            send(&mut self.members[i], sql, portal, 0)?;
             at.push(i);
         }
         for i in &at {
@@ -179,8 +197,8 @@ impl Session {
             let answers = Answers::Sum;
             return broadcast::collect(&mut members, &mut self.client, answers, describe).await;
         }
-        let mut order = vec![0; rows.iter().map(|(_, it)| it.len()).sum()];
-        for (member, (_, indexes)) in rows.iter().enumerate() {
+        let mut order = vec![0; rows.values().map(Vec::len).sum()];
+        for (member, indexes) in rows.values().enumerate() {
             indexes.iter().for_each(|row| order[*row] = member);
         }
         let mut members = pick(&mut self.members, &at);

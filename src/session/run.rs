@@ -275,7 +275,7 @@ impl Session {
         arguments: &Arguments<'_>,
     ) -> Result<Option<Routed>, PgError> {
         let (map, home) = (self.database.map(), self.database.config.home_shard);
-        let routed = route::route(run, map, home, statement.at(), arguments)?;
+        let routed = route::route(run, map, home, &statement.call(*arguments))?;
         if routed.has_null && statement.is_insert() {
             return Err(PgError::new(
                 sqlstate::NOT_NULL_VIOLATION,

@@ -9,12 +9,13 @@ use super::Session;
 use super::transaction::SchemaOfBlock;
 use crate::catalog::Catalog;
 use crate::error::{PgError, sqlstate};
-use crate::plan::cache::{Dependencies, Entry};
+use crate::plan::cache::{Basis, CachedPlan, Sought};
 use crate::plan::planner;
-use crate::plan::route::At;
+use crate::plan::route::{Arguments, Call};
 use crate::plan::{Access, Action as PlanAction, Plan};
 use crate::server::Setting;
 use crate::sql::fingerprint::{Fingerprint, Slot};
+use crate::sql::search_path;
 
 /// A statement, its plan, and where its literals stand.
 #[derive(Clone)]
@@ -23,7 +24,8 @@ pub(super) struct Statement {
     pub(super) plan: Arc<Plan>,
     /// Whether the plan may have been made from another text with other literals.
     pub(super) is_shared: bool,
-    entry: Option<Arc<Entry>>,
+    cached: Arc<CachedPlan>,
+    /// The literals of this text, if it is not the planned one.
     slots: SmallVec<[Slot; 4]>,
 }
 
@@ -48,9 +50,10 @@ fn seed() -> u64 {
 
 impl Statement {
     /// For routing.
-    pub(super) fn at(&self) -> At<'_> {
-        let slots = self.entry.as_ref().filter(|_| self.is_shared);
-        At { sql: self.sql(), slots: slots.map(|it| (&*it.slots, &*self.slots)) }
+    pub(super) fn call<'a>(&'a self, args: Arguments<'a>) -> Call<'a> {
+        let planned = &*self.cached.slots;
+        let slots = if self.is_shared { &self.slots } else { planned };
+        Call { sql: self.sql(), slots, planned, args }
     }
 
     /// The text.
@@ -133,35 +136,36 @@ impl Session {
     ) -> Result<Statement, PgError> {
         let text = utf8(sql)?;
         let Some(catalog) = self.catalog_now() else { return Err(no_catalog()) };
-        let session = self.path_hash();
-        let on = Dependencies { catalog: catalog.version, session, types };
-        let hash = self.buffers.fingerprint.hash_of(text.as_bytes());
-        if let Some(entry) = self.database.state.plans.find(hash, text.as_bytes(), on) {
-            return Ok(exact(sql, entry));
-        }
-        let plan = self.first_plan(text, types, &catalog);
+        self.buffers.fingerprint.read(text);
+        let basis = Basis { catalog_version: catalog.version, session: self.path_hash(), types };
+        let sought = Sought { sql: text, fingerprint: &self.buffers.fingerprint, basis };
         let plans = &self.database.state.plans;
-        Ok(exact(sql, plans.insert(hash, text.as_bytes(), on, Arc::new(plan), &[])))
+        if let Some(cached) = plans.find_whole(&sought) {
+            return Ok(exact(sql, cached));
+        }
+        let plan = Arc::new(self.first_plan(text, types, &catalog));
+        let slots = self.buffers.fingerprint.slots().into();
+        let cached = Arc::new(CachedPlan { plan, slots });
+        plans.insert_whole(&sought, &cached);
+        Ok(exact(sql, cached))
     }
 
     /// A cached plan for the text that the fingerprint was read from.
     fn cached(&self, sql: &Bytes, types: &[u32], catalog: &Catalog) -> Option<Statement> {
         let text = std::str::from_utf8(sql).ok()?;
         let read = &self.buffers.fingerprint;
-        let on = Dependencies { catalog: catalog.version, session: self.path_hash(), types };
-        let entry = self.database.state.plans.find(read.hash(), read.key(text), on)?;
-        if !entry.plan.is_shareable {
-            // The template is known to need the full text.
-            let hash = read.hash_of(text.as_bytes());
-            let entry = self.database.state.plans.find(hash, text.as_bytes(), on)?;
-            return Some(exact(sql, entry));
+        let basis = Basis { catalog_version: catalog.version, session: self.path_hash(), types };
+        let sought = Sought { sql: text, fingerprint: read, basis };
+        let cached = self.database.state.plans.find(&sought)?;
+        if !cached.plan.is_shareable {
+            return Some(exact(sql, cached));
         }
         Some(Statement {
             text: sql.clone(),
-            plan: Arc::clone(&entry.plan),
+            plan: Arc::clone(&cached.plan),
             is_shared: true,
             slots: read.slots().into(),
-            entry: Some(entry),
+            cached,
         })
     }
 
@@ -178,19 +182,10 @@ impl Session {
             catalog = self.catalog().await?;
         }
         let plan = Arc::new(self.first_plan(text, types, &catalog));
-        let on = Dependencies { catalog: catalog.version, session: self.path_hash(), types };
-        let read = &mut self.buffers.fingerprint;
-        read.read(text);
-        let plans = &self.database.state.plans;
-        let entry = plans.insert(read.hash(), read.key(text), on, Arc::clone(&plan), read.slots());
-        let entry = match plan.is_shareable {
-            true => entry,
-            false => {
-                let hash = read.hash_of(text.as_bytes());
-                plans.insert(hash, text.as_bytes(), on, Arc::clone(&plan), &[])
-            }
-        };
-        Ok(exact(sql, entry))
+        self.buffers.fingerprint.read(text);
+        let basis = Basis { catalog_version: catalog.version, session: self.path_hash(), types };
+        let sought = Sought { sql: text, fingerprint: &self.buffers.fingerprint, basis };
+        Ok(exact(sql, self.database.state.plans.insert(&sought, plan)))
     }
 
     /// Relations that neither the catalog nor, as it was asked before, the database knows.
@@ -272,8 +267,8 @@ impl Session {
     /// The session's own search_path, as far as it can be told from what was SET.
     fn search_path(&self) -> Option<Vec<String>> {
         match self.settings.get("search_path")? {
-            Setting::Value(value) => Some(planner::search_path(value, &self.user.name)),
-            Setting::Statement(sql) => Some(planner::search_path_of_set(sql, &self.user.name)),
+            Setting::Value(value) => Some(search_path::schemas(value, &self.user.name)),
+            Setting::Statement(sql) => search_path::of_set(sql, &self.user.name),
         }
     }
 
@@ -287,13 +282,13 @@ impl Session {
     }
 }
 
-fn exact(sql: &Bytes, entry: Arc<Entry>) -> Statement {
+fn exact(sql: &Bytes, cached: Arc<CachedPlan>) -> Statement {
     Statement {
         text: sql.clone(),
-        plan: Arc::clone(&entry.plan),
+        plan: Arc::clone(&cached.plan),
         is_shared: false,
         slots: SmallVec::new(),
-        entry: Some(entry),
+        cached,
     }
 }
 

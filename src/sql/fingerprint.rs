@@ -233,3 +233,52 @@ pub fn locate(planned: &[Slot], given: &[Slot], offset: usize) -> Option<Place> 
     let past = offset.checked_sub(planned[before].end as usize)?;
     Some(Place { offset: given[before].end as usize + past, slot })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(sql: &str) -> Fingerprint {
+        let mut fingerprint = Fingerprint::new(7);
+        fingerprint.read(sql);
+        fingerprint
+    }
+
+    #[test]
+    fn kinds_of_literals_and_words_stay_apart() {
+        let texts = ["5", "5000000000", "5.0", "'5'", "E'5'", "$$5$$", "X'5'", "-5", "NULL", "$1"];
+        let keys = texts.map(|it| read(&format!("SELECT {it}")).template().to_vec());
+        for (i, key) in keys.iter().enumerate() {
+            assert_eq!(keys.iter().position(|it| it == key), Some(i), "{}", texts[i]);
+        }
+    }
+
+    #[test]
+    fn whole_texts() {
+        let whole = |sql| read(sql).is_whole();
+        assert!(!whole("/* c */ ((select 1) UNION SELECT 2);"));
+        assert!(whole("SET x = 1") && whole("") && whole("EXPLAIN SELECT 1"));
+        assert!(whole("SELECT 1; SELECT 2") && whole("SELECT \u{1}") && whole("SELECT 'a"));
+        assert!(whole("SELECT * FROM U&\"d!0061t\" UESCAPE '!'"));
+        assert!(!read("SELECT 1 ; -- end").has_semicolon_inside());
+        assert!(read(";SELECT 1").has_semicolon_inside());
+        assert_eq!(read("-- x\n( Select 1)").leading_word("-- x\n( Select 1)"), "Select");
+    }
+
+    #[test]
+    fn places_are_carried_over() {
+        let planned = "SELECT /* a */ 'x' FROM t WHERE id = 5 AND b";
+        let given = "SELECT /* longer */ '' FROM t WHERE id = 123 AND b";
+        let (one, other) = (read(planned), read(given));
+        assert_eq!(one.template(), other.template());
+        let carry = |word: &str| {
+            let at = planned.find(word).unwrap();
+            locate(one.slots(), other.slots(), at).map(|place| (place.offset, place.slot))
+        };
+        assert_eq!(carry("FROM"), Some((given.find("FROM").unwrap(), 2)));
+        assert_eq!(carry("5"), Some((given.find("123").unwrap(), 2)));
+        assert_eq!(carry("AND"), Some((given.find("AND").unwrap(), 3)));
+        assert_eq!(carry("x'"), None);
+        assert_eq!(locate(one.slots(), &[], 0), None);
+    }
+}

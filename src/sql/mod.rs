@@ -6,3 +6,4 @@ pub mod fingerprint;
 pub mod lexer;
 pub mod literal;
 mod scan;
+pub mod search_path;

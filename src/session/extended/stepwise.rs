@@ -266,6 +266,10 @@ impl Session {
             .hint("fetch all rows, or add LIMIT to the statement")
             .into()),
             None => {
+                if exact.text.inferred.get().is_none() {
+                    // A part of the rows may not use every parameter: their types must be told.
+                    self.describe_at_server(&exact, true).await?;
+                }
                 let portal = Portal { prepared: Arc::clone(&exact), ..portal.clone() };
                 let bound = (!is_alone && !is_copy(run)).then_some(&portal);
                 Box::pin(self.fan_out(&exact.statement, run, &routed, bound)).await
