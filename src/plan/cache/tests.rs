@@ -13,8 +13,8 @@ fn plan(name: &str, is_shareable: bool) -> Arc<Plan> {
     Arc::new(Plan {
         action: Action::Local(Local::Savepoint(name.into())),
         is_shareable,
-        pin: None,
-        changes_schema: false,
+
+        ..Plan::default()
     })
 }
 

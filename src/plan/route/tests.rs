@@ -117,12 +117,12 @@ fn home_tables_need_tenants_of_the_home_shard() {
         let call = Call { sql: "", slots: &[], planned: &[], args };
         let source = KeySource::Param { index: 1, kind: KeyType::Text };
         let routed = route(&run(vec![source], true), &map(), HOME, &call);
-        routed.map(|it| it.target).map_err(|it| it.code)
+        routed.map(|it| it.target).map_err(|it| it.code.into_owned())
     };
     assert_eq!((owner("acme"), owner("1")), (ShardId(0), ShardId(1)));
     assert_eq!(target(Some(b"acme")), Ok(Target::Home));
     assert_eq!(target(None), Ok(Target::Home));
-    assert_eq!(target(Some(b"1")), Err("0A000"));
+    assert_eq!(target(Some(b"1")), Err("0A000".to_owned()));
 }
 
 #[test]

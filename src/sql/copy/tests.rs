@@ -26,7 +26,7 @@ fn split(format: &CopyFormat, column: usize, data: &[u8], size: usize) -> Result
             whole.extend_from_slice(bytes);
             shown.push(show);
         }
-        Ok(())
+        Ok::<(), PgError>(())
     };
     for chunk in data.chunks(size) {
         rows.feed(chunk);
