@@ -86,13 +86,19 @@ async fn feed(
         };
         match tag {
             b'D' => merge.row(shard, frame)?,
-            b'C' => return Ok(merge.end(shard, &frame)?),
+            b'C' => return Ok(merge.end(shard, tag_of(&frame))?),
             b'E' => return Err(Failure::Server(frame)),
+            b'N' => client.out.extend_from_slice(&frame),
             _ => continue,
         }
         fed = true;
     }
     Ok(())
+}
+
+/// The text of a CommandComplete.
+fn tag_of(frame: &[u8]) -> &[u8] {
+    frame.get(5..frame.len().saturating_sub(1)).unwrap_or_default()
 }
 
 /// Reads a member to its end; one that still has much to say after a failure is cancelled.

@@ -106,6 +106,16 @@ const OPERATORS: &str = "SELECT o.oprleft::int8, o.oprright::int8 FROM pg_operat
 /// # Errors
 /// If the home shard cannot be read; shards that cannot be read are noted as drift.
 pub async fn refresh(database: &Database) -> Result<(), ControlError> {
+    let state = &database.state;
+    let _one_at_a_time = state.loading.lock().await;
+    state.begun.fetch_add(1, Ordering::AcqRel);
+    let done = load_and_compare(database).await;
+    state.ended.fetch_add(1, Ordering::AcqRel);
+    state.refresh.notify_waiters();
+    done
+}
+
+async fn load_and_compare(database: &Database) -> Result<(), ControlError> {
     let home = &database.home().primary;
     let (catalog, signature) = load(&home.control, &database.config).await?;
     let mut drift = Vec::new();
@@ -132,8 +142,6 @@ pub async fn refresh(database: &Database) -> Result<(), ControlError> {
     if old.as_ref().is_none_or(|old| old.version != catalog.version) {
         database.state.catalog.store(Some(Arc::new(catalog)));
     }
-    database.state.loads.fetch_add(1, Ordering::Release);
-    database.state.refresh.notify_waiters();
     Ok(())
 }
 

@@ -56,11 +56,14 @@ pub struct DatabaseState {
     pub drift: ArcSwap<Vec<String>>,
     /// Why two-phase commit is impossible, by shard; empty if all can do it.
     pub no_two_phase: ArcSwap<BTreeMap<ShardId, String>>,
-    /// Loads of the catalog, so that a statement can wait for the next.
+    /// Told when a load of the catalog has ended, so that a statement can wait for the next.
     pub refresh: tokio::sync::Notify,
     /// Wakes the task that loads it.
     pub wanted: tokio::sync::Notify,
-    pub loads: AtomicU64,
+    /// Loads begun and ended so far; they follow one another.
+    pub loading: tokio::sync::Mutex<()>,
+    pub begun: AtomicU64,
+    pub ended: AtomicU64,
     pub pins: Pins,
     pub is_paused: AtomicBool,
 }
@@ -156,7 +159,9 @@ impl DatabaseState {
             no_two_phase: ArcSwap::default(),
             refresh: tokio::sync::Notify::new(),
             wanted: tokio::sync::Notify::new(),
-            loads: AtomicU64::new(0),
+            loading: tokio::sync::Mutex::new(()),
+            begun: AtomicU64::new(0),
+            ended: AtomicU64::new(0),
             pins: Pins::new(),
             is_paused: AtomicBool::new(false),
         }

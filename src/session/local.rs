@@ -445,17 +445,17 @@ impl Session {
     /// Asks for the schema to be read again and waits for it.
     pub(super) async fn reload_catalog(&self) {
         let state = &self.database.state;
-        let before = state.loads.load(Ordering::Acquire);
+        // One that is under way may have read the schema as it was before.
+        let needed = state.begun.load(Ordering::Acquire) + 1;
         state.wanted.notify_one();
         let wait = async {
-            // A load that was under way may have read the schema as it was before: two are waited for.
-            while state.loads.load(Ordering::Acquire) < before + 2 {
+            loop {
                 let notified = state.refresh.notified();
-                if state.loads.load(Ordering::Acquire) >= before + 2 {
-                    break;
+                if state.ended.load(Ordering::Acquire) >= needed {
+                    return;
                 }
-                state.wanted.notify_one();
                 notified.await;
+                state.wanted.notify_one();
             }
         };
         if tokio::time::timeout(Duration::from_secs(5), wait).await.is_err() {
