@@ -30,6 +30,9 @@ pub struct Plan {
     pub changes_schema: bool,
     /// The setting that `set_config(name, value, is_local)` makes.
     pub sets: Option<(String, Option<String>, bool)>,
+    /// Whether a refusal only says that the statement needs one shard: a session that named its
+    /// tenant (`SET sluice.tenant`) may run it there, unchanged.
+    pub is_lifted_by_tenant: bool,
 }
 
 impl Default for Plan {
@@ -40,6 +43,7 @@ impl Default for Plan {
             pin: None,
             changes_schema: false,
             sets: None,
+            is_lifted_by_tenant: false,
         }
     }
 }
@@ -191,10 +195,26 @@ pub enum Local {
     Deallocate(Option<String>),
     /// `EXPLAIN (SLUICE) statement`: the explained statement's byte range.
     Explain(Range<usize>),
-    /// DECLARE of a cursor, with the plan of its query and the query's byte range.
+    /// DECLARE of a cursor, with the plan of its query.
     Declare {
         cursor: String,
         query: Arc<Plan>,
+        /// The query's byte range.
+        range: Range<usize>,
+        /// WITH HOLD: outlives the transaction, so that the session must keep its server.
+        is_holdable: bool,
+    },
+    /// SQL-level PREPARE: parameter types as written (OIDs, 0 if unknown) and the statement's byte
+    /// range.
+    Prepare {
+        name: String,
+        types: Vec<u32>,
+        statement: Range<usize>,
+    },
+    /// SQL-level EXECUTE: the arguments' byte range, without the parentheses.
+    Execute {
+        name: String,
+        args: Option<Range<usize>>,
     },
     /// FETCH, MOVE or CLOSE of a cursor (`None`: CLOSE ALL): goes where the cursor was declared.
     Cursor(Option<String>),

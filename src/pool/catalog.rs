@@ -224,6 +224,9 @@ async fn load(
         server_version: setting(0).parse().unwrap_or(0),
         operators_on: operators.iter().flat_map(|row| [number(row, 0), number(row, 1)]).collect(),
         trusted_functions: config.trusted_functions.iter().cloned().collect(),
+        tenant_column: config.tenant_column.clone(),
+        reference_tables: config.reference_tables.iter().cloned().collect(),
+        allow_local_keys: config.allow_local_keys,
         version: version.finish(),
     };
     Ok((catalog, signature(&columns)))
@@ -305,7 +308,13 @@ fn column(row: &[Option<String>], default_is_c: bool) -> Column {
         (_, _, Some(text)) if !is_constant(text) => ColumnDefault::Computed(text.to_owned()),
         _ => ColumnDefault::Constant,
     };
-    Column { name: cell(4).to_owned(), type_oid: number(row, 5), collation_is_c, default }
+    Column {
+        name: cell(4).to_owned(),
+        type_oid: number(row, 5),
+        collation_is_c,
+        collation_is_deterministic: cell(8) != "f",
+        default,
+    }
 }
 
 /// Whether a default as `pg_get_expr` prints it is one constant, perhaps with a cast.

@@ -61,6 +61,11 @@ impl Bound<'_> {
 }
 
 impl Portal {
+    /// A portal that no server has.
+    pub(super) fn unplaced(prepared: Arc<Prepared>, bind: Bytes) -> Self {
+        Self { prepared, bind, place: None }
+    }
+
     /// The arguments.
     pub(super) fn arguments(&self) -> Result<Bound<'_>, PgError> {
         arguments(&self.bind, &self.prepared.text)

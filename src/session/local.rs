@@ -61,8 +61,16 @@ impl Session {
             Local::DiscardAll => self.discard_all().await?,
             Local::Deallocate(name) => self.deallocate(name.as_deref())?,
             Local::Explain(range) => self.explain(&sql[range.clone()]).await?,
-            Local::Declare { cursor, query } => {
-                self.declare(cursor, query, statement).await?;
+            Local::Declare { cursor, query, range, is_holdable } => {
+                self.declare(cursor, query, range, *is_holdable, statement).await?;
+            }
+            Local::Prepare { name, types, statement: range } => {
+                let text = statement.text.slice(range.clone());
+                self.prepare_sql(name, types, &text).await?;
+            }
+            Local::Execute { name, args } => {
+                let args = args.as_ref().map_or("", |range| &sql[range.clone()]);
+                self.execute_sql(name, args).await?;
             }
             Local::Cursor(name) => self.cursor(name.as_deref(), statement).await?,
             Local::Empty => backend::empty_query_response(&mut self.client.out),
@@ -381,6 +389,8 @@ impl Session {
         &mut self,
         cursor: &str,
         query: &Arc<Plan>,
+        range: &std::ops::Range<usize>,
+        is_holdable: bool,
         statement: &Statement,
     ) -> Result<(), Failure> {
         let run = match &query.action {
@@ -390,7 +400,14 @@ impl Session {
                 return Err(PgError::refused("a cursor over this statement").into());
             }
         };
-        let routed = self.route(statement, run, &Arguments::None)?;
+        // Literals are looked for where the query alone has them.
+        let text = statement.text.slice(range.clone());
+        let exact = self.analyse_exactly(&text, &[])?;
+        let run = match &exact.plan.action {
+            PlanAction::Run(run) => run,
+            _ => run,
+        };
+        let routed = self.route(&exact, run, &Arguments::None)?;
         let Some(routed) = routed.filter(|it| it.shards.len() == 1) else {
             return Err(PgError::refused("a cursor over several shards is not supported")
                 .detail(format!("cursor {cursor:?} would read more than one shard"))
@@ -404,6 +421,10 @@ impl Session {
         self.relay_to(shard, routed.role, writes, &message).await?;
         if let Some(tx) = &mut self.tx {
             tx.cursors.insert(cursor.to_owned(), (shard, routed.role));
+        }
+        if is_holdable && !self.has_failed() {
+            self.pin.get_or_insert("cursor WITH HOLD");
+            self.handle.state.lock().pin = self.pin;
         }
         self.after(statement).await;
         Ok(())

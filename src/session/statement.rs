@@ -12,7 +12,7 @@ use crate::error::{PgError, sqlstate};
 use crate::plan::cache::{Basis, CachedPlan, Sought};
 use crate::plan::planner;
 use crate::plan::route::{Arguments, Call};
-use crate::plan::{Access, Action as PlanAction, Plan};
+use crate::plan::{Access, Action as PlanAction, Combine, Plan, Run, Scope};
 use crate::server::Setting;
 use crate::sql::fingerprint::{Fingerprint, Slot};
 use crate::sql::search_path;
@@ -86,6 +86,18 @@ impl Session {
     /// The statements of a text with their plans. Relations that the catalog does not know are looked
     /// for once more before they are taken for home tables.
     pub(super) async fn analyse(
+        &mut self,
+        sql: &Bytes,
+        types: &[u32],
+    ) -> Result<SmallVec<[Statement; 1]>, PgError> {
+        let mut statements = self.analyse_all(sql, types).await?;
+        if self.routing.tenant.is_some() {
+            statements.iter_mut().for_each(lift);
+        }
+        Ok(statements)
+    }
+
+    async fn analyse_all(
         &mut self,
         sql: &Bytes,
         types: &[u32],
@@ -280,6 +292,19 @@ impl Session {
             }
         }
     }
+}
+
+/// A statement that was refused only since it may need several shards runs on its tenant's.
+fn lift(statement: &mut Statement) {
+    let PlanAction::Refuse(error) = &statement.plan.action else { return };
+    if !statement.plan.is_lifted_by_tenant {
+        return;
+    }
+    let combine = Combine::Refuse(error.clone());
+    let run = Run { access: Access::Write, scope: Scope::All, combine };
+    let plan = Plan { action: PlanAction::Run(run), ..Plan::clone(&statement.plan) };
+    statement.plan = Arc::new(plan);
+    statement.is_shared = false;
 }
 
 fn exact(sql: &Bytes, cached: Arc<CachedPlan>) -> Statement {

@@ -124,7 +124,7 @@ impl Session {
 
     /// Parses and describes a statement on a server. Hidden, only its errors are told and its types
     /// kept; else the description goes to the client.
-    async fn describe_at_server(
+    pub(in crate::session) async fn describe_at_server(
         &mut self,
         prepared: &Arc<Prepared>,
         hidden: bool,
@@ -157,7 +157,10 @@ impl Session {
 
     /// Describes a portal: on the server it would go to, or on one of several, hidden columns
     /// removed.
-    async fn describe_portal(&mut self, portal: &Portal) -> Result<(), Failure> {
+    pub(in crate::session) async fn describe_portal(
+        &mut self,
+        portal: &Portal,
+    ) -> Result<(), Failure> {
         self.check_not_failed()?;
         let Some((exact, routed)) = self.route_bound(&portal.prepared, &portal.bind)? else {
             return Err(PgError::refused("this statement cannot be described").into());
@@ -228,7 +231,7 @@ impl Session {
         self.client.out.extend_from_slice(&answer[len.min(answer.len())..]);
     }
 
-    async fn step_run(
+    pub(in crate::session) async fn step_run(
         &mut self,
         portal: &Portal,
         max_rows: i32,
