@@ -18,9 +18,9 @@ fn statements() -> Vec<(&'static str, String)> {
     let block = "  part AS (\n    SELECT o.id, o.total * 1.19 AS gross, 'new' AS state, \n           \
                  row_number() OVER (PARTITION BY o.tenant_id ORDER BY o.created_at DESC) AS n\n    FROM orders o \
                  JOIN items i ON i.order_id = o.id\n    WHERE o.created_at >= '2024-01-01' AND o.amount > 100\n  )";
-    let long = format!("WITH\n{}\nSELECT * FROM part", vec![block; 8].join(",\n"));
+    let long = format!("WITH\n{}\nSELECT * FROM part", [block; 8].join(",\n"));
     let row = "(12345, 'some name', 'it''s a text', 19.99, now(), NULL)";
-    let insert = format!("INSERT INTO orders VALUES {}", vec![row; 50].join(", "));
+    let insert = format!("INSERT INTO orders VALUES {}", [row; 50].join(", "));
     vec![
         ("point", "SELECT abalance FROM pgbench_accounts WHERE aid = 12345;".into()),
         (

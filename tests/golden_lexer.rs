@@ -30,7 +30,7 @@ fn golden_files() {
 }
 
 fn run(file: &str) -> String {
-    let (first, _) = file.split_once('\n').unwrap();
+    let first = file.lines().next().unwrap_or_default();
     let show = match first {
         "# show tokens" => tokens,
         "# show fingerprint" => fingerprint,
@@ -70,9 +70,14 @@ fn inputs(file: &str) -> Vec<String> {
     inputs
 }
 
+/// Control characters and backslashes escaped, quotes not.
+fn escaped(text: &str) -> String {
+    text.escape_debug().to_string().replace("\\'", "'").replace("\\\"", "\"")
+}
+
 fn tokens(sql: &str) -> String {
     Lexer::new(sql).fold(String::new(), |mut text, token| {
-        let _ = writeln!(text, "{:?} {}", token.kind, token.text(sql).escape_debug());
+        let _ = writeln!(text, "{:?} {}", token.kind, escaped(token.text(sql)));
         text
     })
 }
@@ -81,7 +86,7 @@ fn fingerprint(sql: &str) -> String {
     let mut fingerprint = Fingerprint::new(0);
     fingerprint.read(sql);
     let mut text = format!("leading word: {}\n", fingerprint.leading_word(sql));
-    let key = readable(fingerprint.key(sql)).escape_debug().to_string();
+    let key = escaped(&readable(fingerprint.key(sql)));
     let _ = writeln!(text, "{}: {key}", if fingerprint.is_whole() { "text" } else { "template" });
     for slot in fingerprint.slots() {
         let _ = writeln!(text, "slot {:?} {:?}", slot.kind, &sql[slot.range()]);
@@ -100,7 +105,7 @@ fn literals(sql: &str) -> String {
     fingerprint.read(sql);
     fingerprint.slots().iter().fold(String::new(), |mut text, slot| {
         let _ = match literal_value(sql, *slot) {
-            Some(value) => writeln!(text, "{:?} {}", slot.kind, value.escape_debug()),
+            Some(value) => writeln!(text, "{:?} {}", slot.kind, escaped(&value)),
             None => writeln!(text, "{:?} (none)", slot.kind),
         };
         text
