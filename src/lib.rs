@@ -6,3 +6,4 @@ pub mod error;
 pub mod merge;
 pub mod plan;
 pub mod shard;
+pub mod sql;

@@ -1,0 +1,3 @@
+//! SQL text: what the proxy reads of it.
+
+pub mod parse;
