@@ -24,6 +24,15 @@ pub struct Catalog {
     pub operators_on: HashSet<u32>,
     /// Functions the configuration declares to touch only the rows of the statement's tenant.
     pub trusted_functions: HashSet<String>,
+    /// The name of the tenant column, where the configuration gives one: a new table with it will be
+    /// sharded.
+    pub tenant_column: Option<String>,
+    /// Tables, by name or `schema.name`, that the configuration lists as reference tables, whether
+    /// or not they exist yet.
+    pub reference_tables: HashSet<String>,
+    /// Whether keys that cannot be guaranteed over shards (sequences, unique and foreign keys
+    /// without the tenant column) are allowed.
+    pub allow_local_keys: bool,
     /// Changes whenever anything above does; part of the plan cache's key.
     pub version: u64,
 }
@@ -66,6 +75,8 @@ pub struct Column {
     pub type_oid: u32,
     /// Whether values compare by bytes: the column's own collation, or the default's.
     pub collation_is_c: bool,
+    /// Whether its collation takes only identical texts as equal; true for types without collation.
+    pub collation_is_deterministic: bool,
     pub default: ColumnDefault,
 }
 

@@ -25,6 +25,12 @@ pub struct Plan {
     pub pin: Option<&'static str>,
     /// Whether schemas may have changed after this statement, so that the catalog is loaded again.
     pub changes_schema: bool,
+    /// `set_config('name', 'value', is_local)` as the whole statement: what the session records once
+    /// the statement has run.
+    pub sets: Option<(String, Option<String>, bool)>,
+    /// Whether a refusal only says that the statement needs one shard: a session that named its
+    /// tenant (`SET sluice.tenant`) may run it there, unchanged.
+    pub is_lifted_by_tenant: bool,
 }
 
 /// What the session does with a statement.
@@ -179,6 +185,22 @@ pub enum Local {
     Declare {
         cursor: String,
         query: Arc<Plan>,
+        /// The query's byte range.
+        range: Range<usize>,
+        /// WITH HOLD: outlives the transaction, so that the session must keep its server.
+        is_holdable: bool,
+    },
+    /// SQL-level PREPARE: parameter types as written (OIDs, 0 if unknown) and the statement's byte
+    /// range.
+    Prepare {
+        name: String,
+        types: Vec<u32>,
+        statement: Range<usize>,
+    },
+    /// SQL-level EXECUTE: the arguments' byte range, without the parentheses.
+    Execute {
+        name: String,
+        args: Option<Range<usize>>,
     },
     /// FETCH, MOVE or CLOSE of a cursor (`None`: CLOSE ALL): goes where the cursor was declared.
     Cursor(Option<String>),

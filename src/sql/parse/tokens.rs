@@ -99,7 +99,7 @@ fn starts_query(token: &Token) -> bool {
 }
 
 /// The text between the first parenthesis and its partner.
-pub(super) fn parenthesis(sql: &str, range: &Range<usize>) -> Option<Range<usize>> {
+pub fn parenthesis(sql: &str, range: &Range<usize>) -> Option<Range<usize>> {
     let tokens = tokens(sql, range);
     let open = tokens.iter().find(|it| it.kind == TokenKind::Open)?;
     let close = tokens.iter().find(|it| it.depth == 0 && it.kind == TokenKind::Close)?;

@@ -417,6 +417,43 @@ impl PartialEq for Expr {
     }
 }
 
+impl Expr {
+    /// The operands, without subqueries.
+    pub fn children(&self) -> Vec<&Self> {
+        match &self.kind {
+            Kind::Cast(inner, _) | Kind::Collate(inner, _) | Kind::Not(inner) => vec![inner],
+            Kind::Op(op) => op.left.iter().chain(&op.right).collect(),
+            Kind::And(all) | Kind::Or(all) | Kind::Array(all) | Kind::Row(all) => {
+                all.iter().collect()
+            }
+            Kind::List(all) | Kind::Other { children: all, .. } => all.iter().collect(),
+            Kind::Call(call) => call.children(),
+            Kind::Sub(sub) => sub.test.iter().collect(),
+            Kind::Column(_) | Kind::Star(_) | Kind::Literal(_) | Kind::Param(_) => Vec::new(),
+            Kind::Value(_) | Kind::Default | Kind::CurrentOf(_) | Kind::Opaque(_) => Vec::new(),
+        }
+    }
+}
+
+impl Call {
+    fn children(&self) -> Vec<&Expr> {
+        let mut all: Vec<&Expr> = self.args.iter().chain(&self.filter).collect();
+        all.extend(self.order.iter().map(|it| &it.expr));
+        if let Some(window) = &self.over {
+            all.extend(window.children());
+        }
+        all
+    }
+}
+
+impl Window {
+    /// The expressions of its clauses.
+    pub fn children(&self) -> Vec<&Expr> {
+        let order = self.order.iter().map(|it| &it.expr);
+        self.partition.iter().chain(order).chain(&self.frame.1).collect()
+    }
+}
+
 /// The kinds of expressions.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Kind {
