@@ -138,6 +138,9 @@ async fn load_and_compare(database: &Database) -> Result<(), ControlError> {
             }
         }
     }
+    // What one shard has and another not yet may be DDL that is just being committed.
+    let before = std::mem::replace(&mut *database.state.drift_seen.lock(), drift.clone());
+    drift.retain(|it| before.contains(it));
     if **database.state.drift.load() != drift {
         drift.iter().for_each(|it| tracing::warn!(database = database.config.name, "{it}"));
         database.state.drift.store(Arc::new(drift));

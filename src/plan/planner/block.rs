@@ -237,8 +237,7 @@ impl Analyzer<'_> {
         if !own.iter().all(|it| state.classes.same(*it, *first)) {
             return Err(correlated());
         }
-        let anchors: Vec<NodeId> =
-            state.classes.members(*first).filter(|it| !is_own(it)).collect();
+        let anchors: Vec<NodeId> = state.classes.members(*first).filter(|it| !is_own(it)).collect();
         match (anchors.is_empty(), outer.is_empty()) {
             (true, true) => Ok(Dist::Tenant),
             (true, false) => Err(correlated()),
@@ -300,7 +299,9 @@ impl Analyzer<'_> {
 
     pub(super) fn is_grouped(&self, select: &Select) -> bool {
         let has_aggregate = self.blocks.last().is_some_and(|it| it.has_aggregate);
-        has_aggregate || !select.group.is_empty() || select.having.is_some()
+        has_aggregate
+            || !select.group.is_empty()
+            || select.having.is_some()
             || select.has_grouping_sets
     }
 
@@ -418,8 +419,7 @@ impl Analyzer<'_> {
         let groups = !self.is_grouped(select)
             || !select.has_grouping_sets
                 && select.group.iter().any(|it| is_it(self.grouped(select, it)));
-        let windows =
-            state.windows.iter().all(|it| partition(select, it, 0).iter().any(is_it));
+        let windows = state.windows.iter().all(|it| partition(select, it, 0).iter().any(is_it));
         let distinct = match &select.distinct {
             Distinct::On(on) => on.iter().any(|it| is_it(output(select, it))),
             _ => true,
@@ -528,12 +528,11 @@ pub(super) fn windows() -> PgError {
         "a window function whose partitions do not contain the tenant column",
         "Each shard would compute it over its own rows.",
     )
-    .hint("Add the tenant column to PARTITION BY, or name one tenant in WHERE or SET sluice.tenant.")
+    .hint(
+        "Add the tenant column to PARTITION BY, or name one tenant in WHERE or SET sluice.tenant.",
+    )
 }
 
 fn set_operations() -> PgError {
-    refuse::over_shards(
-        "a set operation",
-        "Rows of both sides may lie on different shards.",
-    )
+    refuse::over_shards("a set operation", "Rows of both sides may lie on different shards.")
 }

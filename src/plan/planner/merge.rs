@@ -75,9 +75,12 @@ impl Merge<'_> {
         }
         match (a.groups_are_whole(select), a.distinct_is_whole(select)) {
             (true, true) => Ok(Rows::Apart),
-            (true, false) if matches!(select.distinct, Distinct::On(_)) => Err(
-                refuse::over_shards("DISTINCT ON", "Rows that are equal in it may lie on different shards."),
-            ),
+            (true, false) if matches!(select.distinct, Distinct::On(_)) => {
+                Err(refuse::over_shards(
+                    "DISTINCT ON",
+                    "Rows that are equal in it may lie on different shards.",
+                ))
+            }
             (true, false) => Ok(Rows::Distinct),
             (false, _) if select.distinct != Distinct::No => Err(refuse::over_shards(
                 "DISTINCT over groups",
@@ -194,17 +197,18 @@ impl Merge<'_> {
     /// A sort key over a column that holds this expression.
     fn key(&self, item: &SortBy, column: ColumnAt, expr: &Expr) -> Result<SortKey, PgError> {
         if item.using {
-            return Err(refuse::over_shards("ORDER BY … USING", "The order is the operator's own."));
+            return Err(refuse::over_shards(
+                "ORDER BY … USING",
+                "The order is the operator's own.",
+            ));
         }
         let a = self.analyzer;
         let is_bytewise = is_bytewise(&a.levels, a.catalog.default_collation_is_c, expr);
         match type_of(&a.levels, expr) {
-            Some(ty) if !(is_sortable(ty.oid) || ty.oid == 1042) => {
-                Err(refuse::over_shards(
-                    "ORDER BY a value of this type",
-                    format!("The proxy does not know the order of type {}.", ty.oid),
-                ))
-            }
+            Some(ty) if !(is_sortable(ty.oid) || ty.oid == 1042) => Err(refuse::over_shards(
+                "ORDER BY a value of this type",
+                format!("The proxy does not know the order of type {}.", ty.oid),
+            )),
             Some(ty) if ty.oid == 1042 || ty.is_text() && !is_bytewise => Err(collated()),
             _ => Ok(SortKey {
                 column,
@@ -223,8 +227,7 @@ impl Merge<'_> {
                     return Err(unequal("DISTINCT", "*"));
                 }
                 for col in cols {
-                    let is_plain =
-                        |ty: Type| is_groupable(ty.oid) && ty.is_deterministic;
+                    let is_plain = |ty: Type| is_groupable(ty.oid) && ty.is_deterministic;
                     if !col.ty.is_some_and(is_plain) {
                         return Err(unequal("DISTINCT", &col.name));
                     }
@@ -239,9 +242,8 @@ impl Merge<'_> {
     /// Whether equal values of the expression have equal text.
     fn check_equal(&self, what: &str, expr: &Expr) -> Result<(), PgError> {
         let levels = &self.analyzer.levels;
-        let is_plain = |ty: Type| {
-            is_groupable(ty.oid) && (!ty.is_text() || is_deterministic(levels, expr))
-        };
+        let is_plain =
+            |ty: Type| is_groupable(ty.oid) && (!ty.is_text() || is_deterministic(levels, expr));
         match type_of(levels, expr) {
             Some(ty) if is_plain(ty) => Ok(()),
             _ => Err(unequal(what, &output_name(expr))),
@@ -346,7 +348,8 @@ impl Merge<'_> {
             .hint("Select the aggregates alone and compute with them in the application, or name one tenant."));
         };
         let a = self.analyzer;
-        let is_builtin = functions::traits(a.catalog, &a.path, call).is_some_and(|it| it.is_builtin);
+        let is_builtin =
+            functions::traits(a.catalog, &a.path, call).is_some_and(|it| it.is_builtin);
         let partial = match call.name.as_str() {
             _ if !is_builtin || call.variadic || call.over.is_some() || call.within_group => None,
             _ if !call.order.is_empty() => None,

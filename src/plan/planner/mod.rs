@@ -178,13 +178,7 @@ impl<'a> Planner<'a> {
     }
 
     fn analyzer(&self, range: &Range<usize>) -> Analyzer<'a> {
-        Analyzer::new(
-            self.catalog,
-            self.path(),
-            self.session.param_types,
-            self.sql,
-            range.clone(),
-        )
+        Analyzer::new(self.catalog, self.path(), self.session.param_types, self.sql, range.clone())
     }
 
     fn unknown(&self, statement: &Stmt, range: &Range<usize>) -> Vec<String> {
@@ -306,7 +300,10 @@ impl<'a> Planner<'a> {
             Plan::forbidden(error.detail(detail).hint(hint))
         };
         if let Some(error) = &facts.not_fanned {
-            let detail = format!("It uses {}.", error.message.replace(" over several shards is not supported", ""));
+            let detail = format!(
+                "It uses {}.",
+                error.message.replace(" over several shards is not supported", "")
+            );
             return refusal(&detail, "Pass the values as literals or parameters.");
         }
         if found.graph.has_sharded() || facts.has_home || facts.needs_home {
@@ -317,9 +314,10 @@ impl<'a> Planner<'a> {
         }
         match fan {
             Some(Fan::Same) => Plan::combined(access, Scope::All, Combine::Same),
-            Some(Fan::Refuse(error)) => {
-                refusal(&error.message, "Write it without LIMIT, windows and joins, or with literals.")
-            }
+            Some(Fan::Refuse(error)) => refusal(
+                &error.message,
+                "Write it without LIMIT, windows and joins, or with literals.",
+            ),
             _ => refusal("Its rows cannot be told.", "Pass the values as literals or parameters."),
         }
     }
@@ -411,9 +409,10 @@ fn combine(
 
 /// A mark while the merge has not been tried yet; afterwards the reason there is none.
 fn unmerged(tried: bool) -> PgError {
-    let mut error = refuse::over_shards("this query", "Its rows do not come from the tenants' tables.");
+    let mut error =
+        refuse::over_shards("this query", "Its rows do not come from the tenants' tables.");
     if !tried {
-        error.code = UNTRIED;
+        error.code = UNTRIED.into();
     }
     error
 }
@@ -434,7 +433,8 @@ fn sole_set_config(
     query: &crate::sql::parse::tree::Query,
 ) -> Option<(String, Option<String>, bool)> {
     use crate::sql::parse::tree::{Body, Query};
-    let Query { with: None, body: Body::Select(select), order, limit: None, offset: None, .. } = query
+    let Query { with: None, body: Body::Select(select), order, limit: None, offset: None, .. } =
+        query
     else {
         return None;
     };

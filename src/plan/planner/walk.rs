@@ -250,8 +250,7 @@ impl<'a> Analyzer<'a> {
 
     /// A whole row as the argument of `to_jsonb` and the like has no OID in its result.
     fn arguments(&mut self, call: &Call) {
-        let takes_rows =
-            ["row_to_json", "to_json", "to_jsonb", "count", "json_agg", "jsonb_agg"];
+        let takes_rows = ["row_to_json", "to_json", "to_jsonb", "count", "json_agg", "jsonb_agg"];
         for arg in &call.args {
             let is_row = match &arg.kind {
                 Kind::Column(names) => matches!(self.resolve(names), Found::Row),
@@ -422,7 +421,7 @@ pub(super) fn opaque(what: &str) -> PgError {
 /// `now`, `today`, …: date and time input that means another moment each time.
 fn is_time_word(text: &str) -> bool {
     let text = text.trim_start().to_ascii_lowercase();
-    ["now", "today", "tomorrow", "yesterday"]
-        .iter()
-        .any(|it| text.strip_prefix(it).is_some_and(|rest| !rest.starts_with(char::is_alphanumeric)))
+    ["now", "today", "tomorrow", "yesterday"].iter().any(|it| {
+        text.strip_prefix(it).is_some_and(|rest| !rest.starts_with(char::is_alphanumeric))
+    })
 }

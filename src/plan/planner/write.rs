@@ -33,10 +33,8 @@ pub(super) enum Fan {
 impl Analyzer<'_> {
     /// A data-modifying statement in WITH: its rows come from wherever it writes.
     pub(super) fn modifying_cte(&mut self, statement: &Stmt) -> Outcome {
-        let error = refuse::over_shards(
-            "a data-modifying WITH",
-            "Its parts must all run on one shard.",
-        );
+        let error =
+            refuse::over_shards("a data-modifying WITH", "Its parts must all run on one shard.");
         self.modify(statement);
         if let Some(table) = &self.facts.writes_reference {
             self.facts.refusal.get_or_insert(
@@ -157,7 +155,10 @@ impl Analyzer<'_> {
             if table == Some(&assign.column) {
                 self.refuse(
                     PgError::refused("the tenant column cannot be updated")
-                        .detail(format!("A new value of {} may belong to another shard.", assign.column))
+                        .detail(format!(
+                            "A new value of {} may belong to another shard.",
+                            assign.column
+                        ))
                         .hint("INSERT the row under the new tenant and DELETE the old one."),
                 );
             }
@@ -300,7 +301,10 @@ impl Analyzer<'_> {
             let differs =
                 matches!(column.default, ColumnDefault::Computed(_) | ColumnDefault::Sequence);
             if differs && is_left_out(it, columns, &column.name) {
-                self.not_fanned(refuse::not_immutable(&format!("the default of column {}", column.name)));
+                self.not_fanned(refuse::not_immutable(&format!(
+                    "the default of column {}",
+                    column.name
+                )));
             }
         }
     }
@@ -312,9 +316,14 @@ impl Analyzer<'_> {
             }
             match &column.default {
                 ColumnDefault::Sequence if !self.catalog.allow_local_keys => self.refuse(
-                    PgError::refused(format!("column {} takes its value from a sequence", column.name))
-                        .detail("Each shard counts for itself, so that two rows could get one number.")
-                        .hint("Give the value in the statement, use uuid keys, or set allow_local_keys."),
+                    PgError::refused(format!(
+                        "column {} takes its value from a sequence",
+                        column.name
+                    ))
+                    .detail("Each shard counts for itself, so that two rows could get one number.")
+                    .hint(
+                        "Give the value in the statement, use uuid keys, or set allow_local_keys.",
+                    ),
                 ),
                 ColumnDefault::Computed(text) if !is_random_default(text) => {
                     let what = format!("the default of column {}", column.name);
@@ -375,7 +384,10 @@ impl Analyzer<'_> {
                 "Rows that were not inserted are not returned, so that the order of the others is not known.",
             ));
         }
-        Fan::Split(Split { rows: rows.into_iter().zip(keys).collect(), returning: it.conflict.is_none() })
+        Fan::Split(Split {
+            rows: rows.into_iter().zip(keys).collect(),
+            returning: it.conflict.is_none(),
+        })
     }
 
     /// INSERT … SELECT: the rows must come from the shard they go to.
@@ -384,8 +396,11 @@ impl Analyzer<'_> {
         let outcome = self.query(source);
         let constant = match &source.body {
             Body::Select(select) => {
-                let has_star =
-                    select.targets.iter().take(at + 1).any(|it| matches!(it.expr.kind, Kind::Star(_)));
+                let has_star = select
+                    .targets
+                    .iter()
+                    .take(at + 1)
+                    .any(|it| matches!(it.expr.kind, Kind::Star(_)));
                 select.targets.get(at).filter(|_| !has_star).and_then(|it| self.key(&it.expr, kind))
             }
             _ => None,
@@ -394,7 +409,9 @@ impl Analyzer<'_> {
         match (constant, col.map(|it| it.nodes.as_slice())) {
             (Some(key), _) => self.graph.fact(node, vec![key]),
             (None, Some([from])) => self.graph.edge(*from, node),
-            _ => self.refuse(no_key(name, "The SELECT computes it, so that its shard is not known.")),
+            _ => {
+                self.refuse(no_key(name, "The SELECT computes it, so that its shard is not known."))
+            }
         }
         Fan::Refuse(refuse::over_shards(
             "INSERT … SELECT",
@@ -441,11 +458,15 @@ impl Analyzer<'_> {
         self.targets(&it.returning);
         self.levels.pop();
         if let Some(table) = &self.facts.writes_reference {
-            let error = PgError::refused(format!("MERGE into reference table {table} is not supported"))
-                .hint("Write it as INSERT … ON CONFLICT, UPDATE or DELETE.");
+            let error =
+                PgError::refused(format!("MERGE into reference table {table} is not supported"))
+                    .hint("Write it as INSERT … ON CONFLICT, UPDATE or DELETE.");
             self.refuse(error);
         }
-        Fan::Refuse(refuse::over_shards("MERGE", "A row and its match may lie on different shards."))
+        Fan::Refuse(refuse::over_shards(
+            "MERGE",
+            "A row and its match may lie on different shards.",
+        ))
     }
 
     fn merge_when(&mut self, when: &When, table: Option<&Table>, name: &str) {
@@ -501,7 +522,9 @@ impl Analyzer<'_> {
             self.refuse(
                 PgError::refused(format!("column {} takes its value from a sequence", column.name))
                     .detail("Each shard counts for itself, so that two rows could get one number.")
-                    .hint("Give the value in the statement, use uuid keys, or set allow_local_keys."),
+                    .hint(
+                        "Give the value in the statement, use uuid keys, or set allow_local_keys.",
+                    ),
             );
         }
     }
@@ -595,5 +618,8 @@ fn unusable_key(value: &Expr, column: &str, table: &str) -> PgError {
 }
 
 fn mixed() -> PgError {
-    refuse::over_shards("a statement that joins tables of different shards", "It must run on one shard.")
+    refuse::over_shards(
+        "a statement that joins tables of different shards",
+        "It must run on one shard.",
+    )
 }
