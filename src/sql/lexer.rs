@@ -98,7 +98,7 @@ impl Token {
 ///
 /// ```
 /// use pgsluice::sql::lexer::{Kind, Lexer};
-/// let kinds: Vec<Kind> = Lexer::new("id=-5--3").map(|token| token.kind).collect();
+/// let kinds: Vec<Kind> = Lexer::new("id=5--3").map(|token| token.kind).collect();
 /// assert_eq!(kinds, [Kind::Word, Kind::Operator, Kind::Integer, Kind::Comment]);
 /// ```
 #[derive(Clone, Debug)]
