@@ -2,6 +2,7 @@
 //! in a transaction of the proxy's own that the Sync commits.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 
@@ -45,10 +46,13 @@ impl Session {
             PlanAction::Run(_) => {
                 self.check_not_failed()?;
                 // A server judges the text, and tells the types for later.
-                self.describe_at_server(&prepared, true).await?;
+                if prepared.text.valid.load(Ordering::Relaxed) != self.catalog_version() {
+                    self.describe_at_server(&prepared, true).await?;
+                }
                 if self.members.iter_mut().any(|it| it.server().has_failed()) {
                     return Ok(());
                 }
+                prepared.text.valid.store(self.catalog_version(), Ordering::Relaxed);
             }
             PlanAction::Local(local) if !may_end_block(local) => self.check_not_failed()?,
             PlanAction::Local(_) => (),
