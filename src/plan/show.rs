@@ -1,6 +1,213 @@
-//! stub
-impl std::fmt::Display for super::Plan {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{self:?}")
+//! Plans as text: what EXPLAIN (SLUICE) and the golden tests show.
+
+use std::fmt::{self, Display, Formatter};
+
+use super::{Access, Action, Combine, CopyFormat, KeySource, Local, Plan, Run, Scope, Split};
+use crate::merge::{Aggregate, Bound, ColumnAt, Group, MergeSpec, SortKey};
+use crate::shard::KeyType;
+
+impl Display for Plan {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let mut lines = Vec::new();
+        match &self.action {
+            Action::Run(run) => {
+                write!(f, "{run}")?;
+                lines = combine(run);
+            }
+            Action::Local(local) => show_local(f, local)?,
+            Action::Refuse(error) => write!(f, "Refuse {error}")?,
+        }
+        lines.extend(self.pin.map(|it| format!("Pin: {it}")));
+        if self.changes_schema {
+            lines.push("Changes the schema".to_owned());
+        }
+        if let Some((name, value, is_local)) = &self.sets {
+            let local = if *is_local { " locally" } else { "" };
+            lines.push(format!("Sets {name} = {}{local}", value.as_deref().unwrap_or("NULL")));
+        }
+        if self.is_shareable {
+            lines.push("Shared".to_owned());
+        }
+        for (i, line) in lines.iter().enumerate() {
+            let branch = if i + 1 == lines.len() { "└─" } else { "├─" };
+            write!(f, "\n{branch} {line}")?;
+        }
+        Ok(())
+    }
+}
+
+impl Display for Run {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let access = match self.access {
+            Access::Read => "Read",
+            Access::Write => "Write",
+        };
+        write!(f, "{access} {}", self.scope)
+    }
+}
+
+impl Display for Scope {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Any => f.write_str("any shard"),
+            Self::Home => f.write_str("home shard"),
+            Self::All => f.write_str("all shards"),
+            Self::Keys { keys, with_home } => {
+                let keys: Vec<String> = keys.iter().map(ToString::to_string).collect();
+                write!(f, "shard of {}", keys.join(", "))?;
+                if *with_home { f.write_str(" and home") } else { Ok(()) }
+            }
+        }
+    }
+}
+
+fn kind(kind: KeyType) -> &'static str {
+    match kind {
+        KeyType::Text => "text",
+        KeyType::Uuid => "uuid",
+        KeyType::Int => "int",
+    }
+}
+
+impl Display for KeySource {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Literal { offset, kind: it } => write!(f, "{} at {offset}", kind(*it)),
+            Self::Param { index, kind: it } => write!(f, "{} ${index}", kind(*it)),
+            Self::ParamArray { index, kind: it } => write!(f, "{}[] ${index}", kind(*it)),
+        }
+    }
+}
+
+/// What happens after the shards have answered; nothing if there is always one.
+fn combine(run: &Run) -> Vec<String> {
+    match &run.combine {
+        Combine::Merge(spec) => {
+            vec![format!("Send: {}", spec.shard_sql), format!("Merge: {spec}")]
+        }
+        Combine::Sum => vec!["Sum of all shards".to_owned()],
+        Combine::Same => vec!["Same on all shards".to_owned()],
+        Combine::OneByOne => vec!["One shard after the other".to_owned()],
+        Combine::Split(split) => vec![format!("Split: {split}")],
+        Combine::CopyFrom(it) => {
+            vec![format!("Rows by {} in column {}, {}", kind(it.kind), it.key_column, it.format)]
+        }
+        Combine::CopyTo { header: true } => vec!["Concatenate, one header".to_owned()],
+        Combine::CopyTo { header: false } => vec!["Concatenate".to_owned()],
+        Combine::Refuse(error) => match &run.scope {
+            Scope::Keys { keys, .. } if !is_single(keys) => {
+                vec![format!("Of several shards: refuse, {}", error.message)]
+            }
+            _ => Vec::new(),
+        },
+    }
+}
+
+fn is_single(keys: &[KeySource]) -> bool {
+    matches!(keys, [KeySource::Literal { .. } | KeySource::Param { .. }])
+}
+
+impl Display for Split {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let rows: Vec<String> =
+            self.rows.iter().map(|(range, key)| format!("{range:?} {key}")).collect();
+        write!(f, "{}", rows.join(", "))?;
+        if self.returning { f.write_str(", a row each") } else { Ok(()) }
+    }
+}
+
+impl Display for CopyFormat {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let byte = |it: &u8| char::from(*it).escape_default().to_string();
+        match self {
+            Self::Text { delimiter, null, header } => {
+                write!(f, "text delimiter {} null {null:?}", byte(delimiter))?;
+                if *header { f.write_str(" header") } else { Ok(()) }
+            }
+            Self::Csv { delimiter, quote, escape, null, header, force_null } => {
+                let (delimiter, quote, escape) = (byte(delimiter), byte(quote), byte(escape));
+                write!(f, "csv delimiter {delimiter} quote {quote} escape {escape} null {null:?}")?;
+                f.write_str(if *header { " header" } else { "" })?;
+                f.write_str(if *force_null { " force_null" } else { "" })
+            }
+            Self::Binary => f.write_str("binary"),
+        }
+    }
+}
+
+impl Display for MergeSpec {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let mut steps = Vec::new();
+        steps.extend(self.group.as_ref().map(ToString::to_string));
+        if self.distinct {
+            steps.push("distinct".to_owned());
+        }
+        if !self.sort.is_empty() {
+            let keys: Vec<String> = self.sort.iter().map(ToString::to_string).collect();
+            steps.push(format!("sort [{}]", keys.join(", ")));
+        }
+        steps.extend(self.offset.map(|it| format!("offset {it}")));
+        steps.extend(self.limit.map(|it| format!("limit {it}")));
+        if self.hidden > 0 {
+            steps.push(format!("drop {}", self.hidden));
+        }
+        let steps = if steps.is_empty() { "concatenate".to_owned() } else { steps.join(", ") };
+        f.write_str(&steps)
+    }
+}
+
+impl Display for Group {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let keys: Vec<String> = self.keys.iter().map(ToString::to_string).collect();
+        write!(f, "group [{}]", keys.join(", "))?;
+        for (at, aggregate) in &self.aggregates {
+            let name = match aggregate {
+                Aggregate::Count => "count",
+                Aggregate::Sum => "sum",
+                Aggregate::Min => "min",
+                Aggregate::Max => "max",
+                Aggregate::And => "and",
+                Aggregate::Or => "or",
+            };
+            write!(f, " {name}({at})")?;
+        }
+        Ok(())
+    }
+}
+
+impl Display for SortKey {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self.column {
+            ColumnAt::Visible(at) => write!(f, "{at}")?,
+            ColumnAt::Hidden(at) => write!(f, "hidden {at}")?,
+        }
+        f.write_str(if self.descending { " desc" } else { "" })?;
+        if self.nulls_first != self.descending {
+            f.write_str(if self.nulls_first { " nulls first" } else { " nulls last" })?;
+        }
+        f.write_str(if self.is_bytewise { " bytewise" } else { "" })
+    }
+}
+
+impl Display for Bound {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Literal(n) => write!(f, "{n}"),
+            Self::Param(n) => write!(f, "${n}"),
+        }
+    }
+}
+
+fn show_local(f: &mut Formatter<'_>, local: &Local) -> fmt::Result {
+    match local {
+        Local::Declare { cursor, query, range, is_holdable } => {
+            let hold = if *is_holdable { " with hold" } else { "" };
+            write!(f, "Local Declare {cursor}{hold} for {range:?}")?;
+            for line in query.to_string().lines() {
+                write!(f, "\n   {line}")?;
+            }
+            Ok(())
+        }
+        other => write!(f, "Local {other:?}"),
     }
 }

@@ -56,7 +56,7 @@ const SETTINGS: &str = "SELECT current_setting('server_version_num'), \
 const COLUMNS: &str = "SELECT n.nspname, c.relname, c.relkind, c.relhasrules, a.attname, a.atttypid::oid::int8, \
     coalesce(co.collname, ''), coalesce(co.collprovider, ''), coalesce(co.collisdeterministic, true), \
     a.attgenerated, a.attidentity, pg_get_expr(d.adbin, d.adrelid), \
-    CASE WHEN c.relkind IN ('v', 'm') THEN pg_get_viewdef(c.oid) END, \
+    CASE WHEN c.relkind IN ('v', 'm') AND coalesce(a.attnum, 1) = 1 THEN pg_get_viewdef(c.oid) END, \
     coalesce(t.typtype, ''), t.typbasetype::int8, \
     CASE c.relpersistence WHEN 't' THEN 't' ELSE '' END, a.atttypmod, \
     coalesce(co.collcollate, '') \
@@ -66,8 +66,13 @@ const COLUMNS: &str = "SELECT n.nspname, c.relname, c.relkind, c.relhasrules, a.
     LEFT JOIN pg_collation co ON co.oid = a.attcollation \
     LEFT JOIN pg_attrdef d ON d.adrelid = c.oid AND d.adnum = a.attnum \
     WHERE c.relkind IN ('r', 'p', 'f', 'v', 'm', 'S') AND c.relpersistence <> 't' \
-    AND n.nspname NOT LIKE 'pg\\_toast%' AND n.nspname NOT LIKE 'pg\\_temp%' AND n.nspname <> 'sluice' \
+    AND n.nspname NOT LIKE 'pg\\_toast%' AND n.nspname NOT LIKE 'pg\\_temp%' \
+    AND n.nspname NOT IN ('sluice', 'pg_catalog', 'information_schema') \
     ORDER BY 1, 2, a.attnum";
+
+const SYSTEM: &str = "SELECT n.nspname, c.relname FROM pg_class c \
+    JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind IN ('r', 'v') \
+    AND n.nspname IN ('sluice', 'pg_catalog', 'information_schema') ORDER BY 1, 2";
 
 const KEYS: &str = "SELECT n.nspname, c.relname, \
     (SELECT string_agg(coalesce(a.attname, ''), e'\\x1f' ORDER BY k.ord) \
@@ -133,6 +138,9 @@ async fn load_and_compare(database: &Database) -> Result<(), ControlError> {
             }
         }
     }
+    // What one shard has and another not yet may be DDL that is just being committed.
+    let before = std::mem::replace(&mut *database.state.drift_seen.lock(), drift.clone());
+    drift.retain(|it| before.contains(it));
     if **database.state.drift.load() != drift {
         drift.iter().for_each(|it| tracing::warn!(database = database.config.name, "{it}"));
         database.state.drift.store(Arc::new(drift));
@@ -207,8 +215,10 @@ async fn load(
     let (keys, triggers) = (control.rows(KEYS).await?, control.rows(TRIGGERS).await?);
     let (functions, types) = (control.rows(FUNCTIONS).await?, control.rows(TYPES).await?);
     let operators = control.rows(OPERATORS).await?;
+    let system = control.rows(SYSTEM).await?;
     let default_collation_is_c = matches!(setting(2).as_str(), "C" | "POSIX");
     let mut tables = tables(&columns, config, default_collation_is_c);
+    add_system(&mut tables, &system);
     add_keys(&mut tables, &keys);
     add_triggers(&mut tables, &triggers);
     let mut version = std::hash::DefaultHasher::new();
@@ -246,9 +256,8 @@ fn tables(
     for row in rows {
         let cell = |i: usize| row[i].as_deref().unwrap_or("");
         let (schema, name) = (cell(0).to_owned(), cell(1).to_owned());
-        let kind = match (cell(2), schema.as_str()) {
-            (_, "pg_catalog" | "information_schema") => TableKind::System,
-            ("v", _) => TableKind::View(cell(12).to_owned()),
+        let kind = match cell(2) {
+            "v" => TableKind::View(cell(12).to_owned()),
             _ if reference.contains(name.as_str())
                 || reference.contains(format!("{schema}.{name}").as_str()) =>
             {
@@ -330,6 +339,20 @@ fn is_constant(text: &str) -> bool {
         && text.contains("::");
     (is_number || (is_string && !is_timely) || matches!(bare, "true" | "false" | "NULL"))
         && !text.contains("::regclass")
+}
+
+fn add_system(tables: &mut HashMap<(String, String), Table>, rows: &Rows) {
+    for row in rows {
+        let cell = |i: usize| row[i].clone().unwrap_or_default();
+        let table = Table {
+            kind: TableKind::System,
+            columns: Vec::new(),
+            unique_keys: Vec::new(),
+            trigger_functions: Vec::new(),
+            has_rules: false,
+        };
+        tables.insert((cell(0), cell(1)), table);
+    }
 }
 
 fn add_keys(tables: &mut HashMap<(String, String), Table>, rows: &Rows) {

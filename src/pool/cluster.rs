@@ -54,6 +54,8 @@ pub struct DatabaseState {
     pub parameters: ArcSwap<BTreeMap<String, String>>,
     /// Where schemas of shards differ from the home shard's: a line each.
     pub drift: ArcSwap<Vec<String>>,
+    /// Differences that the last load found, before they are told.
+    pub drift_seen: Mutex<Vec<String>>,
     /// Why two-phase commit is impossible, by shard; empty if all can do it.
     pub no_two_phase: ArcSwap<BTreeMap<ShardId, String>>,
     /// Told when a load of the catalog has ended, so that a statement can wait for the next.
@@ -156,6 +158,7 @@ impl DatabaseState {
             metrics: metrics.database(name),
             parameters: ArcSwap::default(),
             drift: ArcSwap::default(),
+            drift_seen: Mutex::default(),
             no_two_phase: ArcSwap::default(),
             refresh: tokio::sync::Notify::new(),
             wanted: tokio::sync::Notify::new(),

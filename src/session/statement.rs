@@ -202,7 +202,9 @@ impl Session {
 
     /// Relations that neither the catalog nor, as it was asked before, the database knows.
     fn unknown(&mut self, text: &str, catalog: &Catalog) -> Vec<String> {
-        let mut names = planner::unknown_tables(text, catalog, self.search_path().as_deref());
+        let path = self.search_path();
+        let session = planner::Session { param_types: &[], search_path: path.as_deref() };
+        let mut names = planner::unknown_tables(text, catalog, &session);
         if self.asked.0 != catalog.version {
             self.asked = (catalog.version, Default::default());
         }

@@ -5,5 +5,6 @@ pub mod copy;
 pub mod fingerprint;
 pub mod lexer;
 pub mod literal;
+pub mod parse;
 mod scan;
 pub mod search_path;

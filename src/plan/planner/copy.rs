@@ -1,0 +1,252 @@
+//! COPY.
+
+use std::ops::Range;
+
+use super::{Planner, refuse};
+use crate::catalog::{ColumnDefault, Table, TableKind};
+use crate::error::PgError;
+use crate::plan::{Access, Action, Combine, CopyFormat, CopyFrom, Plan, Scope};
+use crate::sql::parse::tokens::parenthesis;
+use crate::sql::parse::tree::{Copy, CopySource, Stmt, TableName};
+
+/// COPY's options, read.
+struct Options {
+    format: CopyFormat,
+    header: bool,
+}
+
+impl Planner<'_> {
+    pub(super) fn copy(&self, it: &Copy, range: &Range<usize>) -> Plan {
+        if it.is_server_side {
+            let home = Plan::run(Access::Write, Scope::Home);
+            return if self.sharded { Plan::forbidden(server_side()) } else { home };
+        }
+        match &it.source {
+            CopySource::Query(query) => self.copy_query(query, it, range),
+            CopySource::Table(name) => self.copy_table(name, it, range),
+        }
+    }
+
+    fn copy_query(&self, query: &Stmt, it: &Copy, range: &Range<usize>) -> Plan {
+        let inner = parenthesis(self.sql, range).unwrap_or_else(|| range.clone());
+        let mut plan = match query {
+            Stmt::Query(query) => self.query(query, &inner),
+            modifying => self.modify(modifying, &inner),
+        };
+        plan.is_shareable = false;
+        let options = options(it);
+        let Action::Run(run) = &mut plan.action else { return plan };
+        let refusal = || {
+            refuse::over_shards("COPY (query)", "Its rows would have to be merged.")
+                .hint("COPY the table, or name one tenant in the query or SET sluice.tenant.")
+        };
+        match (&run.combine, &options) {
+            (Combine::Merge(merge), Ok(options))
+                if is_concatenation(merge) && options.format != CopyFormat::Binary =>
+            {
+                run.combine = Combine::CopyTo { header: options.header };
+            }
+            _ if run.scope == Scope::All => return Plan::refused(refusal()),
+            _ => run.combine = Combine::Refuse(refusal()),
+        }
+        plan
+    }
+
+    fn copy_table(&self, name: &TableName, it: &Copy, range: &Range<usize>) -> Plan {
+        let access = if it.is_from { Access::Write } else { Access::Read };
+        let table = super::from::find(self.catalog, &self.path(), name);
+        let Some(table) = table.filter(|_| self.sharded) else {
+            return Plan::run(access, Scope::Home);
+        };
+        let mut analyzer = self.analyzer(range);
+        analyzer.enter();
+        analyzer.exprs(&it.filter);
+        if it.is_from {
+            analyzer.check_side_effects(table, &name.name);
+        }
+        if let Some(error) = analyzer.facts.refusal {
+            return Plan::refused(error);
+        }
+        match (&table.kind, it.is_from) {
+            (TableKind::Sharded { column, key }, true) => {
+                let kind = (*column, *key);
+                self.copy_in(table, kind, it).unwrap_or_else(Plan::refused)
+            }
+            (TableKind::Sharded { .. }, false) => match options(it) {
+                Ok(Options { format: CopyFormat::Binary, .. }) => {
+                    Plan::refused(refuse::over_shards(
+                        "COPY … TO in binary format",
+                        "Its streams do not concatenate.",
+                    ))
+                }
+                Ok(options) => Plan::combined(
+                    Access::Read,
+                    Scope::All,
+                    Combine::CopyTo { header: options.header },
+                ),
+                Err(error) => Plan::refused(error),
+            },
+            (TableKind::Reference, true) => reference_in(table, it, name),
+            (TableKind::Reference, false) => Plan::run(Access::Read, Scope::Any),
+            (TableKind::Unusable(reason), _) => Plan::forbidden(
+                PgError::refused(format!("table {} cannot be used", name.name)).detail(reason),
+            ),
+            (TableKind::View(_), true) => Plan::refused(
+                PgError::refused(format!("view {} cannot be written", name.name))
+                    .hint("Write to the table."),
+            ),
+            _ => Plan::run(access, Scope::Home),
+        }
+    }
+
+    fn copy_in(
+        &self,
+        table: &Table,
+        (column, kind): (usize, crate::shard::KeyType),
+        it: &Copy,
+    ) -> Result<Plan, PgError> {
+        let options = options(it)?;
+        if let Some(filter) = &it.filter {
+            let mut analyzer = self.analyzer(&(0..0));
+            analyzer.enter();
+            analyzer.expr(filter);
+            if let Some(error) = analyzer.facts.not_fanned {
+                return Err(error);
+            }
+        }
+        let key = &table.columns[column].name;
+        let at = match it.columns.as_slice() {
+            [] => insertable(table).position(|it| it == key),
+            columns => columns.iter().position(|it| it == key),
+        };
+        let key_column = at.ok_or_else(|| {
+            PgError::refused(format!("the tenant column {key} is not in the column list"))
+                .detail("The proxy reads each row's tenant from it.")
+                .hint(format!("Add {key} to the column list, or SET sluice.tenant."))
+        })?;
+        for column in &table.columns {
+            if it.columns.is_empty() || it.columns.contains(&column.name) {
+                continue;
+            }
+            match &column.default {
+                ColumnDefault::Sequence if !self.catalog.allow_local_keys => {
+                    return Err(PgError::refused(format!(
+                        "column {} takes its value from a sequence",
+                        column.name
+                    ))
+                    .detail("Each shard counts for itself, so that two rows could get one number.")
+                    .hint("Give the value in the data, use uuid keys, or set allow_local_keys."));
+                }
+                ColumnDefault::Computed(text)
+                    if !text.contains("gen_random_uuid") && !text.contains("uuid_generate") =>
+                {
+                    return Err(refuse::not_immutable(&format!(
+                        "the default of column {}",
+                        column.name
+                    )));
+                }
+                _ => (),
+            }
+        }
+        let copy = CopyFrom { format: options.format, key_column, kind };
+        Ok(Plan::combined(Access::Write, Scope::All, Combine::CopyFrom(copy)))
+    }
+}
+
+/// The columns COPY reads without a list: all but generated ones.
+fn insertable(table: &Table) -> impl Iterator<Item = &String> {
+    let stored = table.columns.iter().filter(|it| it.default != ColumnDefault::Generated);
+    stored.map(|it| &it.name)
+}
+
+fn reference_in(table: &Table, it: &Copy, name: &TableName) -> Plan {
+    let is_given = |column: &str| it.columns.is_empty() || it.columns.iter().any(|it| it == column);
+    let differs = table.columns.iter().find(|it| {
+        matches!(it.default, ColumnDefault::Computed(_) | ColumnDefault::Sequence)
+            && !is_given(&it.name)
+    });
+    match differs {
+        Some(column) => Plan::forbidden(
+            PgError::refused(format!(
+                "the write of reference table {} would differ from shard to shard",
+                name.name
+            ))
+            .detail(format!(
+                "Each shard would compute the default of column {} for itself.",
+                column.name
+            ))
+            .hint("Give the values in the data."),
+        ),
+        None => Plan::combined(Access::Write, Scope::All, Combine::Same),
+    }
+}
+
+fn is_concatenation(it: &crate::merge::MergeSpec) -> bool {
+    it.hidden == 0
+        && it.group.is_none()
+        && !it.distinct
+        && it.sort.is_empty()
+        && it.limit.is_none()
+        && it.offset.is_none()
+}
+
+fn server_side() -> PgError {
+    PgError::refused(
+        "COPY with a file or a program of the server is not supported with several shards",
+    )
+    .detail("It would read or write the file on one server.")
+    .hint("Use COPY … FROM STDIN or TO STDOUT, or psql's \\copy.")
+}
+
+fn options(it: &Copy) -> Result<Options, PgError> {
+    let option = |name: &str| it.options.iter().rev().find(|(it, _)| it == name).map(|(_, it)| it);
+    let value = |name: &str| option(name).and_then(Option::as_deref);
+    let is_on = |name: &str| match option(name) {
+        Some(value) => !matches!(
+            value.as_deref().map(str::to_ascii_lowercase).as_deref(),
+            Some("off" | "false" | "0")
+        ),
+        None => false,
+    };
+    if value("encoding").is_some_and(|it| !["utf8", "utf-8"].contains(&it.to_lowercase().as_str()))
+    {
+        return Err(unsupported("ENCODING"));
+    }
+    for name in ["default", "on_error", "log_verbosity", "reject_limit"] {
+        if it.is_from && option(name).is_some() {
+            return Err(unsupported(&name.to_uppercase()));
+        }
+    }
+    let byte = |name: &str, default: u8| match value(name).map(str::as_bytes) {
+        None => Ok(default),
+        Some([byte]) => Ok(*byte),
+        Some(_) => Err(unsupported(&name.to_uppercase())),
+    };
+    let header = is_on("header");
+    let null = |default: &str| value("null").unwrap_or(default).to_owned();
+    let format = match value("format").unwrap_or("text").to_ascii_lowercase().as_str() {
+        "text" => {
+            CopyFormat::Text { delimiter: byte("delimiter", b'\t')?, null: null("\\N"), header }
+        }
+        "csv" => {
+            let quote = byte("quote", b'"')?;
+            CopyFormat::Csv {
+                delimiter: byte("delimiter", b',')?,
+                quote,
+                escape: byte("escape", quote)?,
+                null: null(""),
+                header,
+                force_null: option("force_null").is_some() || option("force_not_null").is_some(),
+            }
+        }
+        "binary" => CopyFormat::Binary,
+        _ => return Err(unsupported("FORMAT")),
+    };
+    Ok(Options { format, header })
+}
+
+fn unsupported(option: &str) -> PgError {
+    PgError::refused(format!("COPY with this {option} is not supported over several shards"))
+        .detail("The proxy reads the rows to send each to its shard.")
+        .hint("Use text, CSV or binary format in UTF8, or SET sluice.tenant.")
+}

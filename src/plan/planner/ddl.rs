@@ -1,0 +1,447 @@
+//! Schema changes and maintenance: they reach all shards or none.
+
+use std::ops::Range;
+
+use super::from::find;
+use super::types::oid_of;
+use super::{Planner, refuse};
+use crate::catalog::{Table, TableKind};
+use crate::error::PgError;
+use crate::plan::{Access, Combine, Plan, Scope};
+use crate::shard::KeyType;
+use crate::sql::parse::tree::{
+    AlterTable, ColumnDef, Constraint, CreateAs, CreateTable, Ddl, DdlKind, Expr, Kind, Maintain,
+    Stmt, TableName,
+};
+
+const HINT_LOCAL: &str =
+    "Add the tenant column to the key, or set allow_local_keys if shards may differ.";
+
+/// Where a table's rows live, or will live.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Class {
+    Sharded,
+    Reference,
+    Home,
+    Unknown,
+}
+
+impl Planner<'_> {
+    fn table(&self, name: &TableName) -> Option<&Table> {
+        find(self.catalog, &self.path(), name)
+    }
+
+    fn class(&self, name: &TableName) -> Class {
+        match self.table(name).map(|it| &it.kind) {
+            Some(TableKind::Sharded { .. } | TableKind::Unusable(_)) => Class::Sharded,
+            Some(TableKind::Reference) => Class::Reference,
+            Some(_) => Class::Home,
+            None => Class::Unknown,
+        }
+    }
+
+    /// Whether all are on the home shard alone.
+    fn is_home(&self, tables: &[TableName]) -> bool {
+        tables.iter().all(|it| matches!(self.class(it), Class::Home | Class::Unknown))
+    }
+
+    fn tenant_of(&self, name: &TableName) -> Option<&str> {
+        let table = self.table(name)?;
+        match table.kind {
+            TableKind::Sharded { column, .. } => Some(&table.columns.get(column)?.name),
+            _ => None,
+        }
+    }
+
+    pub(super) fn create_as(&self, it: &CreateAs, range: &Range<usize>) -> Plan {
+        let mut home = Plan::run(Access::Write, Scope::Home);
+        home.is_shareable = false;
+        home.changes_schema = !it.is_temporary;
+        home.pin = it.is_temporary.then_some("temporary table");
+        if !self.sharded {
+            return home;
+        }
+        let mut analyzer = self.analyzer(range);
+        match &it.query {
+            Stmt::Query(query) => drop(analyzer.query(query)),
+            _ => return Plan::forbidden(super::walk::opaque("CREATE TABLE AS EXECUTE")),
+        }
+        if let Some(error) = analyzer.facts.refusal {
+            return Plan::refused(error);
+        }
+        let what = match (it.is_materialized_view, it.is_temporary) {
+            (true, _) => "CREATE MATERIALIZED VIEW",
+            (false, true) => "CREATE TEMPORARY TABLE AS",
+            (false, false) => "CREATE TABLE AS",
+        };
+        if analyzer.graph.has_sharded() {
+            return Plan::refused(
+                PgError::refused(format!("{what} from sharded tables is not supported"))
+                    .detail("The rows would lie on another shard than a table of that name.")
+                    .hint("CREATE TABLE first, then INSERT … SELECT within one tenant."),
+            );
+        }
+        match (it.is_materialized_view, it.is_temporary) {
+            (_, true) => self.temporary(&it.table, "temporary table"),
+            (true, false) if analyzer.facts.has_home => home,
+            (true, false) => everywhere(),
+            (false, false) => Plan::refused(
+                PgError::refused(format!("{what} is not supported with several shards"))
+                    .detail(
+                        "The table must exist on every shard, its rows on the home shard alone.",
+                    )
+                    .hint("CREATE TABLE first, then INSERT … SELECT."),
+            ),
+        }
+    }
+
+    /// A temporary table lives on the home shard, and the session keeps that server.
+    fn temporary(&self, name: &TableName, pin: &'static str) -> Plan {
+        let bare = TableName { catalog: None, schema: None, name: name.name.clone() };
+        if matches!(self.class(&bare), Class::Sharded | Class::Reference) {
+            return Plan::forbidden(
+                PgError::refused(format!("a temporary table cannot be called {}", name.name))
+                    .detail("It would hide a table with rows on several shards.")
+                    .hint("Choose another name."),
+            );
+        }
+        let mut plan = Plan::run(Access::Write, Scope::Home).pinned(pin);
+        plan.is_shareable = false;
+        plan
+    }
+
+    pub(super) fn truncate(&self, tables: &[TableName]) -> Plan {
+        self.on_tables("TRUNCATE", tables)
+    }
+
+    pub(super) fn lock(&self, tables: &[TableName]) -> Plan {
+        self.on_tables("LOCK TABLE", tables)
+    }
+
+    fn on_tables(&self, what: &str, tables: &[TableName]) -> Plan {
+        let is_spread = |it| matches!(self.class(it), Class::Sharded | Class::Reference);
+        if !self.sharded || self.is_home(tables) {
+            return Plan::run(Access::Write, Scope::Home);
+        }
+        if tables.iter().all(is_spread) {
+            return Plan::combined(Access::Write, Scope::All, Combine::Same);
+        }
+        Plan::forbidden(
+            PgError::refused(format!(
+                "{what} of tables of the home shard together with others is not supported"
+            ))
+            .hint("Name them in statements of their own."),
+        )
+    }
+
+    pub(super) fn maintain(&self, it: &Maintain) -> Plan {
+        let is_home = !it.tables.is_empty() && self.is_home(&it.tables);
+        if !self.sharded || is_home {
+            let mut plan = Plan::run(Access::Write, Scope::Home);
+            plan.is_shareable = false;
+            return plan;
+        }
+        Plan::combined(Access::Write, Scope::All, Combine::OneByOne)
+    }
+
+    pub(super) fn ddl(&self, it: &Ddl, range: &Range<usize>) -> Plan {
+        let is_temporary = match &it.kind {
+            DdlKind::CreateTable(it) if it.is_temporary => Some((&it.table, "temporary table")),
+            DdlKind::CreateView { is_temporary: true, view, .. } => Some((view, "temporary view")),
+            _ => None,
+        };
+        if let Some((name, pin)) = is_temporary {
+            return self.temporary(name, pin);
+        }
+        if matches!(it.kind, DdlKind::CreateSequence { is_temporary: true }) {
+            return Plan::run(Access::Write, Scope::Home).pinned("temporary sequence");
+        }
+        if !self.sharded {
+            let mut plan = Plan::run(Access::Write, Scope::Home);
+            plan.is_shareable = false;
+            plan.changes_schema = true;
+            return plan;
+        }
+        match self.check(&it.kind, range) {
+            Err(error) => Plan::forbidden(error),
+            Ok(()) if is_of_temporary(&it.kind) => Plan::run(Access::Write, Scope::Home),
+            Ok(()) if runs_alone(&it.kind) => Plan {
+                changes_schema: true,
+                ..Plan::combined(Access::Write, Scope::All, Combine::OneByOne)
+            },
+            Ok(()) => everywhere(),
+        }
+    }
+
+    /// Refuses what shards cannot guarantee together.
+    fn check(&self, kind: &DdlKind, range: &Range<usize>) -> Result<(), PgError> {
+        match kind {
+            DdlKind::CreateTable(it) => self.check_create(it),
+            DdlKind::AlterTable { table, changes } => {
+                changes.iter().try_for_each(|it| self.check_alter(table, it, range))
+            }
+            DdlKind::CreateIndex { table, unique: true, columns, .. } => {
+                match self.tenant_of(table) {
+                    Some(tenant) if !self.catalog.allow_local_keys => {
+                        let holds = columns.iter().flatten().any(|it| it == tenant);
+                        if holds { Ok(()) } else { Err(not_unique(tenant)) }
+                    }
+                    _ => Ok(()),
+                }
+            }
+            DdlKind::RenameColumn { table, column } => self.check_tenant_kept(table, column),
+            DdlKind::RenameTable { table } if self.class(table) == Class::Reference => {
+                Err(PgError::refused(format!("reference table {} cannot be renamed", table.name))
+                    .detail("The configuration knows it by its name.")
+                    .hint("Change the configuration first."))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn check_tenant_kept(&self, table: &TableName, column: &str) -> Result<(), PgError> {
+        if self.tenant_of(table) != Some(column) {
+            return Ok(());
+        }
+        Err(PgError::refused(format!(
+            "the tenant column {column} of {} cannot be changed",
+            table.name
+        ))
+        .detail("It tells which shard a row belongs to.")
+        .hint("Create a new table and copy the rows."))
+    }
+
+    fn check_create(&self, it: &CreateTable) -> Result<(), PgError> {
+        let full = it.table.schema.as_ref().map(|schema| format!("{schema}.{}", it.table.name));
+        let listed = &self.catalog.reference_tables;
+        if listed.contains(&it.table.name) || full.is_some_and(|it| listed.contains(&it)) {
+            return Ok(());
+        }
+        let tenant = self.catalog.tenant_column.as_deref();
+        let own = it.columns.iter().find(|it| Some(it.name.as_str()) == tenant);
+        let inherited = it.parents.iter().find_map(|it| self.tenant_of(it));
+        match (own.and(tenant).or(inherited), own) {
+            (Some(tenant), own) => {
+                own.map_or(Ok(()), check_key_type)?;
+                it.columns.iter().try_for_each(|it| self.check_column(it, tenant))?;
+                let of_columns = it.columns.iter().flat_map(|it| &it.constraints);
+                let mut all = it.constraints.iter().chain(of_columns);
+                all.try_for_each(|found| self.check_constraint(&it.table, found, tenant))
+            }
+            (None, _) => {
+                let of_columns = it.columns.iter().flat_map(|it| &it.constraints);
+                it.constraints.iter().chain(of_columns).try_for_each(|it| self.check_home_key(it))
+            }
+        }
+    }
+
+    fn check_column(&self, it: &ColumnDef, _tenant: &str) -> Result<(), PgError> {
+        let is_serial = it.ty.as_ref().is_some_and(|ty| {
+            ["serial", "bigserial", "smallserial", "serial2", "serial4", "serial8"]
+                .contains(&ty.name.as_str())
+        });
+        let counts = it.default.as_ref().is_some_and(calls_nextval);
+        if self.catalog.allow_local_keys || !(is_serial || it.is_identity || counts) {
+            return Ok(());
+        }
+        Err(sequence(&it.name))
+    }
+
+    fn check_constraint(
+        &self,
+        own: &TableName,
+        it: &Constraint,
+        tenant: &str,
+    ) -> Result<(), PgError> {
+        if self.catalog.allow_local_keys {
+            return Ok(());
+        }
+        let holds = |columns: &[String]| columns.iter().any(|it| it == tenant);
+        match it {
+            Constraint::Unique { using_index: true, .. } => Ok(()),
+            Constraint::Unique { columns, .. } if holds(columns) => Ok(()),
+            Constraint::Exclusion { columns }
+                if columns.iter().flatten().any(|it| it == tenant) =>
+            {
+                Ok(())
+            }
+            Constraint::Unique { .. } | Constraint::Exclusion { .. } => Err(not_unique(tenant)),
+            Constraint::Foreign { columns, table, referenced } => {
+                let is_own = table.name == own.name && table.schema == own.schema;
+                let class = if is_own { Class::Sharded } else { self.class(table) };
+                let their = if is_own { Some(tenant) } else { self.tenant_of(table) };
+                let pairs = referenced.is_empty()
+                    || columns
+                        .iter()
+                        .zip(referenced)
+                        .any(|(mine, other)| mine == tenant && their.is_none_or(|it| it == other));
+                match class {
+                    Class::Reference => Ok(()),
+                    Class::Sharded | Class::Unknown if holds(columns) && pairs => Ok(()),
+                    Class::Home => {
+                        Err(foreign(&table.name, "Its rows are on the home shard alone."))
+                    }
+                    _ => Err(foreign(
+                        &table.name,
+                        "The key does not hold the tenant column on both sides.",
+                    )),
+                }
+            }
+        }
+    }
+
+    /// A foreign key of a table of the home shard.
+    fn check_home_key(&self, it: &Constraint) -> Result<(), PgError> {
+        match it {
+            Constraint::Foreign { table, .. }
+                if self.class(table) == Class::Sharded && !self.catalog.allow_local_keys =>
+            {
+                Err(foreign(&table.name, "Its rows are on other shards than the home shard's."))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn check_alter(
+        &self,
+        table: &TableName,
+        change: &AlterTable,
+        range: &Range<usize>,
+    ) -> Result<(), PgError> {
+        let class = self.class(table);
+        let tenant = self.tenant_of(table);
+        match (change, tenant) {
+            (AlterTable::AddColumn(def), Some(tenant)) => {
+                self.check_column(def, tenant)?;
+                self.check_default(def, range, class)?;
+                let mut constraints = def.constraints.iter();
+                constraints.try_for_each(|it| self.check_constraint(table, it, tenant))
+            }
+            (AlterTable::AddColumn(def), None) => {
+                let is_tenant = self.catalog.tenant_column.as_deref() == Some(&def.name);
+                if class == Class::Home && is_tenant {
+                    return Err(PgError::refused(format!(
+                        "table {} cannot become sharded",
+                        table.name
+                    ))
+                    .detail("Its rows are on the home shard and would have to move.")
+                    .hint("Create a new table and copy the rows."));
+                }
+                def.constraints.iter().try_for_each(|it| self.check_home_key(it))?;
+                self.check_default(def, range, class)
+            }
+            (AlterTable::AddConstraint(it), Some(tenant)) => {
+                self.check_constraint(table, it, tenant)
+            }
+            (AlterTable::AddConstraint(it), None) if class != Class::Reference => {
+                self.check_home_key(it)
+            }
+            (AlterTable::DropColumn(column) | AlterTable::ColumnType(column), Some(_)) => {
+                self.check_tenant_kept(table, column)
+            }
+            (AlterTable::Identity { column }, Some(_)) if !self.catalog.allow_local_keys => {
+                Err(sequence(column))
+            }
+            (AlterTable::Default { column, default: Some(default) }, Some(_))
+                if calls_nextval(default) && !self.catalog.allow_local_keys =>
+            {
+                Err(sequence(column))
+            }
+            (AlterTable::Attach(other), _) => self.check_attach(table, other),
+            _ => Ok(()),
+        }
+    }
+
+    fn check_attach(&self, table: &TableName, other: &TableName) -> Result<(), PgError> {
+        let (one, two) = (self.class(table), self.class(other));
+        if one == two || one == Class::Unknown || two == Class::Unknown {
+            return Ok(());
+        }
+        Err(PgError::refused(format!("{} and {} are not sharded alike", table.name, other.name))
+            .hint("Give both the tenant column."))
+    }
+
+    /// A default that fills existing rows must be the same on every shard.
+    fn check_default(
+        &self,
+        def: &ColumnDef,
+        range: &Range<usize>,
+        class: Class,
+    ) -> Result<(), PgError> {
+        let Some(default) = def.default.as_ref().filter(|_| class != Class::Home) else {
+            return Ok(());
+        };
+        let mut analyzer = self.analyzer(range);
+        analyzer.enter();
+        analyzer.facts.in_rows = class == Class::Sharded;
+        analyzer.expr(default);
+        match analyzer.facts.not_fanned {
+            Some(_) => Err(refuse::not_immutable(&format!("the default of column {}", def.name))
+                .hint("Add the column without a default, then UPDATE it.")),
+            None => Ok(()),
+        }
+    }
+}
+
+fn everywhere() -> Plan {
+    Plan { changes_schema: true, ..Plan::combined(Access::Write, Scope::All, Combine::Same) }
+}
+
+/// Whether the change cannot run in a transaction.
+fn runs_alone(kind: &DdlKind) -> bool {
+    matches!(
+        kind,
+        DdlKind::OutsideTransaction
+            | DdlKind::CreateIndex { concurrently: true, .. }
+            | DdlKind::Drop { concurrently: true, .. }
+    )
+}
+
+/// Whether it names a temporary table by its schema.
+fn is_of_temporary(kind: &DdlKind) -> bool {
+    let is_temporary = |it: &TableName| it.schema.as_deref() == Some("pg_temp");
+    match kind {
+        DdlKind::AlterTable { table, .. }
+        | DdlKind::CreateIndex { table, .. }
+        | DdlKind::RenameColumn { table, .. }
+        | DdlKind::RenameTable { table } => is_temporary(table),
+        DdlKind::Drop { tables, .. } => !tables.is_empty() && tables.iter().all(is_temporary),
+        _ => false,
+    }
+}
+
+fn calls_nextval(expr: &Expr) -> bool {
+    let own = matches!(&expr.kind, Kind::Call(call) if call.name == "nextval");
+    own || expr.children().into_iter().any(calls_nextval)
+}
+
+fn check_key_type(it: &ColumnDef) -> Result<(), PgError> {
+    let kind = it.ty.as_ref().and_then(oid_of).and_then(KeyType::of_oid);
+    match kind {
+        Some(_) => Ok(()),
+        None => {
+            Err(PgError::refused(format!("the tenant column {} cannot be of this type", it.name))
+                .hint("Use text, varchar, uuid, smallint, integer or bigint."))
+        }
+    }
+}
+
+fn not_unique(tenant: &str) -> PgError {
+    PgError::refused(format!(
+        "a unique key without the tenant column {tenant} cannot be guaranteed"
+    ))
+    .detail("Each shard checks its own rows.")
+    .hint(HINT_LOCAL)
+}
+
+fn foreign(table: &str, detail: &str) -> PgError {
+    PgError::refused(format!("a foreign key to {table} cannot be guaranteed"))
+        .detail(detail)
+        .hint(HINT_LOCAL)
+}
+
+fn sequence(column: &str) -> PgError {
+    PgError::refused(format!("column {column} would take numbers from a sequence of each shard"))
+        .detail("Two rows could get one number.")
+        .hint("Use uuid keys with DEFAULT gen_random_uuid(), or set allow_local_keys.")
+}

@@ -1,0 +1,459 @@
+//! Statement text and catalog to [`Plan`]s.
+//!
+//! What cannot be proven is refused. Three proofs are tried: that every sharded table is confined to
+//! tenant keys (`graph`), that the statement falls apart by tenant (`block`), and that the answers
+//! of several shards can be put together (`merge`).
+
+mod block;
+mod classes;
+mod copy;
+mod ddl;
+mod from;
+mod functions;
+mod graph;
+mod merge;
+mod names;
+mod predicate;
+mod refuse;
+mod session;
+mod splice;
+mod types;
+mod walk;
+mod write;
+
+use std::ops::Range;
+use std::rc::Rc;
+
+use self::walk::Analyzer;
+use self::write::Fan;
+use super::{Access, Action, Combine, KeySource, Local, Plan, Run, Scope};
+use crate::catalog::{Catalog, Volatility};
+use crate::error::{PgError, sqlstate};
+use crate::sql::parse::tree::{Expr, Kind, Literal, Statement, Stmt};
+use crate::sql::parse::{ParseError, parse};
+
+/// What of the session a plan depends on.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Session<'a> {
+    /// Parse's declared parameter types, 0 for unspecified.
+    pub param_types: &'a [u32],
+    /// The session's own search path, if it set one.
+    pub search_path: Option<&'a [String]>,
+}
+
+/// One plan per statement of the text, with the statement's byte range. An empty text has one
+/// [`Local::Empty`]. With `sharded` false there is one shard: everything goes there unchanged, and
+/// only what the session must know is told.
+pub fn plan(
+    sql: &str,
+    catalog: &Catalog,
+    sharded: bool,
+    session: &Session<'_>,
+) -> Vec<(Range<usize>, Plan)> {
+    let whole = 0..sql.len();
+    let statements = match parse(sql) {
+        Ok(statements) => statements,
+        Err(ParseError::TooDeep) if sharded => return vec![(whole, Plan::refused(too_deep()))],
+        // The server reports it.
+        Err(_) => return vec![(whole, Plan::run(Access::Write, Scope::Home))],
+    };
+    if statements.is_empty() {
+        return vec![(whole, Plan::local(Local::Empty))];
+    }
+    let planner = Planner { catalog, sharded, session, sql };
+    statements.iter().map(|it| (it.range.clone(), planner.statement(it))).collect()
+}
+
+/// The names of relations in the text that the catalog does not know: before "unknown, so it is of
+/// the home shard" is trusted, the catalog should be loaded once more.
+pub fn unknown_tables(sql: &str, catalog: &Catalog, session: &Session<'_>) -> Vec<String> {
+    let planner = Planner { catalog, sharded: true, session, sql };
+    let mut names = Vec::new();
+    for statement in parse(sql).unwrap_or_default() {
+        names.extend(planner.unknown(&statement.kind, &statement.range));
+    }
+    names
+}
+
+fn too_deep() -> PgError {
+    PgError::new(sqlstate::STATEMENT_TOO_COMPLEX, "the statement is nested too deep to be analysed")
+        .detail("Its expressions have more levels than the proxy looks into.")
+        .hint("Break long chains like a || b || … into parts, or SET sluice.tenant.")
+}
+
+impl Plan {
+    /// A statement that one shard runs.
+    fn run(access: Access, scope: Scope) -> Self {
+        let error = PgError::refused("the statement runs on one shard only");
+        Self::combined(access, scope, Combine::Refuse(error))
+    }
+
+    fn combined(access: Access, scope: Scope, combine: Combine) -> Self {
+        let is_shareable = scope != Scope::All;
+        let mut plan = Self::of(Action::Run(Run { access, scope, combine }));
+        plan.is_shareable = is_shareable;
+        plan
+    }
+
+    fn local(local: Local) -> Self {
+        Self::of(Action::Local(local))
+    }
+
+    /// A refusal that naming one tenant lifts.
+    fn refused(error: PgError) -> Self {
+        Self { is_lifted_by_tenant: true, ..Self::of(Action::Refuse(error)) }
+    }
+
+    /// A refusal for good.
+    fn forbidden(error: PgError) -> Self {
+        Self::of(Action::Refuse(error))
+    }
+
+    fn of(action: Action) -> Self {
+        Self {
+            action,
+            is_shareable: false,
+            pin: None,
+            changes_schema: false,
+            sets: None,
+            is_lifted_by_tenant: false,
+        }
+    }
+
+    #[must_use]
+    fn pinned(mut self, pin: &'static str) -> Self {
+        self.pin = Some(pin);
+        self
+    }
+}
+
+/// The work on one text.
+struct Planner<'a> {
+    catalog: &'a Catalog,
+    sharded: bool,
+    session: &'a Session<'a>,
+    sql: &'a str,
+}
+
+impl<'a> Planner<'a> {
+    fn statement(&self, statement: &Statement) -> Plan {
+        let range = &statement.range;
+        match &statement.kind {
+            Stmt::Query(query) => self.query(query, range),
+            Stmt::Insert(_) | Stmt::Update(_) | Stmt::Delete(_) | Stmt::Merge(_) => {
+                self.modify(&statement.kind, range)
+            }
+            Stmt::Copy(copy) => self.copy(copy, range),
+            Stmt::Explain(explain) => self.explain(explain),
+            Stmt::Session(it) => self.session(it),
+            Stmt::Fixed("LISTEN") => Plan::run(Access::Write, Scope::Home).pinned("LISTEN"),
+            Stmt::Fixed(_) => Plan::run(Access::Write, Scope::Home),
+            Stmt::CreateAs(it) => self.create_as(it, range),
+            Stmt::Truncate(tables) => self.truncate(tables),
+            Stmt::Lock(tables) => self.lock(tables),
+            Stmt::Maintain(it) => self.maintain(it),
+            Stmt::Ddl(it) => self.ddl(it, range),
+            Stmt::Do if !self.sharded => Plan::run(Access::Write, Scope::Home),
+            Stmt::Do => Plan::refused(
+                PgError::refused("DO is not supported with several shards")
+                    .detail("The proxy cannot tell which tables the block reads and writes.")
+                    .hint("SET sluice.tenant to run it on one tenant's shard."),
+            ),
+            Stmt::Call(call) => self.call(call, range),
+            Stmt::Unknown(_) if !self.sharded => Plan::run(Access::Write, Scope::Home),
+            Stmt::Unknown(what) => Plan::refused(walk::opaque(what)),
+        }
+    }
+
+    /// The schemas names are looked up in.
+    fn path(&self) -> Rc<[String]> {
+        let Some(own) = self.session.search_path else {
+            return self.catalog.search_path.as_slice().into();
+        };
+        let mut path = own.to_vec();
+        if !path.iter().any(|it| it == "pg_catalog") {
+            path.insert(0, "pg_catalog".to_owned());
+        }
+        path.into()
+    }
+
+    fn analyzer(&self, range: &Range<usize>) -> Analyzer<'a> {
+        Analyzer::new(self.catalog, self.path(), self.session.param_types, self.sql, range.clone())
+    }
+
+    fn unknown(&self, statement: &Stmt, range: &Range<usize>) -> Vec<String> {
+        let mut analyzer = self.analyzer(range);
+        match statement {
+            Stmt::Query(query) => drop(analyzer.query(query)),
+            Stmt::Insert(_) | Stmt::Update(_) | Stmt::Delete(_) | Stmt::Merge(_) => {
+                analyzer.modify(statement);
+            }
+            Stmt::Explain(it) => return self.unknown(&it.inner.kind, &it.inner.range),
+            Stmt::Session(crate::sql::parse::tree::Session::Prepare { inner, .. })
+            | Stmt::Session(crate::sql::parse::tree::Session::Declare { inner, .. }) => {
+                return self.unknown(&inner.kind, &inner.range);
+            }
+            Stmt::Copy(copy) => match &copy.source {
+                crate::sql::parse::tree::CopySource::Query(query) => {
+                    return self.unknown(query, range);
+                }
+                crate::sql::parse::tree::CopySource::Table(table) => {
+                    let is_known = from::find(self.catalog, &self.path(), table).is_some();
+                    return if is_known { Vec::new() } else { vec![table.name.clone()] };
+                }
+            },
+            _ => (),
+        }
+        analyzer.facts.unknown_tables
+    }
+
+    /// SELECT, VALUES, TABLE, set operations.
+    fn query(&self, query: &crate::sql::parse::tree::Query, range: &Range<usize>) -> Plan {
+        let mut analyzer = self.analyzer(range);
+        analyzer.query(query);
+        let mut plan = self.decide(&analyzer, None);
+        if needs_merge(&plan) {
+            analyzer = self.analyzer(range);
+            analyzer.wants_merge = true;
+            analyzer.query(query);
+            plan = self.decide(&analyzer, None);
+        }
+        self.set_config(plan, &analyzer, query)
+    }
+
+    fn modify(&self, statement: &Stmt, range: &Range<usize>) -> Plan {
+        let mut analyzer = self.analyzer(range);
+        let fan = analyzer.modify(statement);
+        self.decide(&analyzer, Some(fan))
+    }
+
+    /// The plan of what was found; `fan` of a write.
+    fn decide(&self, found: &Analyzer<'_>, fan: Option<Fan>) -> Plan {
+        let facts = &found.facts;
+        let reads = facts.volatility < Volatility::Volatile
+            && !(facts.has_unknown_function || facts.has_locks)
+            && !(facts.modifies || facts.has_advisory);
+        let access = if reads { Access::Read } else { Access::Write };
+        let mut plan = if self.sharded {
+            self.place(found, access, fan)
+        } else {
+            Plan::run(access, Scope::Home)
+        };
+        plan.pin = facts.pin;
+        plan.is_shareable &= !facts.has_ordinals;
+        plan
+    }
+
+    /// Where the statement goes.
+    fn place(&self, found: &Analyzer<'_>, access: Access, fan: Option<Fan>) -> Plan {
+        let facts = &found.facts;
+        if let Some(error) = &facts.refusal {
+            return Plan::refused(error.clone());
+        }
+        if facts.has_advisory && found.graph.has_sharded() {
+            return Plan::refused(
+                PgError::refused("advisory locks cannot be taken while sharded tables are read")
+                    .detail("A lock must be in one fixed place to be the same for everybody.")
+                    .hint("Take the lock in a statement of its own."),
+            );
+        }
+        if facts.writes_reference.is_some() {
+            return self.write_reference(found, access, fan);
+        }
+        if !found.graph.has_sharded() {
+            return Plan::run(access, self.unsharded_scope(found));
+        }
+        let with_home = facts.has_home || facts.needs_home;
+        match found.graph.confined() {
+            Ok(keys) => {
+                let combine = match combine(found, with_home, is_one(&keys), fan) {
+                    Ok(combine) => combine,
+                    Err(error) => Combine::Refuse(error),
+                };
+                Plan::combined(access, Scope::Keys { keys, with_home }, combine)
+            }
+            Err(table) => match combine(found, with_home, false, fan) {
+                Ok(Combine::Split(_)) | Err(_) if with_home => Plan::refused(home_tables(table)),
+                Ok(combine) => Plan::combined(access, Scope::All, combine),
+                Err(error) => Plan::refused(error),
+            },
+        }
+    }
+
+    fn unsharded_scope(&self, found: &Analyzer<'_>) -> Scope {
+        let facts = &found.facts;
+        let is_fixed = facts.has_home || facts.needs_home || facts.modifies || facts.has_locks;
+        let varies = facts.has_unknown_function
+            || facts.has_unstable_value
+            || facts.volatility == Volatility::Volatile;
+        if is_fixed || varies { Scope::Home } else { Scope::Any }
+    }
+
+    /// A write of a reference table: the same everywhere.
+    fn write_reference(&self, found: &Analyzer<'_>, access: Access, fan: Option<Fan>) -> Plan {
+        let facts = &found.facts;
+        let table = facts.writes_reference.as_deref().unwrap_or_default();
+        let refusal = |detail: &str, hint: &str| {
+            let error = PgError::refused(format!(
+                "the write of reference table {table} would differ from shard to shard"
+            ));
+            Plan::forbidden(error.detail(detail).hint(hint))
+        };
+        if let Some(error) = &facts.not_fanned {
+            let detail = format!(
+                "It uses {}.",
+                error.message.replace(" over several shards is not supported", "")
+            );
+            return refusal(&detail, "Pass the values as literals or parameters.");
+        }
+        if found.graph.has_sharded() || facts.has_home || facts.needs_home {
+            return refusal(
+                "It reads tables that are not on every shard alike.",
+                "Read the values first and pass them as parameters.",
+            );
+        }
+        match fan {
+            Some(Fan::Same) => Plan::combined(access, Scope::All, Combine::Same),
+            Some(Fan::Refuse(error)) => refusal(
+                &error.message,
+                "Write it without LIMIT, windows and joins, or with literals.",
+            ),
+            _ => refusal("Its rows cannot be told.", "Pass the values as literals or parameters."),
+        }
+    }
+
+    /// `SELECT set_config(…)` as the whole statement; any other use is refused.
+    fn set_config(
+        &self,
+        plan: Plan,
+        found: &Analyzer<'_>,
+        query: &crate::sql::parse::tree::Query,
+    ) -> Plan {
+        if !found.facts.has_set_config {
+            return plan;
+        }
+        match sole_set_config(query) {
+            Some(sets) => {
+                let mut plan = Plan::run(Access::Write, Scope::Home);
+                plan.is_shareable = false;
+                plan.sets = Some(sets);
+                plan
+            }
+            None => Plan::forbidden(
+                PgError::refused("set_config is supported as the only item of a SELECT alone")
+                    .detail("The session must know the setting to repeat it on other servers.")
+                    .hint("Write SELECT set_config('name', 'value', false), or SET name = value."),
+            ),
+        }
+    }
+
+    /// CALL.
+    fn call(&self, call: &Expr, range: &Range<usize>) -> Plan {
+        let home = Plan::run(Access::Write, Scope::Home);
+        if !self.sharded {
+            return home;
+        }
+        let mut analyzer = self.analyzer(range);
+        analyzer.enter();
+        analyzer.expr(call);
+        match &analyzer.facts.refusal {
+            Some(error) => Plan::refused(error.clone()),
+            None if analyzer.graph.has_sharded() => {
+                Plan::refused(refuse::over_shards("CALL", "An argument reads sharded tables."))
+            }
+            None => home,
+        }
+    }
+}
+
+fn home_tables(table: &str) -> PgError {
+    refuse::over_shards(
+        "a statement with tables of the home shard",
+        format!("{table} has rows on every shard, the other tables on the home shard alone."),
+    )
+}
+
+/// Whether keys are one at run time, too.
+fn is_one(keys: &[KeySource]) -> bool {
+    matches!(keys, [KeySource::Literal { .. } | KeySource::Param { .. }])
+}
+
+/// How the answers of several shards become one.
+fn combine(
+    found: &Analyzer<'_>,
+    with_home: bool,
+    is_one: bool,
+    fan: Option<Fan>,
+) -> Result<Combine, PgError> {
+    if is_one {
+        return Err(PgError::refused("the statement runs on one shard only"));
+    }
+    if let Some(error) = &found.facts.not_fanned {
+        return Err(error.clone());
+    }
+    if with_home {
+        return Err(home_tables(found.graph.any_sharded().unwrap_or_default()));
+    }
+    match fan {
+        Some(Fan::Sum) => Ok(Combine::Sum),
+        Some(Fan::Same) => Ok(Combine::Same),
+        Some(Fan::Split(split)) => Ok(Combine::Split(split)),
+        Some(Fan::Refuse(error)) => Err(error),
+        None => match &found.merged {
+            Some(Ok(spec)) => Ok(Combine::Merge(spec.clone())),
+            Some(Err(error)) => Err(error.clone()),
+            None => Err(unmerged(found.wants_merge)),
+        },
+    }
+}
+
+/// A mark while the merge has not been tried yet; afterwards the reason there is none.
+fn unmerged(tried: bool) -> PgError {
+    let mut error =
+        refuse::over_shards("this query", "Its rows do not come from the tenants' tables.");
+    if !tried {
+        error.code = UNTRIED.into();
+    }
+    error
+}
+
+const UNTRIED: &str = "00000";
+
+/// Whether a plan is missing its merge.
+fn needs_merge(plan: &Plan) -> bool {
+    match &plan.action {
+        Action::Refuse(error) => error.code == UNTRIED,
+        Action::Run(run) => matches!(&run.combine, Combine::Refuse(error) if error.code == UNTRIED),
+        Action::Local(_) => false,
+    }
+}
+
+/// Name, value and `is_local` of `SELECT set_config(…)`.
+fn sole_set_config(
+    query: &crate::sql::parse::tree::Query,
+) -> Option<(String, Option<String>, bool)> {
+    use crate::sql::parse::tree::{Body, Query};
+    let Query { with: None, body: Body::Select(select), order, limit: None, offset: None, .. } =
+        query
+    else {
+        return None;
+    };
+    let [target] = select.targets.as_slice() else { return None };
+    let Kind::Call(call) = &target.expr.kind else { return None };
+    let plain = select.from.is_empty()
+        && select.filter.is_none()
+        && select.group.is_empty()
+        && select.having.is_none()
+        && order.is_empty();
+    let text = |it: &Expr| match &it.kind {
+        Kind::Literal(Literal::Text(it)) => Some(Some(it.clone())),
+        Kind::Literal(Literal::Null) => Some(None),
+        _ => None,
+    };
+    match call.args.as_slice() {
+        [name, value, Expr { kind: Kind::Literal(Literal::Bool(is_local)), .. }] if plain => {
+            Some((text(name)??.to_lowercase(), text(value)?, *is_local))
+        }
+        _ => None,
+    }
+}

@@ -1,0 +1,195 @@
+//! Statements about the session, EXPLAIN, PREPARE and cursors.
+
+use std::sync::Arc;
+
+use super::types::oid_of;
+use super::{Planner, refuse};
+use crate::error::PgError;
+use crate::plan::{Access, Action, Combine, Isolation, Local, Plan, Run, Scope};
+use crate::sql::parse::tree::{Explain, Expr, Modes, Session, Statement, TypeName};
+
+/// Encodings whose characters may contain a backslash or quote byte: their text cannot be cut.
+const UNSAFE_ENCODINGS: [&str; 7] = ["sjis", "shiftjis", "big5", "gbk", "uhc", "gb18030", "johab"];
+
+impl Planner<'_> {
+    pub(super) fn session(&self, it: &Session) -> Plan {
+        match it {
+            Session::Begin(modes) => {
+                with_modes(modes, |read_only, isolation| Local::Begin { read_only, isolation })
+            }
+            Session::SetTransaction(modes) => with_modes(modes, |read_only, isolation| {
+                Local::SetTransaction { read_only, isolation }
+            }),
+            Session::Commit { chain } => Plan::local(Local::Commit { chain: *chain }),
+            Session::Rollback { chain } => Plan::local(Local::Rollback { chain: *chain }),
+            Session::Savepoint(name) => Plan::local(Local::Savepoint(name.clone())),
+            Session::RollbackTo(name) => Plan::local(Local::RollbackTo(name.clone())),
+            Session::Release(name) => Plan::local(Local::Release(name.clone())),
+            Session::TwoPhase(what) => Plan::forbidden(
+                PgError::refused(format!("{what} is not supported"))
+                    .detail("The proxy uses prepared transactions itself.")
+                    .hint("Connect to the server directly."),
+            ),
+            Session::Set { name, value, is_local } => set(name, value.as_ref(), *is_local),
+            Session::Reset(name) => reset(name.as_ref()),
+            Session::Show(name) => match name.strip_prefix("sluice.") {
+                Some(name) => Plan::local(Local::ShowSluice(name.to_owned())),
+                None => Plan::run(Access::Read, Scope::Home),
+            },
+            Session::Discard("all") => Plan::local(Local::DiscardAll),
+            Session::Discard(_) => self.everywhere(),
+            Session::Prepare { name, types, inner } => self.prepare(name, types, inner),
+            Session::Execute { name, args, range } => self.execute(name, args, range.clone()),
+            Session::Deallocate(name) => Plan::local(Local::Deallocate(name.clone())),
+            Session::Declare { cursor, hold, inner } => self.declare(cursor, *hold, inner),
+            Session::Cursor(name) => Plan::local(Local::Cursor(name.clone())),
+            Session::SetConstraints => self.everywhere(),
+        }
+    }
+
+    /// The same on every shard that the session uses.
+    fn everywhere(&self) -> Plan {
+        if self.sharded {
+            Plan::combined(Access::Write, Scope::All, Combine::Same)
+        } else {
+            Plan::run(Access::Write, Scope::Home)
+        }
+    }
+
+    fn prepare(&self, name: &str, types: &[TypeName], inner: &Statement) -> Plan {
+        let oid = |ty: &TypeName| {
+            let own = || self.catalog.types.get(&ty.name).copied().filter(|_| !ty.is_array);
+            oid_of(ty).or_else(own).unwrap_or(0)
+        };
+        Plan::local(Local::Prepare {
+            name: name.to_owned(),
+            types: types.iter().map(oid).collect(),
+            statement: inner.range.clone(),
+        })
+    }
+
+    fn execute(&self, name: &str, args: &[Expr], range: Option<std::ops::Range<usize>>) -> Plan {
+        let args = range.filter(|_| !args.is_empty());
+        Plan::local(Local::Execute { name: name.to_owned(), args })
+    }
+
+    fn declare(&self, cursor: &str, hold: bool, inner: &Statement) -> Plan {
+        let query = self.statement(inner);
+        match &query.action {
+            Action::Refuse(_) => query,
+            Action::Run(run) if self.sharded && run.scope == Scope::All => Plan::refused(
+                refuse::over_shards("a cursor", "FETCH would have to continue on every shard."),
+            ),
+            _ => {
+                let mut plan = Plan::local(Local::Declare {
+                    cursor: cursor.to_owned(),
+                    query: Arc::new(query),
+                    range: inner.range.clone(),
+                    is_holdable: hold,
+                });
+                plan.pin = hold.then_some("WITH HOLD cursor");
+                plan
+            }
+        }
+    }
+
+    /// EXPLAIN goes where the statement would go.
+    pub(super) fn explain(&self, it: &Explain) -> Plan {
+        if it.sluice {
+            return Plan::local(Local::Explain(it.inner.range.clone()));
+        }
+        let mut inner = self.statement(&it.inner);
+        inner.changes_schema &= it.analyze;
+        inner.pin = inner.pin.filter(|_| it.analyze);
+        inner.sets = None;
+        inner.is_shareable = false;
+        let access = |run: &Run| if it.analyze { run.access } else { Access::Read };
+        match &mut inner.action {
+            Action::Run(run) if run.scope == Scope::All => Plan::refused(
+                refuse::over_shards("EXPLAIN", "Each shard has a plan of its own.").hint(
+                    "Write EXPLAIN (SLUICE), or name one tenant in WHERE or SET sluice.tenant.",
+                ),
+            ),
+            Action::Run(run) => {
+                run.access = access(run);
+                run.combine = Combine::Refuse(refuse::over_shards(
+                    "EXPLAIN",
+                    "Each shard has a plan of its own.",
+                ));
+                inner
+            }
+            Action::Refuse(_) => inner,
+            // EXPLAIN EXECUTE, EXPLAIN DECLARE.
+            Action::Local(_) if !self.sharded => Plan::run(Access::Write, Scope::Home),
+            Action::Local(_) => Plan::forbidden(
+                PgError::refused("EXPLAIN of a prepared statement or a cursor is not supported")
+                    .hint("EXPLAIN the statement itself."),
+            ),
+        }
+    }
+}
+
+fn isolation(name: &str) -> Option<Isolation> {
+    Some(match name.to_ascii_lowercase().as_str() {
+        "read uncommitted" => Isolation::ReadUncommitted,
+        "read committed" => Isolation::ReadCommitted,
+        "repeatable read" => Isolation::RepeatableRead,
+        "serializable" => Isolation::Serializable,
+        _ => return None,
+    })
+}
+
+fn with_modes(modes: &Modes, local: impl FnOnce(Option<bool>, Option<Isolation>) -> Local) -> Plan {
+    let level = modes.isolation.as_deref().map(isolation);
+    if modes.unknown || modes.deferrable == Some(true) || level == Some(None) {
+        return Plan::forbidden(
+            PgError::refused("this transaction mode is not supported")
+                .detail("A snapshot or a deferrable transaction belongs to one server.")
+                .hint("Use READ ONLY, READ WRITE and ISOLATION LEVEL."),
+        );
+    }
+    Plan::local(local(modes.read_only, level.flatten()))
+}
+
+fn set(name: &str, value: Option<&String>, is_local: bool) -> Plan {
+    if let Some(own) = name.strip_prefix("sluice.") {
+        return Plan::local(Local::SetSluice {
+            name: own.to_owned(),
+            value: value.cloned(),
+            is_local,
+        });
+    }
+    if let Some(error) = forbidden(name, value) {
+        return Plan::forbidden(error);
+    }
+    Plan::local(Local::Set { name: name.to_owned(), value: value.cloned(), is_local })
+}
+
+fn reset(name: Option<&String>) -> Plan {
+    match name.and_then(|it| it.strip_prefix("sluice.")) {
+        Some(own) => {
+            Plan::local(Local::SetSluice { name: own.to_owned(), value: None, is_local: false })
+        }
+        None => Plan::local(Local::Reset(name.cloned())),
+    }
+}
+
+/// Settings under which the proxy would read another text than the server.
+fn forbidden(name: &str, value: Option<&String>) -> Option<PgError> {
+    let value = value.map(|it| it.to_ascii_lowercase()).unwrap_or_default();
+    let is_off =
+        ["off", "false", "no", "0", "f", "n", "of", "fal", "fals"].contains(&value.as_str());
+    if name == "standard_conforming_strings" && is_off {
+        return Some(
+            PgError::refused("standard_conforming_strings = off is not supported")
+                .detail("Backslashes in string literals would be read differently.")
+                .hint("Write E'…' where a backslash escapes."),
+        );
+    }
+    let plain: String = value.chars().filter(char::is_ascii_alphanumeric).collect();
+    (name == "client_encoding" && UNSAFE_ENCODINGS.contains(&plain.as_str())).then(|| {
+        PgError::refused(format!("client_encoding {value} is not supported"))
+            .detail("Bytes of its characters look like quotes and backslashes.")
+            .hint("Use UTF8.")
+    })
+}

@@ -1,0 +1,268 @@
+//! The types of expressions, as far as they can be told without asking Postgres.
+
+use super::names::{Found, Names, resolve};
+use crate::sql::parse::tree::{Expr, Kind, Literal, Op, OpForm, TypeName};
+
+/// A type, and whether its values compare by bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Type {
+    pub(super) oid: u32,
+    pub(super) is_bytewise: bool,
+    pub(super) is_deterministic: bool,
+}
+
+impl Type {
+    fn of(oid: u32) -> Self {
+        Self { oid, is_bytewise: false, is_deterministic: true }
+    }
+
+    pub(super) fn is_text(self) -> bool {
+        matches!(self.oid, 25 | 1042 | 1043)
+    }
+}
+
+pub(super) const INT8: u32 = 20;
+pub(super) const NUMERIC: u32 = 1700;
+
+/// The types the merge can sort; others are refused before anything is sent.
+pub(super) fn is_sortable(oid: u32) -> bool {
+    const SORTABLE: [u32; 16] =
+        [16, 17, 18, 20, 21, 23, 25, 26, 700, 701, 1043, 1082, 1114, 1184, 1700, 2950];
+    SORTABLE.contains(&oid)
+}
+
+/// The types whose equal values have equal text.
+pub(super) fn is_groupable(oid: u32) -> bool {
+    matches!(oid, 16 | 20 | 21 | 23 | 25 | 1043 | 2950 | 1082 | 1114 | 1184)
+}
+
+/// The types whose minimum and maximum the proxy can tell; text if it is bytewise.
+pub(super) fn is_comparable(ty: Type) -> bool {
+    matches!(ty.oid, 20 | 21 | 23 | 1700 | 1082 | 1114 | 1184) || ty.is_text() && ty.is_bytewise
+}
+
+/// The types that add up exactly.
+pub(super) fn is_exact_number(oid: u32) -> bool {
+    matches!(oid, 20 | 21 | 23 | NUMERIC)
+}
+
+/// The OID of a built-in type's name.
+pub(super) fn oid_of(ty: &TypeName) -> Option<u32> {
+    if ty.is_array || ty.schema.as_deref().is_some_and(|it| it != "pg_catalog") {
+        return None;
+    }
+    Some(match ty.name.as_str() {
+        "bool" | "boolean" => 16,
+        "bytea" => 17,
+        "int8" => INT8,
+        "int2" => 21,
+        "int4" => 23,
+        "text" => 25,
+        "float4" => 700,
+        "float8" => 701,
+        "bpchar" => 1042,
+        "varchar" => 1043,
+        "date" => 1082,
+        "timestamp" => 1114,
+        "timestamptz" => 1184,
+        "numeric" => NUMERIC,
+        "uuid" => 2950,
+        _ => return None,
+    })
+}
+
+/// Whether equal text in the expression's value means equal values: no column or clause brings a
+/// collation that takes different texts as equal.
+pub(super) fn is_deterministic(levels: &[Names], expr: &Expr) -> bool {
+    match &expr.kind {
+        Kind::Column(names) => resolve(levels, names).ty().is_some_and(|it| it.is_deterministic),
+        Kind::Collate(..) => is_c(expr),
+        _ => expr.children().into_iter().all(|it| is_deterministic(levels, it)),
+    }
+}
+
+/// Whether text in the expression's value is ordered by bytes.
+pub(super) fn is_bytewise(levels: &[Names], default_is_c: bool, expr: &Expr) -> bool {
+    match &expr.kind {
+        Kind::Column(names) => resolve(levels, names).ty().is_some_and(|it| it.is_bytewise),
+        Kind::Collate(..) => is_c(expr),
+        Kind::Sub(_) | Kind::Opaque(_) => false,
+        _ => {
+            default_is_c
+                && expr.children().into_iter().all(|it| is_bytewise(levels, default_is_c, it))
+        }
+    }
+}
+
+fn is_c(expr: &Expr) -> bool {
+    match &expr.kind {
+        Kind::Collate(_, names) => {
+            let schema = names.len() < 2 || names.first().is_some_and(|it| it == "pg_catalog");
+            schema && names.last().is_some_and(|it| it == "C" || it == "POSIX")
+        }
+        _ => false,
+    }
+}
+
+/// The type of an expression, if it is plain.
+pub(super) fn type_of(levels: &[Names], expr: &Expr) -> Option<Type> {
+    match &expr.kind {
+        Kind::Column(names) => match resolve(levels, names) {
+            Found::Column { ty, .. } => ty,
+            _ => None,
+        },
+        Kind::Literal(it) => literal(it),
+        Kind::Cast(_, ty) => oid_of(ty).map(Type::of),
+        Kind::Collate(inner, _) => type_of(levels, inner),
+        Kind::Op(op) => operator(levels, op),
+        Kind::And(_) | Kind::Or(_) | Kind::Not(_) => Some(Type::of(16)),
+        Kind::Call(call) if matches!(call.schema.as_deref(), None | Some("pg_catalog")) => {
+            function(levels, &call.name, &call.args)
+        }
+        Kind::Other { what, children, .. } => match *what {
+            "null test" | "boolean test" => Some(Type::of(16)),
+            "coalesce" | "greatest" | "least" => common(levels, children),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+fn literal(it: &Literal) -> Option<Type> {
+    match it {
+        Literal::Int(_) => Some(Type::of(23)),
+        Literal::Bool(_) => Some(Type::of(16)),
+        Literal::Number(it) if it.bytes().all(|it| it.is_ascii_digit()) => {
+            Some(Type::of(if it.parse::<i64>().is_ok() { INT8 } else { NUMERIC }))
+        }
+        Literal::Number(_) => Some(Type::of(NUMERIC)),
+        _ => None,
+    }
+}
+
+/// The type all of them have; untyped NULLs aside.
+fn common(levels: &[Names], exprs: &[Expr]) -> Option<Type> {
+    let mut types = exprs.iter().filter(|it| it.kind != Kind::Literal(Literal::Null));
+    let first = type_of(levels, types.next()?)?;
+    types.all(|it| type_of(levels, it).is_some_and(|it| it.oid == first.oid)).then_some(first)
+}
+
+fn operator(levels: &[Names], op: &Op) -> Option<Type> {
+    if op.schema.as_deref().is_some_and(|it| it != "pg_catalog") {
+        return None;
+    }
+    match (op.form, op.name.as_str()) {
+        (OpForm::Plain, "+" | "-" | "*" | "/" | "%") => arithmetic(levels, op),
+        (OpForm::Plain, "=" | "<>" | "<" | ">" | "<=" | ">=") => Some(Type::of(16)),
+        (OpForm::In | OpForm::Distinct | OpForm::NotDistinct, _) => Some(Type::of(16)),
+        (OpForm::Like | OpForm::Between | OpForm::Any | OpForm::All, _) => Some(Type::of(16)),
+        _ => None,
+    }
+}
+
+/// Integers and numerics; the wider operand decides.
+fn arithmetic(levels: &[Names], op: &Op) -> Option<Type> {
+    let rank = |oid: u32| [21, 23, INT8, NUMERIC].iter().position(|it| *it == oid);
+    let right = type_of(levels, op.right.as_ref()?)?;
+    let left = match &op.left {
+        Some(left) => type_of(levels, left)?,
+        None => right,
+    };
+    let (left, right) = (left.oid, right.oid);
+    let wider = if rank(left)? >= rank(right)? { left } else { right };
+    Some(Type::of(wider))
+}
+
+fn function(levels: &[Names], name: &str, args: &[Expr]) -> Option<Type> {
+    let first = || type_of(levels, args.first()?);
+    Some(match (name, args.len()) {
+        ("count", _) => Type::of(INT8),
+        ("lower" | "upper" | "btrim" | "ltrim" | "rtrim" | "left" | "right" | "substring", _)
+            if first()?.is_text() =>
+        {
+            Type::of(25)
+        }
+        ("concat" | "md5" | "to_char" | "replace" | "initcap", _) => Type::of(25),
+        ("length" | "char_length" | "octet_length", _) => Type::of(23),
+        ("extract", 2) => Type::of(NUMERIC),
+        ("date", 1) => Type::of(1082),
+        ("date_trunc", 2) => match type_of(levels, args.get(1)?)?.oid {
+            1082 | 1184 => Type::of(1184),
+            1114 => Type::of(1114),
+            _ => return None,
+        },
+        ("min" | "max" | "abs", 1) => first()?,
+        ("sum", 1) => match first()?.oid {
+            21 | 23 => Type::of(INT8),
+            INT8 | NUMERIC => Type::of(NUMERIC),
+            other => Type::of(other),
+        },
+        ("avg", 1) if is_exact_number(first()?.oid) => Type::of(NUMERIC),
+        ("bool_and" | "bool_or" | "every", 1) => Type::of(16),
+        ("row_number" | "rank" | "dense_rank", 0) => Type::of(INT8),
+        _ => return None,
+    })
+}
+
+/// What a target list item is called if it has no alias, as Postgres' `FigureColname` tells.
+pub(super) fn output_name(expr: &Expr) -> String {
+    name_and_strength(expr).map_or_else(|| "?column?".to_owned(), |(name, _)| name)
+}
+
+fn name_and_strength(expr: &Expr) -> Option<(String, u8)> {
+    let strong = |name: &str| Some((name.to_owned(), 2));
+    match &expr.kind {
+        Kind::Column(names) => strong(names.last()?),
+        Kind::Call(call) => strong(&call.name),
+        Kind::Value(name) => strong(name),
+        Kind::Cast(inner, ty) => match name_and_strength(inner) {
+            Some((name, 2)) => strong(&name),
+            _ => Some((ty.name.clone(), 1)),
+        },
+        Kind::Collate(inner, _) => name_and_strength(inner),
+        Kind::Op(op) if op.form == OpForm::NullIf => strong("nullif"),
+        Kind::Array(_) => strong("array"),
+        Kind::Row(_) => strong("row"),
+        Kind::Sub(sub) => sub_name(sub),
+        Kind::Other { what, detail, children } => other_name(what, detail, children),
+        _ => None,
+    }
+}
+
+fn sub_name(sub: &crate::sql::parse::tree::SubQuery) -> Option<(String, u8)> {
+    use crate::sql::parse::tree::{Body, SubForm};
+    match sub.form {
+        SubForm::Exists => Some(("exists".to_owned(), 2)),
+        SubForm::Array => Some(("array".to_owned(), 2)),
+        SubForm::Scalar => match &sub.query.body {
+            Body::Select(select) => {
+                let target = select.targets.first()?;
+                match &target.alias {
+                    Some(alias) => Some((alias.clone(), 2)),
+                    None => name_and_strength(&target.expr),
+                }
+            }
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+fn other_name(what: &str, detail: &str, children: &[Expr]) -> Option<(String, u8)> {
+    match what {
+        "coalesce" | "greatest" | "least" | "grouping" => Some((what.to_owned(), 2)),
+        "case" => {
+            let has_else = detail.ends_with("true");
+            match children.last().filter(|_| has_else).and_then(name_and_strength) {
+                Some((name, 2)) => Some((name, 2)),
+                _ => Some(("case".to_owned(), 1)),
+            }
+        }
+        "indirection" => match detail.rsplit_once('.') {
+            Some((_, field)) if !field.contains(['[', '*']) => Some((field.to_owned(), 2)),
+            _ => name_and_strength(children.first()?),
+        },
+        "xmlserialize" => Some((what.to_owned(), 2)),
+        _ => None,
+    }
+}

@@ -1,0 +1,625 @@
+//! INSERT, UPDATE, DELETE and MERGE, alone and in WITH.
+
+use std::ops::Range;
+use std::rc::Rc;
+
+use super::block::{Dist, Outcome};
+use super::from::find;
+use super::graph::NodeId;
+use super::names::{Col, Names, Rel};
+use super::predicate::Mode;
+use super::refuse;
+use super::walk::Analyzer;
+use crate::catalog::{ColumnDefault, Table, TableKind};
+use crate::error::{PgError, sqlstate};
+use crate::plan::{KeySource, Split};
+use crate::sql::parse::tokens::{TokenKind, tokens};
+use crate::sql::parse::tree::{
+    Alias, Assign, Body, Conflict, ConflictTarget, Delete, Expr, Insert, Kind, Literal, MergeInto,
+    Query, Stmt, TableName, Target, Update, When, WhenAction,
+};
+
+/// How a write runs if it reaches several shards.
+#[derive(Debug)]
+pub(super) enum Fan {
+    /// The same text everywhere; counts add up.
+    Sum,
+    /// The same text everywhere; all answer alike.
+    Same,
+    Split(Split),
+    Refuse(PgError),
+}
+
+impl Analyzer<'_> {
+    /// A data-modifying statement in WITH: its rows come from wherever it writes.
+    pub(super) fn modifying_cte(&mut self, statement: &Stmt) -> Outcome {
+        let error =
+            refuse::over_shards("a data-modifying WITH", "Its parts must all run on one shard.");
+        self.modify(statement);
+        if let Some(table) = &self.facts.writes_reference {
+            self.facts.refusal.get_or_insert(
+                PgError::refused(format!("reference table {table} cannot be written in WITH"))
+                    .detail("The write must reach every shard.")
+                    .hint("Write it in a statement of its own."),
+            );
+        }
+        self.not_fanned(error.clone());
+        Outcome { cols: Vec::new(), complete: false, dist: Err(error) }
+    }
+
+    /// Looks at a data-modifying statement.
+    pub(super) fn modify(&mut self, statement: &Stmt) -> Fan {
+        self.facts.modifies = true;
+        self.enter();
+        let fan = match statement {
+            Stmt::Insert(it) => {
+                self.with(it.with.as_ref());
+                let fan = self.insert(it);
+                self.without(it.with.as_ref());
+                fan
+            }
+            Stmt::Update(it) => {
+                self.with(it.with.as_ref());
+                let fan = self.update(it);
+                self.without(it.with.as_ref());
+                fan
+            }
+            Stmt::Delete(it) => {
+                self.with(it.with.as_ref());
+                let fan = self.delete(it);
+                self.without(it.with.as_ref());
+                fan
+            }
+            Stmt::Merge(it) => {
+                self.with(it.with.as_ref());
+                let fan = self.merge_into(it);
+                self.without(it.with.as_ref());
+                fan
+            }
+            other => {
+                let what = match other {
+                    Stmt::Unknown(what) => what.as_str(),
+                    _ => "this statement in WITH",
+                };
+                self.refuse(super::walk::opaque(what));
+                Fan::Refuse(super::walk::opaque(what))
+            }
+        };
+        self.leave();
+        fan
+    }
+
+    /// The table written to, under its alias; `None` in place of the table if it is not known.
+    fn write_target(&mut self, name: &TableName, alias: Option<&Alias>) -> (Rel, Option<&Table>) {
+        let (catalog, path) = (self.catalog, Rc::clone(&self.path));
+        let Some(table) = find(catalog, &path, name) else {
+            self.facts.has_home = true;
+            self.facts.unknown_tables.push(name.name.clone());
+            let alias = alias.map_or(&name.name, |it| &it.name).clone();
+            return (Rel { alias, schema: None, cols: Vec::new(), complete: false }, None);
+        };
+        self.check_side_effects(table, &name.name);
+        match table.kind {
+            TableKind::Reference => self.facts.writes_reference = Some(name.name.clone()),
+            TableKind::View(_) => self.write_view(name),
+            _ => (),
+        }
+        (self.base(table, name, alias), Some(table))
+    }
+
+    /// A view over tables of the home shard alone may be written.
+    fn write_view(&mut self, name: &TableName) {
+        let (had_sharded, had_reference) = (self.graph.sharded_len(), self.facts.has_reference);
+        self.table(name, None);
+        if self.graph.sharded_len() > had_sharded || self.facts.has_reference && !had_reference {
+            self.refuse(
+                PgError::refused(format!("view {} cannot be written", name.name))
+                    .detail("It stands for sharded or reference tables.")
+                    .hint("Write to the table."),
+            );
+        }
+    }
+
+    /// Triggers and rules run SQL that the proxy does not see.
+    pub(super) fn check_side_effects(&mut self, table: &Table, name: &str) {
+        let is_known = |it: &&String| {
+            ["tsvector_update_trigger", "suppress_redundant_updates_trigger"]
+                .contains(&it.rsplit('.').next().unwrap_or_default())
+                || self.catalog.trusted_functions.contains(*it)
+        };
+        if let Some(function) = table.trigger_functions.iter().find(|it| !is_known(it)) {
+            let error = PgError::refused(format!("a trigger on {name} may write rows of other shards"))
+                .detail(format!("It calls {function}, which the proxy does not know."))
+                .hint(format!("List {function} in trusted_functions if it touches no rows of other tenants, or SET sluice.tenant."));
+            self.refuse(error);
+        } else if table.has_rules {
+            self.refuse(
+                PgError::refused(format!("table {name} has rewrite rules"))
+                    .detail("They turn the statement into another one.")
+                    .hint("Drop the rules, or SET sluice.tenant."),
+            );
+        }
+    }
+
+    fn targets(&mut self, targets: &[Target]) {
+        for target in targets {
+            if !matches!(target.expr.kind, Kind::Star(_)) {
+                self.expr(&target.expr);
+            }
+        }
+    }
+
+    fn assignments(&mut self, set: &[Assign], table: Option<&str>) {
+        for assign in set {
+            self.expr(&assign.expr);
+            if table == Some(&assign.column) {
+                self.refuse(
+                    PgError::refused("the tenant column cannot be updated")
+                        .detail(format!(
+                            "A new value of {} may belong to another shard.",
+                            assign.column
+                        ))
+                        .hint("INSERT the row under the new tenant and DELETE the old one."),
+                );
+            }
+        }
+    }
+
+    fn update(&mut self, it: &Update) -> Fan {
+        let (rel, table) = self.write_target(&it.table, it.alias.as_ref());
+        let (tenant, is_reference) = (tenant_column(table), is_reference(table));
+        let names = self.target_names(rel);
+        let from = self.from_list(&it.from);
+        self.levels.push(names.and(&from));
+        self.filter(it.filter.as_ref());
+        self.assignments(&it.set, tenant.as_deref());
+        self.targets(&it.returning);
+        let fan = self.fan(is_reference);
+        self.levels.pop();
+        fan
+    }
+
+    fn delete(&mut self, it: &Delete) -> Fan {
+        let (rel, table) = self.write_target(&it.table, it.alias.as_ref());
+        let is_reference = is_reference(table);
+        let names = self.target_names(rel);
+        let using = self.from_list(&it.using);
+        self.levels.push(names.and(&using));
+        self.filter(it.filter.as_ref());
+        self.targets(&it.returning);
+        let fan = self.fan(is_reference);
+        self.levels.pop();
+        fan
+    }
+
+    fn filter(&mut self, filter: Option<&Expr>) {
+        if let Some(filter) = filter {
+            self.predicate(filter, &Mode::Filter);
+        }
+    }
+
+    fn target_names(&self, rel: Rel) -> Names {
+        let mut names = Names::new(self.block());
+        names.rels.push(Rc::new(rel));
+        names
+    }
+
+    /// How UPDATE and DELETE reach several shards.
+    fn fan(&self, is_reference: bool) -> Fan {
+        match (self.by_tenant(), is_reference) {
+            (Ok(Dist::Tenant), false) => Fan::Sum,
+            (Ok(Dist::Free), true) => Fan::Same,
+            (Err(error), _) => Fan::Refuse(error),
+            (Ok(_), _) => Fan::Refuse(mixed()),
+        }
+    }
+
+    fn insert(&mut self, it: &Insert) -> Fan {
+        let (rel, table) = self.write_target(&it.table, it.alias.as_ref());
+        let Some(table) = table.cloned() else {
+            return self.insert_elsewhere(it, rel);
+        };
+        let TableKind::Sharded { column, .. } = table.kind else {
+            return self.insert_unsharded(it, rel, &table);
+        };
+        let key = &table.columns[column];
+        let node = self.state().members.first().copied();
+        let columns = column_list(it, &table);
+        let at = columns.iter().position(|it| *it == key.name);
+        let (Some(at), Some(node)) = (at, node) else {
+            self.refuse(no_key(&key.name, "It is not in the column list."));
+            return self.insert_elsewhere(it, rel);
+        };
+        self.check_defaults(it, &table, &columns);
+        if let Some(conflict) = &it.conflict {
+            self.check_conflict(conflict, &table, column, &it.table.name);
+        }
+        let fan = match &it.source {
+            Some(source) => match plain_values(source) {
+                Some(rows) => self.insert_rows(it, &table, &columns, (at, node), rows),
+                None => self.insert_select(source, (at, node), &key.name),
+            },
+            None => {
+                self.refuse(no_key(&key.name, "DEFAULT VALUES gives no tenant."));
+                Fan::Refuse(mixed())
+            }
+        };
+        self.insert_rest(it, rel);
+        fan
+    }
+
+    /// ON CONFLICT … DO UPDATE and RETURNING.
+    fn insert_rest(&mut self, it: &Insert, rel: Rel) {
+        let plain = |col: &Col| Col { node: None, ..col.clone() };
+        let excluded = Rel {
+            alias: "excluded".to_owned(),
+            schema: None,
+            cols: rel.cols.iter().map(plain).collect(),
+            complete: rel.complete,
+        };
+        let names = self.target_names(rel);
+        let mut both = names.clone();
+        both.rels.push(Rc::new(excluded));
+        if let Some(conflict) = &it.conflict {
+            self.levels.push(both);
+            self.exprs(conflict.filter.iter().chain(&conflict.others));
+            self.assignments(conflict.set.as_deref().unwrap_or_default(), None);
+            self.levels.pop();
+        }
+        self.levels.push(names);
+        self.targets(&it.returning);
+        self.levels.pop();
+    }
+
+    /// An INSERT whose rows' tenants need not be known.
+    fn insert_elsewhere(&mut self, it: &Insert, rel: Rel) -> Fan {
+        if let Some(source) = &it.source {
+            self.query(source);
+        }
+        self.insert_rest(it, rel);
+        Fan::Refuse(mixed())
+    }
+
+    fn insert_unsharded(&mut self, it: &Insert, rel: Rel, table: &Table) -> Fan {
+        let is_reference = table.kind == TableKind::Reference;
+        if is_reference {
+            let columns = column_list(it, table);
+            self.check_same_defaults(it, table, &columns);
+        }
+        let dist = it.source.as_ref().map(|it| self.query(it).dist);
+        self.insert_rest(it, rel);
+        match dist {
+            Some(Err(error)) if is_reference => Fan::Refuse(error),
+            None | Some(Ok(Dist::Free)) if is_reference => Fan::Same,
+            _ => Fan::Refuse(mixed()),
+        }
+    }
+
+    /// Columns that a reference table's rows would fill differently on each shard.
+    pub(super) fn check_same_defaults(&mut self, it: &Insert, table: &Table, columns: &[String]) {
+        for column in &table.columns {
+            let differs =
+                matches!(column.default, ColumnDefault::Computed(_) | ColumnDefault::Sequence);
+            if differs && is_left_out(it, columns, &column.name) {
+                self.not_fanned(refuse::not_immutable(&format!(
+                    "the default of column {}",
+                    column.name
+                )));
+            }
+        }
+    }
+
+    fn check_defaults(&mut self, it: &Insert, table: &Table, columns: &[String]) {
+        for column in &table.columns {
+            if !is_left_out(it, columns, &column.name) {
+                continue;
+            }
+            match &column.default {
+                ColumnDefault::Sequence if !self.catalog.allow_local_keys => self.refuse(
+                    PgError::refused(format!(
+                        "column {} takes its value from a sequence",
+                        column.name
+                    ))
+                    .detail("Each shard counts for itself, so that two rows could get one number.")
+                    .hint(
+                        "Give the value in the statement, use uuid keys, or set allow_local_keys.",
+                    ),
+                ),
+                ColumnDefault::Computed(text) if !is_random_default(text) => {
+                    let what = format!("the default of column {}", column.name);
+                    self.not_fanned(refuse::not_immutable(&what));
+                }
+                _ => (),
+            }
+        }
+    }
+
+    fn insert_rows(
+        &mut self,
+        it: &Insert,
+        table: &Table,
+        columns: &[String],
+        (at, node): (usize, NodeId),
+        rows: &[Vec<Expr>],
+    ) -> Fan {
+        let key_name = columns.get(at).cloned().unwrap_or_default();
+        let kind = self.graph.kind(node);
+        let before = (self.graph.sharded_len(), self.facts.has_home);
+        self.levels.push(Names::new(self.block()));
+        self.facts.in_rows = true;
+        let mut keys = Vec::new();
+        for row in rows {
+            self.exprs(row);
+            match row.get(at).map(|value| (value, self.key(value, kind))) {
+                Some((_, Some(key))) => keys.push(key),
+                Some((value, None)) => {
+                    let error = unusable_key(value, &key_name, &it.table.name);
+                    self.refuse(error);
+                }
+                None => self.refuse(no_key(&key_name, "A row has too few values.")),
+            }
+        }
+        self.facts.in_rows = false;
+        self.levels.pop();
+        if self.facts.refusal.is_some() || keys.len() != rows.len() {
+            return Fan::Refuse(mixed());
+        }
+        self.graph.fact(node, keys.clone());
+        let reads = before != (self.graph.sharded_len(), self.facts.has_home);
+        if reads || it.with.is_some() || self.blocks.len() > 1 {
+            return Fan::Refuse(mixed());
+        }
+        let _ = table;
+        self.split(it, keys)
+    }
+
+    fn split(&self, it: &Insert, keys: Vec<KeySource>) -> Fan {
+        let rows = row_ranges(self.sql, &self.range);
+        if rows.len() != keys.len() {
+            return Fan::Refuse(mixed());
+        }
+        if it.conflict.is_some() && !it.returning.is_empty() {
+            return Fan::Refuse(refuse::over_shards(
+                "INSERT … ON CONFLICT … RETURNING",
+                "Rows that were not inserted are not returned, so that the order of the others is not known.",
+            ));
+        }
+        Fan::Split(Split {
+            rows: rows.into_iter().zip(keys).collect(),
+            returning: it.conflict.is_none(),
+        })
+    }
+
+    /// INSERT … SELECT: the rows must come from the shard they go to.
+    fn insert_select(&mut self, source: &Query, (at, node): (usize, NodeId), name: &str) -> Fan {
+        let kind = self.graph.kind(node);
+        let outcome = self.query(source);
+        let constant = match &source.body {
+            Body::Select(select) => {
+                let has_star = select
+                    .targets
+                    .iter()
+                    .take(at + 1)
+                    .any(|it| matches!(it.expr.kind, Kind::Star(_)));
+                select.targets.get(at).filter(|_| !has_star).and_then(|it| self.key(&it.expr, kind))
+            }
+            _ => None,
+        };
+        let col = outcome.cols.get(at).filter(|_| outcome.complete);
+        match (constant, col.map(|it| it.nodes.as_slice())) {
+            (Some(key), _) => self.graph.fact(node, vec![key]),
+            (None, Some([from])) => self.graph.edge(*from, node),
+            _ => {
+                self.refuse(no_key(name, "The SELECT computes it, so that its shard is not known."))
+            }
+        }
+        Fan::Refuse(refuse::over_shards(
+            "INSERT … SELECT",
+            "Rows may come from another shard than they go to.",
+        ))
+    }
+
+    fn check_conflict(&mut self, it: &Conflict, table: &Table, column: usize, name: &str) {
+        let key = &table.columns[column].name;
+        let holds_key = match &it.target {
+            ConflictTarget::Columns(columns) => columns.iter().flatten().any(|it| it == key),
+            _ => table.unique_keys.iter().all(|it| it.contains(&column)),
+        };
+        if !holds_key {
+            self.refuse(
+                PgError::refused("ON CONFLICT needs a unique key that holds the tenant column")
+                    .detail(format!("A conflicting row of {name} may lie on another shard."))
+                    .hint(format!("Name a unique key with {key} in ON CONFLICT.")),
+            );
+        }
+        if it.set.iter().flatten().any(|it| it.column == *key) {
+            self.refuse(
+                PgError::refused("the tenant column cannot be updated")
+                    .detail(format!("A new value of {key} may belong to another shard."))
+                    .hint("Leave it out of DO UPDATE SET."),
+            );
+        }
+    }
+
+    fn merge_into(&mut self, it: &MergeInto) -> Fan {
+        let start = self.graph.len();
+        let (rel, table) = self.write_target(&it.table, it.alias.as_ref());
+        let table = table.cloned();
+        let end = self.graph.len();
+        let names = self.target_names(rel);
+        let source = self.from_item(&it.source, &Names::new(self.block()));
+        self.levels.push(names.and(&source));
+        let by_source = it.whens.iter().any(|it| it.by_source);
+        let mode = if by_source { Mode::Nothing } else { Mode::Nullable(start..end) };
+        self.predicate(&it.on, &mode);
+        for when in &it.whens {
+            self.merge_when(when, table.as_ref(), &it.table.name);
+        }
+        self.targets(&it.returning);
+        self.levels.pop();
+        if let Some(table) = &self.facts.writes_reference {
+            let error =
+                PgError::refused(format!("MERGE into reference table {table} is not supported"))
+                    .hint("Write it as INSERT … ON CONFLICT, UPDATE or DELETE.");
+            self.refuse(error);
+        }
+        Fan::Refuse(refuse::over_shards(
+            "MERGE",
+            "A row and its match may lie on different shards.",
+        ))
+    }
+
+    fn merge_when(&mut self, when: &When, table: Option<&Table>, name: &str) {
+        let tenant = tenant_column(table);
+        self.exprs(&when.condition);
+        match &when.action {
+            WhenAction::Nothing | WhenAction::Delete => (),
+            WhenAction::Update(set) => self.assignments(set, tenant.as_deref()),
+            WhenAction::Insert { columns, values } => {
+                self.exprs(values);
+                if let (Some(table), Some(tenant)) = (table, tenant) {
+                    self.merge_insert(columns, values, table, &tenant, name);
+                }
+            }
+        }
+    }
+
+    /// The tenant of rows that MERGE inserts: a key, or a confined column of the source.
+    fn merge_insert(
+        &mut self,
+        columns: &[String],
+        values: &[Expr],
+        table: &Table,
+        tenant: &str,
+        name: &str,
+    ) {
+        let TableKind::Sharded { key, .. } = table.kind else { return };
+        let at = match columns {
+            [] => table.column(tenant),
+            columns => columns.iter().position(|it| it == tenant),
+        };
+        let Some(value) = at.and_then(|it| values.get(it)) else {
+            return self.refuse(no_key(tenant, "MERGE inserts rows without it."));
+        };
+        let block = self.block();
+        let inserted = self.graph.add(key, block);
+        self.graph.sharded(inserted, name.to_owned());
+        match (self.key(value, key), self.node_of(value)) {
+            (Some(key), _) => self.graph.fact(inserted, vec![key]),
+            (None, Some(from)) => self.graph.edge(from, inserted),
+            _ => self.refuse(no_key(tenant, "MERGE computes it.")),
+        }
+        let given: Vec<String> = match columns {
+            [] => table.columns.iter().take(values.len()).map(|it| it.name.clone()).collect(),
+            columns => columns.to_vec(),
+        };
+        let takes_number = |it: &&crate::catalog::Column| {
+            it.default == ColumnDefault::Sequence && !given.contains(&it.name)
+        };
+        if let Some(column) = table.columns.iter().find(takes_number)
+            && !self.catalog.allow_local_keys
+        {
+            self.refuse(
+                PgError::refused(format!("column {} takes its value from a sequence", column.name))
+                    .detail("Each shard counts for itself, so that two rows could get one number.")
+                    .hint(
+                        "Give the value in the statement, use uuid keys, or set allow_local_keys.",
+                    ),
+            );
+        }
+    }
+}
+
+fn tenant_column(table: Option<&Table>) -> Option<String> {
+    match table?.kind {
+        TableKind::Sharded { column, .. } => Some(table?.columns[column].name.clone()),
+        _ => None,
+    }
+}
+
+fn is_reference(table: Option<&Table>) -> bool {
+    table.is_some_and(|it| it.kind == TableKind::Reference)
+}
+
+/// The columns that values are given for.
+fn column_list(it: &Insert, table: &Table) -> Vec<String> {
+    if it.columns.is_empty() && it.source.is_some() {
+        let width = match it.source.as_ref().and_then(plain_values) {
+            Some(rows) => rows.first().map_or(0, Vec::len),
+            None => table.columns.len(),
+        };
+        return table.columns.iter().take(width).map(|it| it.name.clone()).collect();
+    }
+    it.columns.clone()
+}
+
+/// Whether some row takes the column's default.
+fn is_left_out(it: &Insert, columns: &[String], name: &str) -> bool {
+    let Some(at) = columns.iter().position(|it| it == name) else { return true };
+    let rows = it.source.as_ref().and_then(plain_values).unwrap_or_default();
+    rows.iter().any(|row| row.get(at).is_none_or(|it| it.kind == Kind::Default))
+}
+
+/// The rows of a query that is nothing but VALUES.
+fn plain_values(query: &Query) -> Option<&[Vec<Expr>]> {
+    let is_plain = query.with.is_none()
+        && query.order.is_empty()
+        && query.limit.is_none()
+        && query.offset.is_none();
+    match &query.body {
+        Body::Values(rows) if is_plain => Some(rows),
+        _ => None,
+    }
+}
+
+/// The rows of the first VALUES outside parentheses.
+fn row_ranges(sql: &str, range: &Range<usize>) -> Vec<Range<usize>> {
+    let tokens = tokens(sql, range);
+    let Some(values) = tokens.iter().position(|it| it.depth == 0 && it.is("values")) else {
+        return Vec::new();
+    };
+    let mut rows = Vec::new();
+    let mut open = None;
+    for token in &tokens[values + 1..] {
+        match (&token.kind, token.depth, open) {
+            (TokenKind::Open, 0, None) => open = Some(token.range.start),
+            (TokenKind::Close, 0, Some(start)) => {
+                rows.push(start..token.range.end);
+                open = None;
+            }
+            (TokenKind::Comma, 0, None) => (),
+            (_, 0, None) => break,
+            _ => (),
+        }
+    }
+    rows
+}
+
+fn is_random_default(text: &str) -> bool {
+    text.contains("gen_random_uuid") || text.contains("uuid_generate")
+}
+
+fn no_key(column: &str, detail: &str) -> PgError {
+    PgError::refused(format!("the tenant column {column} has no value the proxy can read"))
+        .detail(detail)
+        .hint(format!("Give {column} as a literal or a parameter, or SET sluice.tenant."))
+}
+
+fn unusable_key(value: &Expr, column: &str, table: &str) -> PgError {
+    match value.kind {
+        Kind::Literal(Literal::Null) => PgError::new(
+            sqlstate::NOT_NULL_VIOLATION,
+            format!("null value in column \"{column}\" of relation \"{table}\" violates not-null constraint"),
+        )
+        .detail("The tenant column of a sharded table may not be NULL."),
+        Kind::Default => no_key(column, "DEFAULT is no key."),
+        _ => no_key(column, "An expression is no key."),
+    }
+}
+
+fn mixed() -> PgError {
+    refuse::over_shards(
+        "a statement that joins tables of different shards",
+        "It must run on one shard.",
+    )
+}
