@@ -118,10 +118,12 @@ SELECT id FROM items WHERE qty > 8 FOR UPDATE SKIP LOCKED LIMIT 3
 
 SELECT x.i FROM (SELECT i.*::text AS i FROM items i WHERE tenant_id = 2) x
 
+--! text
 SELECT i FROM items i WHERE tenant_id = 2
 
 SELECT row_to_json(i) FROM items i WHERE tenant_id = 2
 
 SELECT mood FROM items WHERE mood = 'happy'
 
+--! text
 SELECT array_agg(mood ORDER BY id) FROM items WHERE tenant_id = 9
