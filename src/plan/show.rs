@@ -2,9 +2,7 @@
 
 use std::fmt::{self, Display, Formatter};
 
-use super::{
-    Access, Action, Combine, CopyFormat, KeySource, Local, Plan, Run, Scope, Split,
-};
+use super::{Access, Action, Combine, CopyFormat, KeySource, Local, Plan, Run, Scope, Split};
 use crate::merge::{Aggregate, Bound, ColumnAt, Group, MergeSpec, SortKey};
 use crate::shard::KeyType;
 

@@ -162,7 +162,11 @@ impl Schema {
         };
         let function = Function {
             schema: "public".into(),
-            kind: if text.contains("aggregate") { FunctionKind::Aggregate } else { FunctionKind::Plain },
+            kind: if text.contains("aggregate") {
+                FunctionKind::Aggregate
+            } else {
+                FunctionKind::Plain
+            },
             volatility,
             is_table_free: text.contains("pure"),
             is_strict: false,

@@ -207,8 +207,8 @@ impl Analyzer<'_> {
             let merged = dist.clone().and_then(|_| super::merge::plan(self, query, select));
             self.merged = Some(merged);
         }
-        self.levels.pop();
         let dist = dist.and_then(|dist| self.whole(dist, query, select));
+        self.levels.pop();
         Outcome { cols, complete, dist }
     }
 
@@ -237,8 +237,7 @@ impl Analyzer<'_> {
         if !own.iter().all(|it| state.classes.same(*it, *first)) {
             return Err(correlated());
         }
-        let anchors: Vec<NodeId> =
-            state.classes.members(*first).filter(|it| !is_own(it)).collect();
+        let anchors: Vec<NodeId> = state.classes.members(*first).filter(|it| !is_own(it)).collect();
         match (anchors.is_empty(), outer.is_empty()) {
             (true, true) => Ok(Dist::Tenant),
             (true, false) => Err(correlated()),
@@ -300,7 +299,9 @@ impl Analyzer<'_> {
 
     pub(super) fn is_grouped(&self, select: &Select) -> bool {
         let has_aggregate = self.blocks.last().is_some_and(|it| it.has_aggregate);
-        has_aggregate || !select.group.is_empty() || select.having.is_some()
+        has_aggregate
+            || !select.group.is_empty()
+            || select.having.is_some()
             || select.has_grouping_sets
     }
 
@@ -412,14 +413,15 @@ impl Analyzer<'_> {
     fn passes_down(&self, query: &Query, select: &Select, node: NodeId) -> bool {
         let Some(state) = self.blocks.last() else { return false };
         let is_it = |expr: &Expr| self.node_of(expr) == Some(node);
-        if query.limit.is_some() || query.offset.is_some() || query.has_locks {
+        // A row that lost its partner has NULL there, which NOT IN would notice.
+        let is_nullable = state.nullable.contains(&node);
+        if is_nullable || query.limit.is_some() || query.offset.is_some() || query.has_locks {
             return false;
         }
         let groups = !self.is_grouped(select)
             || !select.has_grouping_sets
                 && select.group.iter().any(|it| is_it(self.grouped(select, it)));
-        let windows =
-            state.windows.iter().all(|it| partition(select, it, 0).iter().any(is_it));
+        let windows = state.windows.iter().all(|it| partition(select, it, 0).iter().any(is_it));
         let distinct = match &select.distinct {
             Distinct::On(on) => on.iter().any(|it| is_it(output(select, it))),
             _ => true,
@@ -528,12 +530,11 @@ pub(super) fn windows() -> PgError {
         "a window function whose partitions do not contain the tenant column",
         "Each shard would compute it over its own rows.",
     )
-    .hint("Add the tenant column to PARTITION BY, or name one tenant in WHERE or SET sluice.tenant.")
+    .hint(
+        "Add the tenant column to PARTITION BY, or name one tenant in WHERE or SET sluice.tenant.",
+    )
 }
 
 fn set_operations() -> PgError {
-    refuse::over_shards(
-        "a set operation",
-        "Rows of both sides may lie on different shards.",
-    )
+    refuse::over_shards("a set operation", "Rows of both sides may lie on different shards.")
 }

@@ -5,9 +5,7 @@ use std::ops::Range;
 use super::{Planner, refuse};
 use crate::catalog::{ColumnDefault, Table, TableKind};
 use crate::error::PgError;
-use crate::plan::{
-    Access, Action, Combine, CopyFormat, CopyFrom, Plan, Scope,
-};
+use crate::plan::{Access, Action, Combine, CopyFormat, CopyFrom, Plan, Scope};
 use crate::sql::parse::tokens::parenthesis;
 use crate::sql::parse::tree::{Copy, CopySource, Stmt, TableName};
 
@@ -76,7 +74,10 @@ impl Planner<'_> {
             }
             (TableKind::Sharded { .. }, false) => match options(it) {
                 Ok(Options { format: CopyFormat::Binary, .. }) => {
-                    Plan::refused(refuse::over_shards("COPY … TO in binary format", "Its streams do not concatenate."))
+                    Plan::refused(refuse::over_shards(
+                        "COPY … TO in binary format",
+                        "Its streams do not concatenate.",
+                    ))
                 }
                 Ok(options) => Plan::combined(
                     Access::Read,
@@ -170,7 +171,10 @@ fn reference_in(table: &Table, it: &Copy, name: &TableName) -> Plan {
                 "the write of reference table {} would differ from shard to shard",
                 name.name
             ))
-            .detail(format!("Each shard would compute the default of column {} for itself.", column.name))
+            .detail(format!(
+                "Each shard would compute the default of column {} for itself.",
+                column.name
+            ))
             .hint("Give the values in the data."),
         ),
         None => Plan::combined(Access::Write, Scope::All, Combine::Same),
@@ -187,9 +191,11 @@ fn is_concatenation(it: &crate::merge::MergeSpec) -> bool {
 }
 
 fn server_side() -> PgError {
-    PgError::refused("COPY with a file or a program of the server is not supported with several shards")
-        .detail("It would read or write the file on one server.")
-        .hint("Use COPY … FROM STDIN or TO STDOUT, or psql's \\copy.")
+    PgError::refused(
+        "COPY with a file or a program of the server is not supported with several shards",
+    )
+    .detail("It would read or write the file on one server.")
+    .hint("Use COPY … FROM STDIN or TO STDOUT, or psql's \\copy.")
 }
 
 fn options(it: &Copy) -> Result<Options, PgError> {
@@ -202,7 +208,8 @@ fn options(it: &Copy) -> Result<Options, PgError> {
         ),
         None => false,
     };
-    if value("encoding").is_some_and(|it| !["utf8", "utf-8"].contains(&it.to_lowercase().as_str())) {
+    if value("encoding").is_some_and(|it| !["utf8", "utf-8"].contains(&it.to_lowercase().as_str()))
+    {
         return Err(unsupported("ENCODING"));
     }
     for name in ["default", "on_error", "log_verbosity", "reject_limit"] {
@@ -218,7 +225,9 @@ fn options(it: &Copy) -> Result<Options, PgError> {
     let header = is_on("header");
     let null = |default: &str| value("null").unwrap_or(default).to_owned();
     let format = match value("format").unwrap_or("text").to_ascii_lowercase().as_str() {
-        "text" => CopyFormat::Text { delimiter: byte("delimiter", b'\t')?, null: null("\\N"), header },
+        "text" => {
+            CopyFormat::Text { delimiter: byte("delimiter", b'\t')?, null: null("\\N"), header }
+        }
         "csv" => {
             let quote = byte("quote", b'"')?;
             CopyFormat::Csv {

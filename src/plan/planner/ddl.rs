@@ -87,7 +87,9 @@ impl Planner<'_> {
             (true, false) => everywhere(),
             (false, false) => Plan::refused(
                 PgError::refused(format!("{what} is not supported with several shards"))
-                    .detail("The table must exist on every shard, its rows on the home shard alone.")
+                    .detail(
+                        "The table must exist on every shard, its rows on the home shard alone.",
+                    )
                     .hint("CREATE TABLE first, then INSERT … SELECT."),
             ),
         }
@@ -125,8 +127,10 @@ impl Planner<'_> {
             return Plan::combined(Access::Write, Scope::All, Combine::Same);
         }
         Plan::forbidden(
-            PgError::refused(format!("{what} of tables of the home shard together with others is not supported"))
-                .hint("Name them in statements of their own."),
+            PgError::refused(format!(
+                "{what} of tables of the home shard together with others is not supported"
+            ))
+            .hint("Name them in statements of their own."),
         )
     }
 
@@ -147,7 +151,10 @@ impl Planner<'_> {
             _ => None,
         };
         if let Some((name, pin)) = is_temporary {
-            return self.temporary(name, pin);
+            return match self.check_temporary_view(&it.kind, range) {
+                Ok(()) => self.temporary(name, pin),
+                Err(error) => Plan::forbidden(error),
+            };
         }
         if matches!(it.kind, DdlKind::CreateSequence { is_temporary: true }) {
             return Plan::run(Access::Write, Scope::Home).pinned("temporary sequence");
@@ -161,10 +168,30 @@ impl Planner<'_> {
         match self.check(&it.kind, range) {
             Err(error) => Plan::forbidden(error),
             Ok(()) if is_of_temporary(&it.kind) => Plan::run(Access::Write, Scope::Home),
-            Ok(()) if runs_alone(&it.kind) => {
-                Plan { changes_schema: true, ..Plan::combined(Access::Write, Scope::All, Combine::OneByOne) }
-            }
+            Ok(()) if runs_alone(&it.kind) => Plan {
+                changes_schema: true,
+                ..Plan::combined(Access::Write, Scope::All, Combine::OneByOne)
+            },
             Ok(()) => everywhere(),
+        }
+    }
+
+    /// A temporary view is not in the catalog, so that its tables must be of the home shard, too.
+    fn check_temporary_view(&self, kind: &DdlKind, range: &Range<usize>) -> Result<(), PgError> {
+        let DdlKind::CreateView { view, query: Stmt::Query(query), .. } = kind else {
+            return Ok(());
+        };
+        let mut analyzer = self.analyzer(range);
+        analyzer.query(query);
+        match analyzer.facts.refusal {
+            Some(error) if self.sharded => Err(error),
+            None if self.sharded && analyzer.graph.has_sharded() => Err(PgError::refused(format!(
+                "temporary view {} cannot be over sharded tables",
+                view.name
+            ))
+            .detail("The proxy does not know temporary views, which one server has.")
+            .hint("Create a view that is not temporary.")),
+            _ => Ok(()),
         }
     }
 
@@ -198,9 +225,12 @@ impl Planner<'_> {
         if self.tenant_of(table) != Some(column) {
             return Ok(());
         }
-        Err(PgError::refused(format!("the tenant column {column} of {} cannot be changed", table.name))
-            .detail("It tells which shard a row belongs to.")
-            .hint("Create a new table and copy the rows."))
+        Err(PgError::refused(format!(
+            "the tenant column {column} of {} cannot be changed",
+            table.name
+        ))
+        .detail("It tells which shard a row belongs to.")
+        .hint("Create a new table and copy the rows."))
     }
 
     fn check_create(&self, it: &CreateTable) -> Result<(), PgError> {
@@ -252,7 +282,9 @@ impl Planner<'_> {
         match it {
             Constraint::Unique { using_index: true, .. } => Ok(()),
             Constraint::Unique { columns, .. } if holds(columns) => Ok(()),
-            Constraint::Exclusion { columns } if columns.iter().flatten().any(|it| it == tenant) => {
+            Constraint::Exclusion { columns }
+                if columns.iter().flatten().any(|it| it == tenant) =>
+            {
                 Ok(())
             }
             Constraint::Unique { .. } | Constraint::Exclusion { .. } => Err(not_unique(tenant)),
@@ -261,14 +293,20 @@ impl Planner<'_> {
                 let class = if is_own { Class::Sharded } else { self.class(table) };
                 let their = if is_own { Some(tenant) } else { self.tenant_of(table) };
                 let pairs = referenced.is_empty()
-                    || columns.iter().zip(referenced).any(|(mine, other)| {
-                        mine == tenant && their.is_none_or(|it| it == other)
-                    });
+                    || columns
+                        .iter()
+                        .zip(referenced)
+                        .any(|(mine, other)| mine == tenant && their.is_none_or(|it| it == other));
                 match class {
                     Class::Reference => Ok(()),
                     Class::Sharded | Class::Unknown if holds(columns) && pairs => Ok(()),
-                    Class::Home => Err(foreign(&table.name, "Its rows are on the home shard alone.")),
-                    _ => Err(foreign(&table.name, "The key does not hold the tenant column on both sides.")),
+                    Class::Home => {
+                        Err(foreign(&table.name, "Its rows are on the home shard alone."))
+                    }
+                    _ => Err(foreign(
+                        &table.name,
+                        "The key does not hold the tenant column on both sides.",
+                    )),
                 }
             }
         }
@@ -304,9 +342,12 @@ impl Planner<'_> {
             (AlterTable::AddColumn(def), None) => {
                 let is_tenant = self.catalog.tenant_column.as_deref() == Some(&def.name);
                 if class == Class::Home && is_tenant {
-                    return Err(PgError::refused(format!("table {} cannot become sharded", table.name))
-                        .detail("Its rows are on the home shard and would have to move.")
-                        .hint("Create a new table and copy the rows."));
+                    return Err(PgError::refused(format!(
+                        "table {} cannot become sharded",
+                        table.name
+                    ))
+                    .detail("Its rows are on the home shard and would have to move.")
+                    .hint("Create a new table and copy the rows."));
                 }
                 def.constraints.iter().try_for_each(|it| self.check_home_key(it))?;
                 self.check_default(def, range, class)
@@ -400,15 +441,19 @@ fn check_key_type(it: &ColumnDef) -> Result<(), PgError> {
     let kind = it.ty.as_ref().and_then(oid_of).and_then(KeyType::of_oid);
     match kind {
         Some(_) => Ok(()),
-        None => Err(PgError::refused(format!("the tenant column {} cannot be of this type", it.name))
-            .hint("Use text, varchar, uuid, smallint, integer or bigint.")),
+        None => {
+            Err(PgError::refused(format!("the tenant column {} cannot be of this type", it.name))
+                .hint("Use text, varchar, uuid, smallint, integer or bigint."))
+        }
     }
 }
 
 fn not_unique(tenant: &str) -> PgError {
-    PgError::refused(format!("a unique key without the tenant column {tenant} cannot be guaranteed"))
-        .detail("Each shard checks its own rows.")
-        .hint(HINT_LOCAL)
+    PgError::refused(format!(
+        "a unique key without the tenant column {tenant} cannot be guaranteed"
+    ))
+    .detail("Each shard checks its own rows.")
+    .hint(HINT_LOCAL)
 }
 
 fn foreign(table: &str, detail: &str) -> PgError {

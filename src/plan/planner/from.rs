@@ -11,8 +11,8 @@ use super::walk::Analyzer;
 use crate::catalog::{Column, Table, TableKind};
 use crate::error::PgError;
 use crate::shard::KeyType;
-use crate::sql::parse::tree::{Alias, From, Join, JoinKind, Query, Stmt, TableName};
 use crate::sql::parse::parse;
+use crate::sql::parse::tree::{Alias, From, Join, JoinKind, Query, Stmt, TableName};
 
 /// The common table expressions of one WITH.
 #[derive(Debug, Default)]
@@ -85,6 +85,7 @@ impl<'a> Analyzer<'a> {
         {
             return self.one(rel);
         }
+        self.facts.tables.push(name.name.clone());
         let (catalog, path) = (self.catalog, Rc::clone(&self.path));
         let Some(table) = find(catalog, &path, name) else {
             self.facts.has_home = true;
@@ -120,7 +121,9 @@ impl<'a> Analyzer<'a> {
             }
             TableKind::Home | TableKind::System | TableKind::View(_) => self.facts.has_home = true,
             TableKind::Unusable(reason) => {
-                self.refuse(PgError::refused(format!("table {} cannot be used", name.name)).detail(reason));
+                self.refuse(
+                    PgError::refused(format!("table {} cannot be used", name.name)).detail(reason),
+                );
             }
         }
         let mut rel = Rel {
@@ -135,9 +138,8 @@ impl<'a> Analyzer<'a> {
 
     /// The schema an unqualified name was found in.
     fn schema_of(&self, name: &TableName) -> String {
-        let has = |it: &&String| {
-            self.catalog.tables.contains_key(&((*it).clone(), name.name.clone()))
-        };
+        let has =
+            |it: &&String| self.catalog.tables.contains_key(&((*it).clone(), name.name.clone()));
         self.path.iter().find(has).cloned().unwrap_or_default()
     }
 
@@ -153,7 +155,13 @@ impl<'a> Analyzer<'a> {
     }
 
     /// A view is the subquery it stands for, in names of its own.
-    fn view(&mut self, text: &str, table: &Table, name: &TableName, alias: Option<&Alias>) -> Names {
+    fn view(
+        &mut self,
+        text: &str,
+        table: &Table,
+        name: &TableName,
+        alias: Option<&Alias>,
+    ) -> Names {
         let statements = parse(text);
         let query = match statements.as_deref() {
             Ok([statement]) if self.view_depth < VIEW_DEPTH => match &statement.kind {

@@ -29,11 +29,7 @@ pub(super) fn traits(catalog: &Catalog, path: &[String], call: &Call) -> Option<
         kind: kind(FunctionKind::Aggregate)
             .or_else(|| kind(FunctionKind::Window))
             .unwrap_or(first.kind),
-        volatility: candidates
-            .iter()
-            .map(|it| it.volatility)
-            .max()
-            .unwrap_or(Volatility::Volatile),
+        volatility: candidates.iter().map(|it| it.volatility).max().unwrap_or(Volatility::Volatile),
         is_table_free: trusted
             || candidates.iter().all(|it| it.schema == "pg_catalog" || it.is_table_free)
                 && !runs_text(&call.name),
@@ -43,8 +39,14 @@ pub(super) fn traits(catalog: &Catalog, path: &[String], call: &Call) -> Option<
 
 /// Functions that run SQL given as text, or read a table given by name.
 fn runs_text(name: &str) -> bool {
-    const BEGINS: [&str; 6] =
-        ["query_to_xml", "table_to_xml", "schema_to_xml", "database_to_xml", "cursor_to_xml", "dblink"];
+    const BEGINS: [&str; 6] = [
+        "query_to_xml",
+        "table_to_xml",
+        "schema_to_xml",
+        "database_to_xml",
+        "cursor_to_xml",
+        "dblink",
+    ];
     BEGINS.iter().any(|it| name.starts_with(it)) || name == "ts_stat" || name == "ts_rewrite"
 }
 
@@ -52,14 +54,46 @@ fn runs_text(name: &str) -> bool {
 /// same on every shard.
 pub(super) fn depends_on_settings_only(call: &Call) -> bool {
     match call.name.as_str() {
-        "date_trunc" | "date_part" | "extract" | "to_char" | "to_date" | "to_timestamp"
-        | "to_number" | "timezone" | "date" | "concat" | "concat_ws" | "format"
-        | "array_to_string" | "string_to_array" | "to_json" | "to_jsonb" | "row_to_json"
-        | "json_build_object" | "json_build_array" | "jsonb_build_object" | "jsonb_build_array"
-        | "json_agg" | "jsonb_agg" | "json_object_agg" | "jsonb_object_agg" | "quote_literal"
-        | "to_tsvector" | "to_tsquery" | "plainto_tsquery" | "websearch_to_tsquery"
-        | "phraseto_tsquery" | "ts_headline" | "generate_series" | "make_timestamptz" | "time"
-        | "timetz" | "timestamptz" | "timestamp" | "overlaps" | "array_agg" => true,
+        "date_trunc"
+        | "date_part"
+        | "extract"
+        | "to_char"
+        | "to_date"
+        | "to_timestamp"
+        | "to_number"
+        | "timezone"
+        | "date"
+        | "concat"
+        | "concat_ws"
+        | "format"
+        | "array_to_string"
+        | "string_to_array"
+        | "to_json"
+        | "to_jsonb"
+        | "row_to_json"
+        | "json_build_object"
+        | "json_build_array"
+        | "jsonb_build_object"
+        | "jsonb_build_array"
+        | "json_agg"
+        | "jsonb_agg"
+        | "json_object_agg"
+        | "jsonb_object_agg"
+        | "quote_literal"
+        | "to_tsvector"
+        | "to_tsquery"
+        | "plainto_tsquery"
+        | "websearch_to_tsquery"
+        | "phraseto_tsquery"
+        | "ts_headline"
+        | "generate_series"
+        | "make_timestamptz"
+        | "time"
+        | "timetz"
+        | "timestamptz"
+        | "timestamp"
+        | "overlaps"
+        | "array_agg" => true,
         // age(x) subtracts from the current date.
         "age" => call.args.len() == 2,
         _ => false,
@@ -76,12 +110,22 @@ pub(super) fn ignores_order(name: &str) -> bool {
 /// may have to keep that server.
 pub(super) fn belongs_home(name: &str) -> Option<Option<&'static str>> {
     match name {
-        "pg_advisory_lock" | "pg_advisory_lock_shared" | "pg_try_advisory_lock"
-        | "pg_try_advisory_lock_shared" | "pg_advisory_unlock" | "pg_advisory_unlock_shared"
+        "pg_advisory_lock"
+        | "pg_advisory_lock_shared"
+        | "pg_try_advisory_lock"
+        | "pg_try_advisory_lock_shared"
+        | "pg_advisory_unlock"
+        | "pg_advisory_unlock_shared"
         | "pg_advisory_unlock_all" => Some(Some("session advisory lock")),
         "currval" | "lastval" => Some(Some("sequence state")),
-        "nextval" | "setval" | "txid_current" | "txid_current_if_assigned"
-        | "inet_server_addr" | "inet_server_port" | "inet_client_addr" | "version" => Some(None),
+        "nextval"
+        | "setval"
+        | "txid_current"
+        | "txid_current_if_assigned"
+        | "inet_server_addr"
+        | "inet_server_port"
+        | "inet_client_addr"
+        | "version" => Some(None),
         _ if name.starts_with("pg_advisory_xact") || name.starts_with("pg_try_advisory_xact") => {
             Some(None)
         }
@@ -93,7 +137,11 @@ pub(super) fn belongs_home(name: &str) -> Option<Option<&'static str>> {
 /// Looks at files, processes or sizes of a server; `pg_typeof` and the like look at values only.
 fn is_of_server(name: &str) -> bool {
     const VALUES: [&str; 6] = [
-        "pg_typeof", "pg_column_size", "pg_size_pretty", "pg_size_bytes", "pg_column_compression",
+        "pg_typeof",
+        "pg_column_size",
+        "pg_size_pretty",
+        "pg_size_bytes",
+        "pg_column_compression",
         "pg_client_encoding",
     ];
     name.starts_with("pg_") && !VALUES.contains(&name)

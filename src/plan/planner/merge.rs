@@ -10,6 +10,7 @@ use super::types::{
     output_name, type_of,
 };
 use super::walk::Analyzer;
+use crate::catalog::FunctionKind;
 use crate::error::{PgError, sqlstate};
 use crate::merge::{Aggregate, Bound, ColumnAt, Group, MergeSpec, SortKey};
 use crate::sql::parse::parse;
@@ -75,9 +76,12 @@ impl Merge<'_> {
         }
         match (a.groups_are_whole(select), a.distinct_is_whole(select)) {
             (true, true) => Ok(Rows::Apart),
-            (true, false) if matches!(select.distinct, Distinct::On(_)) => Err(
-                refuse::over_shards("DISTINCT ON", "Rows that are equal in it may lie on different shards."),
-            ),
+            (true, false) if matches!(select.distinct, Distinct::On(_)) => {
+                Err(refuse::over_shards(
+                    "DISTINCT ON",
+                    "Rows that are equal in it may lie on different shards.",
+                ))
+            }
             (true, false) => Ok(Rows::Distinct),
             (false, _) if select.distinct != Distinct::No => Err(refuse::over_shards(
                 "DISTINCT over groups",
@@ -113,6 +117,11 @@ impl Merge<'_> {
     fn target_with(&self, expr: &Expr) -> Option<usize> {
         let found = self.select.targets.iter().position(|it| self.same(&it.expr, expr))?;
         (found < self.first_star()).then_some(found)
+    }
+
+    /// The same for an item of ORDER BY: COLLATE changes the order, not the value.
+    fn target_ordered(&self, expr: &Expr) -> Option<usize> {
+        self.target_with(expr).or_else(|| self.target_with(without_collation(expr)?))
     }
 
     /// The target an item of ORDER BY names by position or by output name.
@@ -171,7 +180,7 @@ impl Merge<'_> {
                     let text = text.map(str::to_owned);
                     (may_hide.then(|| self.hide(&target.expr, text)), &target.expr)
                 }
-                None => match self.target_with(&item.expr) {
+                None => match self.target_ordered(&item.expr) {
                     Some(at) => (Some(ColumnAt::Visible(at)), &item.expr),
                     None => {
                         let text = self.clauses.as_ref().and_then(|it| it.order_item(n));
@@ -194,17 +203,18 @@ impl Merge<'_> {
     /// A sort key over a column that holds this expression.
     fn key(&self, item: &SortBy, column: ColumnAt, expr: &Expr) -> Result<SortKey, PgError> {
         if item.using {
-            return Err(refuse::over_shards("ORDER BY … USING", "The order is the operator's own."));
+            return Err(refuse::over_shards(
+                "ORDER BY … USING",
+                "The order is the operator's own.",
+            ));
         }
         let a = self.analyzer;
         let is_bytewise = is_bytewise(&a.levels, a.catalog.default_collation_is_c, expr);
         match type_of(&a.levels, expr) {
-            Some(ty) if !(is_sortable(ty.oid) || ty.oid == 1042) => {
-                Err(refuse::over_shards(
-                    "ORDER BY a value of this type",
-                    format!("The proxy does not know the order of type {}.", ty.oid),
-                ))
-            }
+            Some(ty) if !(is_sortable(ty.oid) || ty.oid == 1042) => Err(refuse::over_shards(
+                "ORDER BY a value of this type",
+                format!("The proxy does not know the order of type {}.", ty.oid),
+            )),
             Some(ty) if ty.oid == 1042 || ty.is_text() && !is_bytewise => Err(collated()),
             _ => Ok(SortKey {
                 column,
@@ -223,8 +233,7 @@ impl Merge<'_> {
                     return Err(unequal("DISTINCT", "*"));
                 }
                 for col in cols {
-                    let is_plain =
-                        |ty: Type| is_groupable(ty.oid) && ty.is_deterministic;
+                    let is_plain = |ty: Type| is_groupable(ty.oid) && ty.is_deterministic;
                     if !col.ty.is_some_and(is_plain) {
                         return Err(unequal("DISTINCT", &col.name));
                     }
@@ -239,9 +248,8 @@ impl Merge<'_> {
     /// Whether equal values of the expression have equal text.
     fn check_equal(&self, what: &str, expr: &Expr) -> Result<(), PgError> {
         let levels = &self.analyzer.levels;
-        let is_plain = |ty: Type| {
-            is_groupable(ty.oid) && (!ty.is_text() || is_deterministic(levels, expr))
-        };
+        let is_plain =
+            |ty: Type| is_groupable(ty.oid) && (!ty.is_text() || is_deterministic(levels, expr));
         match type_of(levels, expr) {
             Some(ty) if is_plain(ty) => Ok(()),
             _ => Err(unequal(what, &output_name(expr))),
@@ -321,10 +329,11 @@ impl Merge<'_> {
         if let Some(at) = self.named(&item.expr)? {
             return self.key(item, ColumnAt::Visible(at), &select.targets[at].expr);
         }
-        if let Some(at) = self.target_with(&item.expr) {
+        if let Some(at) = self.target_ordered(&item.expr) {
             return self.key(item, ColumnAt::Visible(at), &item.expr);
         }
-        if let Some(at) = self.hidden.iter().position(|it| self.same(&it.expr, &item.expr)) {
+        let bare = without_collation(&item.expr).unwrap_or(&item.expr);
+        if let Some(at) = self.hidden.iter().position(|it| self.same(&it.expr, bare)) {
             return self.key(item, ColumnAt::Hidden(at), &item.expr);
         }
         let aggregate = self.aggregate(&item.expr)?;
@@ -338,15 +347,13 @@ impl Merge<'_> {
 
     /// How the parts of an aggregate combine; anything but a plain aggregate is refused.
     fn aggregate(&self, expr: &Expr) -> Result<Aggregate, PgError> {
-        let Kind::Call(call) = &expr.kind else {
-            return Err(refuse::over_shards(
-                "an expression that is neither an aggregate nor in GROUP BY",
-                "The proxy puts plain count, sum, min, max, bool_and and bool_or together.",
-            )
-            .hint("Select the aggregates alone and compute with them in the application, or name one tenant."));
-        };
         let a = self.analyzer;
-        let is_builtin = functions::traits(a.catalog, &a.path, call).is_some_and(|it| it.is_builtin);
+        let Kind::Call(call) = &expr.kind else { return Err(no_aggregate()) };
+        let traits = functions::traits(a.catalog, &a.path, call);
+        if traits.is_none_or(|it| it.kind != FunctionKind::Aggregate) {
+            return Err(no_aggregate());
+        }
+        let is_builtin = traits.is_some_and(|it| it.is_builtin);
         let partial = match call.name.as_str() {
             _ if !is_builtin || call.variadic || call.over.is_some() || call.within_group => None,
             _ if !call.order.is_empty() => None,
@@ -481,6 +488,13 @@ impl Merge<'_> {
     }
 }
 
+fn without_collation(expr: &Expr) -> Option<&Expr> {
+    match &expr.kind {
+        Kind::Collate(inner, _) => Some(inner),
+        _ => None,
+    }
+}
+
 /// How many rows a shard must give so that OFFSET can be applied after the merge; `None`: all.
 fn shard_limit(spec: &MergeSpec) -> Result<Option<String>, PgError> {
     Ok(match (spec.limit, spec.offset) {
@@ -519,6 +533,16 @@ fn limit_expr(text: &str) -> Option<Expr> {
     }
 }
 
+fn no_aggregate() -> PgError {
+    refuse::over_shards(
+        "an expression that is neither an aggregate nor in GROUP BY",
+        "The proxy puts plain count, sum, min, max, bool_and and bool_or together.",
+    )
+    .hint(
+        "Select the aggregates alone and compute with them in the application, or name one tenant.",
+    )
+}
+
 fn collated() -> PgError {
     refuse::over_shards(
         "the order of text in a collation other than C",
@@ -529,7 +553,7 @@ fn collated() -> PgError {
 
 fn unequal(what: &str, name: &str) -> PgError {
     refuse::over_shards(
-        &format!("{what} by {name}"),
+        &format!("{what} {name}"),
         "Equal values of its type may be written differently, or its type is not known.",
     )
     .hint("Cast it to a type like int, text, uuid, date or timestamp, or name one tenant.")

@@ -21,15 +21,16 @@ mod types;
 mod walk;
 mod write;
 
+use std::collections::HashSet;
 use std::ops::Range;
 use std::rc::Rc;
 
-use self::walk::Analyzer;
+use self::walk::{Analyzer, Facts};
 use self::write::Fan;
 use super::{Access, Action, Combine, KeySource, Local, Plan, Run, Scope};
 use crate::catalog::{Catalog, Volatility};
 use crate::error::{PgError, sqlstate};
-use crate::sql::parse::tree::{Expr, Kind, Literal, Statement, Stmt};
+use crate::sql::parse::tree::{DdlKind, Expr, Kind, Literal, Statement, Stmt};
 use crate::sql::parse::{ParseError, parse};
 
 /// What of the session a plan depends on.
@@ -65,7 +66,33 @@ pub fn plan(
         return vec![(whole, Plan::local(Local::Empty))];
     }
     let planner = Planner { catalog, sharded, session, sql };
-    statements.iter().map(|it| (it.range.clone(), planner.statement(it))).collect()
+    let mut changed: Option<HashSet<String>> = None;
+    let mut plans = Vec::with_capacity(statements.len());
+    for statement in &statements {
+        let mut plan = planner.statement(statement);
+        if let Some(error) = planner.stale(statement, changed.as_ref()) {
+            plan = Plan::forbidden(error);
+        }
+        if plan.changes_schema {
+            changed.get_or_insert_default().extend(changed_tables(&statement.kind));
+        }
+        plans.push((statement.range.clone(), plan));
+    }
+    plans
+}
+
+/// The tables that a schema change names.
+fn changed_tables(statement: &Stmt) -> Vec<String> {
+    let Stmt::Ddl(ddl) = statement else { return Vec::new() };
+    match &ddl.kind {
+        DdlKind::CreateTable(it) => vec![it.table.name.clone()],
+        DdlKind::CreateView { view, .. } => vec![view.name.clone()],
+        DdlKind::AlterTable { table, .. }
+        | DdlKind::RenameColumn { table, .. }
+        | DdlKind::RenameTable { table } => vec![table.name.clone()],
+        DdlKind::Drop { tables, .. } => tables.iter().map(|it| it.name.clone()).collect(),
+        _ => Vec::new(),
+    }
 }
 
 /// The names of relations in the text that the catalog does not know: before "unknown, so it is of
@@ -169,6 +196,20 @@ impl<'a> Planner<'a> {
         }
     }
 
+    /// Refuses a statement about tables that an earlier statement of the same text changes: what is
+    /// known of them is out of date when it runs.
+    fn stale(&self, statement: &Statement, changed: Option<&HashSet<String>>) -> Option<PgError> {
+        let changed = changed.filter(|_| self.sharded)?;
+        let facts = self.tables_of(&statement.kind, &statement.range)?;
+        let is_stale = |it: &&String| changed.contains(*it) || facts.unknown_tables.contains(it);
+        let table = facts.tables.iter().find(is_stale)?;
+        Some(
+            PgError::refused(format!("{table} is created or changed in the same text"))
+                .detail("The statement is planned before the change is made.")
+                .hint("Send it as a text of its own."),
+        )
+    }
+
     /// The schemas names are looked up in.
     fn path(&self) -> Rc<[String]> {
         let Some(own) = self.session.search_path else {
@@ -182,39 +223,37 @@ impl<'a> Planner<'a> {
     }
 
     fn analyzer(&self, range: &Range<usize>) -> Analyzer<'a> {
-        Analyzer::new(
-            self.catalog,
-            self.path(),
-            self.session.param_types,
-            self.sql,
-            range.clone(),
-        )
+        Analyzer::new(self.catalog, self.path(), self.session.param_types, self.sql, range.clone())
     }
 
     fn unknown(&self, statement: &Stmt, range: &Range<usize>) -> Vec<String> {
+        self.tables_of(statement, range).map(|it| it.unknown_tables).unwrap_or_default()
+    }
+
+    /// The tables that a query or a write names; `None` for other statements.
+    fn tables_of(&self, statement: &Stmt, range: &Range<usize>) -> Option<Facts> {
+        use crate::sql::parse::tree::{CopySource, Session};
         let mut analyzer = self.analyzer(range);
         match statement {
             Stmt::Query(query) => drop(analyzer.query(query)),
             Stmt::Insert(_) | Stmt::Update(_) | Stmt::Delete(_) | Stmt::Merge(_) => {
                 analyzer.modify(statement);
             }
-            Stmt::Explain(it) => return self.unknown(&it.inner.kind, &it.inner.range),
-            Stmt::Session(crate::sql::parse::tree::Session::Prepare { inner, .. })
-            | Stmt::Session(crate::sql::parse::tree::Session::Declare { inner, .. }) => {
-                return self.unknown(&inner.kind, &inner.range);
+            Stmt::CreateAs(it) => return self.tables_of(&it.query, range),
+            Stmt::Explain(it) => return self.tables_of(&it.inner.kind, &it.inner.range),
+            Stmt::Session(Session::Prepare { inner, .. } | Session::Declare { inner, .. }) => {
+                return self.tables_of(&inner.kind, &inner.range);
             }
             Stmt::Copy(copy) => match &copy.source {
-                crate::sql::parse::tree::CopySource::Query(query) => {
-                    return self.unknown(query, range);
-                }
-                crate::sql::parse::tree::CopySource::Table(table) => {
-                    let is_known = from::find(self.catalog, &self.path(), table).is_some();
-                    return if is_known { Vec::new() } else { vec![table.name.clone()] };
+                CopySource::Query(query) => return self.tables_of(query, range),
+                CopySource::Table(table) => {
+                    analyzer.enter();
+                    analyzer.table(table, None);
                 }
             },
-            _ => (),
+            _ => return None,
         }
-        analyzer.facts.unknown_tables
+        Some(analyzer.facts)
     }
 
     /// SELECT, VALUES, TABLE, set operations.
@@ -249,8 +288,10 @@ impl<'a> Planner<'a> {
         } else {
             Plan::run(access, Scope::Home)
         };
-        plan.pin = facts.pin;
-        plan.is_shareable &= !facts.has_ordinals;
+        plan.pin = facts.pin.filter(|_| matches!(plan.action, Action::Run(_)));
+        let has_rows =
+            matches!(&plan.action, Action::Run(run) if matches!(run.combine, Combine::Split(_)));
+        plan.is_shareable &= !(facts.has_ordinals || has_rows);
         plan
     }
 
@@ -310,7 +351,10 @@ impl<'a> Planner<'a> {
             Plan::forbidden(error.detail(detail).hint(hint))
         };
         if let Some(error) = &facts.not_fanned {
-            let detail = format!("It uses {}.", error.message.replace(" over several shards is not supported", ""));
+            let detail = format!(
+                "It uses {}.",
+                error.message.replace(" over several shards is not supported", "")
+            );
             return refusal(&detail, "Pass the values as literals or parameters.");
         }
         if found.graph.has_sharded() || facts.has_home || facts.needs_home {
@@ -321,9 +365,10 @@ impl<'a> Planner<'a> {
         }
         match fan {
             Some(Fan::Same) => Plan::combined(access, Scope::All, Combine::Same),
-            Some(Fan::Refuse(error)) => {
-                refusal(&error.message, "Write it without LIMIT, windows and joins, or with literals.")
-            }
+            Some(Fan::Refuse(error)) => refusal(
+                &error.message,
+                "Write it without LIMIT, windows and joins, or with literals.",
+            ),
             _ => refusal("Its rows cannot be told.", "Pass the values as literals or parameters."),
         }
     }
@@ -415,7 +460,8 @@ fn combine(
 
 /// A mark while the merge has not been tried yet; afterwards the reason there is none.
 fn unmerged(tried: bool) -> PgError {
-    let mut error = refuse::over_shards("this query", "Its rows do not come from the tenants' tables.");
+    let mut error =
+        refuse::over_shards("this query", "Its rows do not come from the tenants' tables.");
     if !tried {
         error.code = UNTRIED;
     }
@@ -438,7 +484,8 @@ fn sole_set_config(
     query: &crate::sql::parse::tree::Query,
 ) -> Option<(String, Option<String>, bool)> {
     use crate::sql::parse::tree::{Body, Query};
-    let Query { with: None, body: Body::Select(select), order, limit: None, offset: None, .. } = query
+    let Query { with: None, body: Body::Select(select), order, limit: None, offset: None, .. } =
+        query
     else {
         return None;
     };

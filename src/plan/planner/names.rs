@@ -38,7 +38,11 @@ pub(super) struct Names {
 /// What a reference means.
 #[derive(Clone, Debug)]
 pub(super) enum Found {
-    Column { block: usize, node: Option<NodeId>, ty: Option<Type> },
+    Column {
+        block: usize,
+        node: Option<NodeId>,
+        ty: Option<Type>,
+    },
     /// A range variable's name alone: the whole row.
     Row,
     /// Not known, or ambiguous.
@@ -85,8 +89,7 @@ impl Names {
         if let Some(col) = merged.next() {
             return Some(if merged.next().is_none() { self.column(col) } else { Found::Unknown });
         }
-        let mut cols =
-            self.rels.iter().flat_map(|rel| &rel.cols).filter(|it| it.name == name);
+        let mut cols = self.rels.iter().flat_map(|rel| &rel.cols).filter(|it| it.name == name);
         match (cols.next(), cols.next()) {
             (Some(col), None) if !self.is_unclear => Some(self.column(col)),
             (Some(_), _) => Some(Found::Unknown),
@@ -102,9 +105,9 @@ impl Names {
 
     /// The range variable of a name; `None` if it is not of this level.
     pub(super) fn rel(&self, schema: Option<&str>, alias: &str) -> Option<&Rc<Rel>> {
-        self.rels.iter().find(|it| {
-            it.alias == alias && (schema.is_none() || it.schema.as_deref() == schema)
-        })
+        self.rels
+            .iter()
+            .find(|it| it.alias == alias && (schema.is_none() || it.schema.as_deref() == schema))
     }
 
     fn qualified(&self, rel: &Rel, name: &str) -> Found {

@@ -51,8 +51,7 @@ impl Analyzer<'_> {
     }
 
     fn comparison(&mut self, op: &Op, mode: &Mode) {
-        let is_equal =
-            op.name == "=" && op.schema.as_deref().is_none_or(|it| it == "pg_catalog");
+        let is_equal = op.name == "=" && op.schema.as_deref().is_none_or(|it| it == "pg_catalog");
         let (Some(left), Some(right)) = (&op.left, &op.right) else { return };
         match (is_equal, op.form) {
             (true, OpForm::Plain) => self.equality(left, right, mode),
@@ -160,14 +159,12 @@ impl Analyzer<'_> {
                 (false, true) => self.correlate(left, right),
                 (false, false) => (),
             },
-            Mode::Nullable(nodes) => {
-                match (nodes.contains(&left), nodes.contains(&right)) {
-                    (true, true) => self.equal(left, right, &Mode::Filter),
-                    (true, false) => self.attach(right, left, nodes),
-                    (false, true) => self.attach(left, right, nodes),
-                    (false, false) => (),
-                }
-            }
+            Mode::Nullable(nodes) => match (nodes.contains(&left), nodes.contains(&right)) {
+                (true, true) => self.equal(left, right, &Mode::Filter),
+                (true, false) => self.attach(right, left, nodes),
+                (false, true) => self.attach(left, right, nodes),
+                (false, false) => (),
+            },
         }
     }
 

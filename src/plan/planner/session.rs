@@ -6,25 +6,20 @@ use super::types::oid_of;
 use super::{Planner, refuse};
 use crate::error::PgError;
 use crate::plan::{Access, Action, Combine, Isolation, Local, Plan, Run, Scope};
-use crate::sql::parse::tree::{Expr, Explain, Modes, Session, Statement, TypeName};
+use crate::sql::parse::tree::{Explain, Expr, Modes, Session, Statement, TypeName};
 
 /// Encodings whose characters may contain a backslash or quote byte: their text cannot be cut.
-const UNSAFE_ENCODINGS: [&str; 7] =
-    ["sjis", "shiftjis", "big5", "gbk", "uhc", "gb18030", "johab"];
+const UNSAFE_ENCODINGS: [&str; 7] = ["sjis", "shiftjis", "big5", "gbk", "uhc", "gb18030", "johab"];
 
 impl Planner<'_> {
     pub(super) fn session(&self, it: &Session) -> Plan {
         match it {
-            Session::Begin(modes) => with_modes(modes, |read_only, isolation| Local::Begin {
-                read_only,
-                isolation,
-            }),
-            Session::SetTransaction(modes) => {
-                with_modes(modes, |read_only, isolation| Local::SetTransaction {
-                    read_only,
-                    isolation,
-                })
+            Session::Begin(modes) => {
+                with_modes(modes, |read_only, isolation| Local::Begin { read_only, isolation })
             }
+            Session::SetTransaction(modes) => with_modes(modes, |read_only, isolation| {
+                Local::SetTransaction { read_only, isolation }
+            }),
             Session::Commit { chain } => Plan::local(Local::Commit { chain: *chain }),
             Session::Rollback { chain } => Plan::local(Local::Rollback { chain: *chain }),
             Session::Savepoint(name) => Plan::local(Local::Savepoint(name.clone())),
@@ -82,12 +77,9 @@ impl Planner<'_> {
         let query = self.statement(inner);
         match &query.action {
             Action::Refuse(_) => query,
-            Action::Run(run) if self.sharded && run.scope == Scope::All => {
-                Plan::refused(refuse::over_shards(
-                    "a cursor",
-                    "FETCH would have to continue on every shard.",
-                ))
-            }
+            Action::Run(run) if self.sharded && run.scope == Scope::All => Plan::refused(
+                refuse::over_shards("a cursor", "FETCH would have to continue on every shard."),
+            ),
             _ => {
                 let mut plan = Plan::local(Local::Declare {
                     cursor: cursor.to_owned(),
@@ -114,8 +106,9 @@ impl Planner<'_> {
         let access = |run: &Run| if it.analyze { run.access } else { Access::Read };
         match &mut inner.action {
             Action::Run(run) if run.scope == Scope::All => Plan::refused(
-                refuse::over_shards("EXPLAIN", "Each shard has a plan of its own.")
-                    .hint("Write EXPLAIN (SLUICE), or name one tenant in WHERE or SET sluice.tenant."),
+                refuse::over_shards("EXPLAIN", "Each shard has a plan of its own.").hint(
+                    "Write EXPLAIN (SLUICE), or name one tenant in WHERE or SET sluice.tenant.",
+                ),
             ),
             Action::Run(run) => {
                 run.access = access(run);
@@ -174,11 +167,9 @@ fn set(name: &str, value: Option<&String>, is_local: bool) -> Plan {
 
 fn reset(name: Option<&String>) -> Plan {
     match name.and_then(|it| it.strip_prefix("sluice.")) {
-        Some(own) => Plan::local(Local::SetSluice {
-            name: own.to_owned(),
-            value: None,
-            is_local: false,
-        }),
+        Some(own) => {
+            Plan::local(Local::SetSluice { name: own.to_owned(), value: None, is_local: false })
+        }
         None => Plan::local(Local::Reset(name.cloned())),
     }
 }
@@ -186,7 +177,8 @@ fn reset(name: Option<&String>) -> Plan {
 /// Settings under which the proxy would read another text than the server.
 fn forbidden(name: &str, value: Option<&String>) -> Option<PgError> {
     let value = value.map(|it| it.to_ascii_lowercase()).unwrap_or_default();
-    let is_off = ["off", "false", "no", "0", "f", "n", "of", "fal", "fals"].contains(&value.as_str());
+    let is_off =
+        ["off", "false", "no", "0", "f", "n", "of", "fal", "fals"].contains(&value.as_str());
     if name == "standard_conforming_strings" && is_off {
         return Some(
             PgError::refused("standard_conforming_strings = off is not supported")

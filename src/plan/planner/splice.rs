@@ -18,8 +18,20 @@ pub(super) struct Clauses<'a> {
 }
 
 const CLAUSES: [&str; 14] = [
-    "into", "from", "where", "group", "having", "window", "union", "intersect", "except", "order",
-    "limit", "offset", "fetch", "for",
+    "into",
+    "from",
+    "where",
+    "group",
+    "having",
+    "window",
+    "union",
+    "intersect",
+    "except",
+    "order",
+    "limit",
+    "offset",
+    "fetch",
+    "for",
 ];
 
 impl<'a> Clauses<'a> {
@@ -146,9 +158,9 @@ impl<'a> Clauses<'a> {
         Some(text)
     }
 
-    /// Where the statement ends.
+    /// Where the statement's last token ends; a comment may follow.
     pub(super) fn end(&self) -> usize {
-        self.range.end
+        self.tokens.last().map_or(self.range.end, |it| it.range.end)
     }
 }
 
@@ -160,9 +172,8 @@ fn is_clause(tokens: &[Token], i: usize, word: &str) -> bool {
     let before = |back: usize| i.checked_sub(back).and_then(|it| tokens.get(it));
     let is_before = |back: usize, word: &str| before(back).is_some_and(|it| it.is(word));
     let is_name = is_before(1, "as") || before(1).is_some_and(|it| it.kind == TokenKind::Dot);
-    let is_operator = word == "from"
-        && is_before(1, "distinct")
-        && (is_before(2, "is") || is_before(2, "not"));
+    let is_operator =
+        word == "from" && is_before(1, "distinct") && (is_before(2, "is") || is_before(2, "not"));
     let is_within = word == "group" && is_before(1, "within");
     !(is_name || is_operator || is_within)
 }

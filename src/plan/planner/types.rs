@@ -75,9 +75,7 @@ pub(super) fn oid_of(ty: &TypeName) -> Option<u32> {
 /// collation that takes different texts as equal.
 pub(super) fn is_deterministic(levels: &[Names], expr: &Expr) -> bool {
     match &expr.kind {
-        Kind::Column(names) => {
-            resolve(levels, names).ty().is_some_and(|it| it.is_deterministic)
-        }
+        Kind::Column(names) => resolve(levels, names).ty().is_some_and(|it| it.is_deterministic),
         Kind::Collate(..) => is_c(expr),
         _ => expr.children().into_iter().all(|it| is_deterministic(levels, it)),
     }

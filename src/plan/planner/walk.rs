@@ -45,7 +45,10 @@ pub(super) struct Facts {
     pub(super) has_ordinals: bool,
     /// Inside the rows of VALUES that go to one shard each: random values need not agree.
     pub(super) in_rows: bool,
+    /// Names of tables and views that are not in the catalog.
     pub(super) unknown_tables: Vec<String>,
+    /// Names of all tables and views.
+    pub(super) tables: Vec<String>,
 }
 
 /// The state of the walk.
@@ -97,6 +100,7 @@ impl<'a> Analyzer<'a> {
             has_ordinals: false,
             in_rows: false,
             unknown_tables: Vec::new(),
+            tables: Vec::new(),
         };
         Self {
             catalog,
@@ -239,7 +243,10 @@ impl<'a> Analyzer<'a> {
         }
         if let Some(over) = &call.over {
             self.exprs(over.children());
-            self.state().windows.push(over.clone());
+            let mut window = over.clone();
+            // `OVER name` uses the window; `OVER (name …)` extends it.
+            window.base = window.base.or(window.name.take());
+            self.state().windows.push(window);
         } else if traits.is_some_and(|it| it.kind == FunctionKind::Aggregate) {
             self.aggregate(call);
         }
@@ -250,8 +257,7 @@ impl<'a> Analyzer<'a> {
 
     /// A whole row as the argument of `to_jsonb` and the like has no OID in its result.
     fn arguments(&mut self, call: &Call) {
-        let takes_rows =
-            ["row_to_json", "to_json", "to_jsonb", "count", "json_agg", "jsonb_agg"];
+        let takes_rows = ["row_to_json", "to_json", "to_jsonb", "count", "json_agg", "jsonb_agg"];
         for arg in &call.args {
             let is_row = match &arg.kind {
                 Kind::Column(names) => matches!(self.resolve(names), Found::Row),
@@ -422,7 +428,7 @@ pub(super) fn opaque(what: &str) -> PgError {
 /// `now`, `today`, …: date and time input that means another moment each time.
 fn is_time_word(text: &str) -> bool {
     let text = text.trim_start().to_ascii_lowercase();
-    ["now", "today", "tomorrow", "yesterday"]
-        .iter()
-        .any(|it| text.strip_prefix(it).is_some_and(|rest| !rest.starts_with(char::is_alphanumeric)))
+    ["now", "today", "tomorrow", "yesterday"].iter().any(|it| {
+        text.strip_prefix(it).is_some_and(|rest| !rest.starts_with(char::is_alphanumeric))
+    })
 }

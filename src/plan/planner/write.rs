@@ -33,10 +33,8 @@ pub(super) enum Fan {
 impl Analyzer<'_> {
     /// A data-modifying statement in WITH: its rows come from wherever it writes.
     pub(super) fn modifying_cte(&mut self, statement: &Stmt) -> Outcome {
-        let error = refuse::over_shards(
-            "a data-modifying WITH",
-            "Its parts must all run on one shard.",
-        );
+        let error =
+            refuse::over_shards("a data-modifying WITH", "Its parts must all run on one shard.");
         self.modify(statement);
         if let Some(table) = &self.facts.writes_reference {
             self.facts.refusal.get_or_insert(
@@ -93,6 +91,7 @@ impl Analyzer<'_> {
 
     /// The table written to, under its alias; `None` in place of the table if it is not known.
     fn write_target(&mut self, name: &TableName, alias: Option<&Alias>) -> (Rel, Option<&Table>) {
+        self.facts.tables.push(name.name.clone());
         let (catalog, path) = (self.catalog, Rc::clone(&self.path));
         let Some(table) = find(catalog, &path, name) else {
             self.facts.has_home = true;
@@ -157,7 +156,10 @@ impl Analyzer<'_> {
             if table == Some(&assign.column) {
                 self.refuse(
                     PgError::refused("the tenant column cannot be updated")
-                        .detail(format!("A new value of {} may belong to another shard.", assign.column))
+                        .detail(format!(
+                            "A new value of {} may belong to another shard.",
+                            assign.column
+                        ))
                         .hint("INSERT the row under the new tenant and DELETE the old one."),
                 );
             }
@@ -235,7 +237,7 @@ impl Analyzer<'_> {
         }
         let fan = match &it.source {
             Some(source) => match plain_values(source) {
-                Some(rows) => self.insert_rows(it, &table, &columns, (at, node), rows),
+                Some(rows) => self.insert_rows(it, &columns, (at, node), rows),
                 None => self.insert_select(source, (at, node), &key.name),
             },
             None => {
@@ -243,8 +245,10 @@ impl Analyzer<'_> {
                 Fan::Refuse(mixed())
             }
         };
+        let before = (self.graph.sharded_len(), self.facts.has_home, self.facts.has_reference);
         self.insert_rest(it, rel);
-        fan
+        let after = (self.graph.sharded_len(), self.facts.has_home, self.facts.has_reference);
+        if before == after { fan } else { Fan::Refuse(mixed()) }
     }
 
     /// ON CONFLICT … DO UPDATE and RETURNING.
@@ -300,7 +304,10 @@ impl Analyzer<'_> {
             let differs =
                 matches!(column.default, ColumnDefault::Computed(_) | ColumnDefault::Sequence);
             if differs && is_left_out(it, columns, &column.name) {
-                self.not_fanned(refuse::not_immutable(&format!("the default of column {}", column.name)));
+                self.not_fanned(refuse::not_immutable(&format!(
+                    "the default of column {}",
+                    column.name
+                )));
             }
         }
     }
@@ -312,9 +319,14 @@ impl Analyzer<'_> {
             }
             match &column.default {
                 ColumnDefault::Sequence if !self.catalog.allow_local_keys => self.refuse(
-                    PgError::refused(format!("column {} takes its value from a sequence", column.name))
-                        .detail("Each shard counts for itself, so that two rows could get one number.")
-                        .hint("Give the value in the statement, use uuid keys, or set allow_local_keys."),
+                    PgError::refused(format!(
+                        "column {} takes its value from a sequence",
+                        column.name
+                    ))
+                    .detail("Each shard counts for itself, so that two rows could get one number.")
+                    .hint(
+                        "Give the value in the statement, use uuid keys, or set allow_local_keys.",
+                    ),
                 ),
                 ColumnDefault::Computed(text) if !is_random_default(text) => {
                     let what = format!("the default of column {}", column.name);
@@ -328,7 +340,6 @@ impl Analyzer<'_> {
     fn insert_rows(
         &mut self,
         it: &Insert,
-        table: &Table,
         columns: &[String],
         (at, node): (usize, NodeId),
         rows: &[Vec<Expr>],
@@ -360,7 +371,6 @@ impl Analyzer<'_> {
         if reads || it.with.is_some() || self.blocks.len() > 1 {
             return Fan::Refuse(mixed());
         }
-        let _ = table;
         self.split(it, keys)
     }
 
@@ -375,7 +385,10 @@ impl Analyzer<'_> {
                 "Rows that were not inserted are not returned, so that the order of the others is not known.",
             ));
         }
-        Fan::Split(Split { rows: rows.into_iter().zip(keys).collect(), returning: it.conflict.is_none() })
+        Fan::Split(Split {
+            rows: rows.into_iter().zip(keys).collect(),
+            returning: it.conflict.is_none(),
+        })
     }
 
     /// INSERT … SELECT: the rows must come from the shard they go to.
@@ -384,8 +397,11 @@ impl Analyzer<'_> {
         let outcome = self.query(source);
         let constant = match &source.body {
             Body::Select(select) => {
-                let has_star =
-                    select.targets.iter().take(at + 1).any(|it| matches!(it.expr.kind, Kind::Star(_)));
+                let has_star = select
+                    .targets
+                    .iter()
+                    .take(at + 1)
+                    .any(|it| matches!(it.expr.kind, Kind::Star(_)));
                 select.targets.get(at).filter(|_| !has_star).and_then(|it| self.key(&it.expr, kind))
             }
             _ => None,
@@ -394,7 +410,9 @@ impl Analyzer<'_> {
         match (constant, col.map(|it| it.nodes.as_slice())) {
             (Some(key), _) => self.graph.fact(node, vec![key]),
             (None, Some([from])) => self.graph.edge(*from, node),
-            _ => self.refuse(no_key(name, "The SELECT computes it, so that its shard is not known.")),
+            _ => {
+                self.refuse(no_key(name, "The SELECT computes it, so that its shard is not known."))
+            }
         }
         Fan::Refuse(refuse::over_shards(
             "INSERT … SELECT",
@@ -433,7 +451,13 @@ impl Analyzer<'_> {
         let source = self.from_item(&it.source, &Names::new(self.block()));
         self.levels.push(names.and(&source));
         let by_source = it.whens.iter().any(|it| it.by_source);
-        let mode = if by_source { Mode::Nothing } else { Mode::Nullable(start..end) };
+        let inserts = it.whens.iter().any(|it| matches!(it.action, WhenAction::Insert { .. }));
+        let mode = match (by_source, inserts) {
+            (true, _) => Mode::Nothing,
+            (false, true) => Mode::Nullable(start..end),
+            // Only pairs matter.
+            (false, false) => Mode::Filter,
+        };
         self.predicate(&it.on, &mode);
         for when in &it.whens {
             self.merge_when(when, table.as_ref(), &it.table.name);
@@ -441,11 +465,15 @@ impl Analyzer<'_> {
         self.targets(&it.returning);
         self.levels.pop();
         if let Some(table) = &self.facts.writes_reference {
-            let error = PgError::refused(format!("MERGE into reference table {table} is not supported"))
-                .hint("Write it as INSERT … ON CONFLICT, UPDATE or DELETE.");
+            let error =
+                PgError::refused(format!("MERGE into reference table {table} is not supported"))
+                    .hint("Write it as INSERT … ON CONFLICT, UPDATE or DELETE.");
             self.refuse(error);
         }
-        Fan::Refuse(refuse::over_shards("MERGE", "A row and its match may lie on different shards."))
+        Fan::Refuse(refuse::over_shards(
+            "MERGE",
+            "A row and its match may lie on different shards.",
+        ))
     }
 
     fn merge_when(&mut self, when: &When, table: Option<&Table>, name: &str) {
@@ -501,7 +529,9 @@ impl Analyzer<'_> {
             self.refuse(
                 PgError::refused(format!("column {} takes its value from a sequence", column.name))
                     .detail("Each shard counts for itself, so that two rows could get one number.")
-                    .hint("Give the value in the statement, use uuid keys, or set allow_local_keys."),
+                    .hint(
+                        "Give the value in the statement, use uuid keys, or set allow_local_keys.",
+                    ),
             );
         }
     }
@@ -595,5 +625,8 @@ fn unusable_key(value: &Expr, column: &str, table: &str) -> PgError {
 }
 
 fn mixed() -> PgError {
-    refuse::over_shards("a statement that joins tables of different shards", "It must run on one shard.")
+    refuse::over_shards(
+        "a statement that joins tables of different shards",
+        "It must run on one shard.",
+    )
 }
