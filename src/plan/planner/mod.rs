@@ -390,6 +390,8 @@ impl<'a> Planner<'a> {
                 plan.sets = Some(sets);
                 plan
             }
+            // On one shard the setting ends with the transaction, which keeps its server.
+            None if !self.sharded && !found.facts.sets_for_session => plan,
             None => Plan::forbidden(
                 PgError::refused("set_config is supported as the only item of a SELECT alone")
                     .detail("The session must know the setting to repeat it on other servers.")
