@@ -38,7 +38,7 @@ const VIEW_DEPTH: usize = 8;
 
 impl<'a> Analyzer<'a> {
     /// The items of FROM, each seeing those before it if it is LATERAL.
-    pub(super) fn list_of_from(&mut self, items: &[From]) -> Names {
+    pub(super) fn items_of_from(&mut self, items: &[From]) -> Names {
         let mut names = Names::new(self.block());
         for item in items {
             let found = self.item_of_from(item, &names);
@@ -85,6 +85,7 @@ impl<'a> Analyzer<'a> {
         {
             return self.one(rel);
         }
+        self.facts.tables.push(name.name.clone());
         let (catalog, path) = (self.catalog, Rc::clone(&self.path));
         let Some(table) = find(catalog, &path, name) else {
             self.facts.has_home = true;

@@ -327,7 +327,6 @@ pub struct Target {
 }
 
 /// An item of FROM.
-#[expect(clippy::large_enum_variant, reason = "lives for one planning, in short lists")]
 #[derive(Clone, Debug, PartialEq)]
 pub enum From {
     Table {
@@ -335,7 +334,7 @@ pub enum From {
         alias: Option<Alias>,
     },
     Query {
-        query: Query,
+        query: Box<Query>,
         alias: Option<Alias>,
         lateral: bool,
     },
