@@ -10,6 +10,9 @@
 //! A test that stops or kills servers starts its own: `support::own(1, 1)`.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 
+pub mod proxy;
+pub mod wire;
+
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -28,6 +31,17 @@ pub fn database(name: &str) -> String {
     let name = format!("{name}_{}", NEXT.fetch_add(1, Ordering::Relaxed));
     shared().create_database(&name).unwrap();
     name
+}
+
+/// Four shards: two databases on each primary of [`shared`], with replicas; and the databases' names.
+pub fn four_shards(name: &str) -> (proxy::ProxySpec, [String; 2]) {
+    let names = [database(name), database(name)];
+    let places = (0..4).map(|shard| {
+        let node = shard / 2;
+        let ports = (shared().primary_port(node), vec![shared().replica_port(node, 0)]);
+        (ports.0, ports.1, names[shard % 2].clone())
+    });
+    (proxy::ProxySpec::over(&places.collect::<Vec<_>>()), names)
 }
 
 /// A cluster for one test alone.

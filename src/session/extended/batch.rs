@@ -226,11 +226,14 @@ impl Session {
         let member = &mut self.members[at];
         member.wrote |= plan.writes;
         let server = member.lease.server();
+        // Where nothing is executed a Sync changes nothing, and leaves the server free for others.
+        let runs_nothing = plan.executed.is_empty() && plan.bound.is_empty();
+        let ends = is_sync || (runs_nothing && !server.is_in_batch());
         let mut fresh = Vec::new();
         for ((tag, frame), op) in batch.iter().zip(&plan.ops) {
             push(server, *tag, frame, op, &mut fresh);
         }
-        if is_sync {
+        if ends {
             server.push_sync();
         } else {
             server.push_raw(&super::super::fan_out::message(frontend::flush));
@@ -268,9 +271,6 @@ impl Session {
         });
         let server = self.members[at].lease.server();
         loop {
-            while let Some(fake) = server.next_fake() {
-                self.client.out.extend_from_slice(&fake);
-            }
             let Some((tag, frame)) = relay::next_frame(server, &mut self.client).await? else {
                 return Ok(());
             };

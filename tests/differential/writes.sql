@@ -1,0 +1,147 @@
+--! then SELECT * FROM orders WHERE tenant_id = 50
+INSERT INTO orders (tenant_id, id, amount) VALUES (50, 1, 9.5)
+
+--! params int8 51|int8 1|text paid
+--! then SELECT * FROM orders WHERE tenant_id = 51
+INSERT INTO orders (tenant_id, id, status) VALUES ($1, $2, $3)
+
+INSERT INTO orders (tenant_id, id, amount) VALUES (1, 1, 9.5)
+
+--! then SELECT * FROM orders WHERE tenant_id > 51
+INSERT INTO orders (tenant_id, id, amount) VALUES (52, 1, 1), (53, 1, 2), (54, 1, 3), (52, 2, 4)
+
+--! ordered
+--! then SELECT * FROM orders WHERE tenant_id > 54
+INSERT INTO orders (tenant_id, id, amount) VALUES (55, 1, 1), (56, 1, 2), (57, 1, 3), (55, 2, 4) RETURNING id, tenant_id AS t, status
+
+--! params int8 58|int8 59|int8 60
+--! then SELECT * FROM orders WHERE tenant_id > 57
+INSERT INTO orders (tenant_id, id) VALUES ($1, 1), ($2, 1), ($3, 1)
+
+--! then SELECT count(*) FROM orders
+INSERT INTO orders (tenant_id, id) VALUES (61, 1), (62, 1), (1, 1)
+
+INSERT INTO orders (tenant_id, id) VALUES (NULL, 1)
+
+INSERT INTO orders (id) VALUES (1)
+
+INSERT INTO orders (tenant_id, id) VALUES (DEFAULT, 1)
+
+INSERT INTO orders (tenant_id, id) VALUES (60 + 3, 1)
+
+INSERT INTO orders VALUES (64, 1, 2, 3, 4.5, 'sent')
+
+INSERT INTO orders VALUES (64, 2)
+
+INSERT INTO orders SELECT tenant_id, id + 100, item_id, plan_id, amount, status FROM orders WHERE tenant_id = 4
+
+INSERT INTO orders SELECT tenant_id, id + 200, item_id, plan_id, amount, status FROM orders
+
+INSERT INTO orders (tenant_id, id) SELECT 65, 1
+
+INSERT INTO orders (tenant_id, id) SELECT 66, g FROM generate_series(1, 3) g
+
+--! then SELECT * FROM orders WHERE tenant_id = 1
+INSERT INTO orders (tenant_id, id, amount) VALUES (1, 1, 77) ON CONFLICT (tenant_id, id) DO UPDATE SET amount = excluded.amount
+
+--! then SELECT count(*) FROM orders
+INSERT INTO orders (tenant_id, id) VALUES (1, 1), (2, 1), (3, 99) ON CONFLICT DO NOTHING
+
+INSERT INTO orders (tenant_id, id) VALUES (1, 1), (2, 1), (3, 98) ON CONFLICT DO NOTHING RETURNING tenant_id, id
+
+--! then SELECT count(*) FROM orders WHERE status = 'late'
+UPDATE orders SET status = 'late' WHERE tenant_id = 5
+
+--! params text gone|int8 6
+UPDATE orders SET status = $1 WHERE tenant_id = $2
+
+--! then SELECT count(*) FROM orders WHERE status = 'dear'
+UPDATE orders SET status = 'dear' WHERE amount > 400
+
+UPDATE orders SET status = 'dear' WHERE amount > 400 RETURNING tenant_id, id, amount
+
+UPDATE orders SET amount = amount + 1
+
+UPDATE orders SET tenant_id = 6 WHERE tenant_id = 5 AND id = 2
+
+UPDATE orders SET tenant_id = 5 WHERE tenant_id = 5 AND id = 2
+
+UPDATE orders SET status = 'x' WHERE (tenant_id, id) IN (SELECT tenant_id, id FROM orders LIMIT 1)
+
+UPDATE orders SET status = 'top' WHERE amount = (SELECT max(amount) FROM orders)
+
+UPDATE orders o SET amount = i.qty FROM items i WHERE i.tenant_id = o.tenant_id AND i.id = o.item_id AND o.tenant_id = 7
+
+UPDATE orders o SET amount = i.qty FROM items i WHERE i.tenant_id = o.tenant_id AND i.id = o.item_id
+
+UPDATE orders SET amount = 0 WHERE tenant_id IN (7, 8, 9)
+
+UPDATE orders SET status = random()::text WHERE tenant_id = 10 AND false
+
+--! then SELECT count(*) FROM orders
+DELETE FROM orders WHERE tenant_id = 11 AND id = 3
+
+DELETE FROM orders WHERE tenant_id = 12 RETURNING *
+
+--! then SELECT count(*) FROM orders
+DELETE FROM orders WHERE amount < 20
+
+DELETE FROM orders WHERE id IN (SELECT id FROM orders ORDER BY id LIMIT 1)
+
+DELETE FROM orders o USING items i WHERE o.tenant_id = i.tenant_id AND o.item_id = i.id AND i.qty = 10
+
+DELETE FROM orders WHERE ctid = '(0,1)'
+
+MERGE INTO orders o USING (VALUES (4::bigint, 1::bigint)) v(t, i) ON o.tenant_id = v.t AND o.id = v.i WHEN MATCHED THEN UPDATE SET amount = 5 WHEN NOT MATCHED THEN DO NOTHING
+
+WITH gone AS (DELETE FROM orders WHERE tenant_id = 13 RETURNING *) SELECT count(*) FROM gone
+
+WITH gone AS (DELETE FROM orders WHERE amount = 3 RETURNING *) SELECT count(*) FROM gone
+
+WITH made AS (INSERT INTO orders (tenant_id, id) VALUES (70, 1) RETURNING id) SELECT id FROM made
+
+--! then SELECT * FROM plans
+INSERT INTO plans VALUES (4, 'huge', 999)
+
+--! then SELECT * FROM plans
+UPDATE plans SET price = price + 1
+
+UPDATE plans SET price = price + 1 WHERE name = 'team' RETURNING *
+
+UPDATE plans SET price = (random() * 100)::int
+
+INSERT INTO countries VALUES ('AT', 'Austria'), ('CH', now()::text)
+
+--! then SELECT * FROM plans
+DELETE FROM plans WHERE plan_id = 4
+
+INSERT INTO plans SELECT 9, 'nine', count(*) FROM items
+
+INSERT INTO plans VALUES (1, 'twice', 1)
+
+--! then SELECT * FROM settings
+INSERT INTO settings VALUES ('lang', 'de')
+
+--! then SELECT * FROM settings
+UPDATE settings SET value = upper(value)
+
+DELETE FROM settings WHERE key = 'lang'
+
+--! then SELECT * FROM notes
+INSERT INTO notes VALUES ('new', 1, 'n'), ('07', 9, 'n'), ('O''Neil', 9, 'n')
+
+INSERT INTO notes VALUES ('new', 2, 'far too long for this column')
+
+INSERT INTO devices VALUES ('A87FF679-A2F3-E71D-9181-A67B7542122C', 5, 'upper')
+
+INSERT INTO devices VALUES ('nonsense', 5, 'x')
+
+--! params uuid a87ff679-a2f3-e71d-9181-a67b7542122c|int4 6
+INSERT INTO devices (tenant_id, id) VALUES ($1, $2)
+
+TRUNCATE devices
+
+--! then SELECT count(*) FROM devices
+DELETE FROM devices WHERE id = 2
+
+LOCK TABLE orders IN SHARE MODE
