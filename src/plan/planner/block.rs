@@ -182,7 +182,7 @@ impl Analyzer<'_> {
     }
 
     fn select(&mut self, query: &Query, select: &Select) -> Outcome {
-        let names = self.from_list(&select.from);
+        let names = self.list_of_from(&select.from);
         self.levels.push(names);
         if let Some(filter) = &select.filter {
             self.predicate(filter, &Mode::Filter);

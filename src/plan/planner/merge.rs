@@ -496,7 +496,7 @@ fn shard_limit(spec: &MergeSpec) -> Result<Option<String>, PgError> {
             Some(sum.to_string())
         }
         (Some(limit), offset) => {
-            let offset = offset.map_or_else(|| "0".to_owned(), |it| bound_text(it));
+            let offset = offset.map_or_else(|| "0".to_owned(), bound_text);
             // A NULL limit is no limit; least() leaves NULL out.
             Some(format!(
                 "least(({})::bigint::numeric + coalesce(({offset})::bigint, 0), \

@@ -55,7 +55,11 @@ pub fn plan(
         Ok(statements) => statements,
         Err(ParseError::TooDeep) if sharded => return vec![(whole, Plan::refused(too_deep()))],
         // The server reports it.
-        Err(_) => return vec![(whole, Plan::run(Access::Write, Scope::Home))],
+        Err(_) => {
+            let mut plan = Plan::run(Access::Write, Scope::Home);
+            plan.is_shareable = false;
+            return vec![(whole, plan)];
+        }
     };
     if statements.is_empty() {
         return vec![(whole, Plan::local(Local::Empty))];

@@ -169,7 +169,7 @@ impl Analyzer<'_> {
         let (rel, table) = self.write_target(&it.table, it.alias.as_ref());
         let (tenant, is_reference) = (tenant_column(table), is_reference(table));
         let names = self.target_names(rel);
-        let from = self.from_list(&it.from);
+        let from = self.list_of_from(&it.from);
         self.levels.push(names.and(&from));
         self.filter(it.filter.as_ref());
         self.assignments(&it.set, tenant.as_deref());
@@ -183,7 +183,7 @@ impl Analyzer<'_> {
         let (rel, table) = self.write_target(&it.table, it.alias.as_ref());
         let is_reference = is_reference(table);
         let names = self.target_names(rel);
-        let using = self.from_list(&it.using);
+        let using = self.list_of_from(&it.using);
         self.levels.push(names.and(&using));
         self.filter(it.filter.as_ref());
         self.targets(&it.returning);
@@ -410,7 +410,10 @@ impl Analyzer<'_> {
             (Some(key), _) => self.graph.fact(node, vec![key]),
             (None, Some([from])) => self.graph.edge(*from, node),
             _ => {
-                self.refuse(no_key(name, "The SELECT computes it, so that its shard is not known."))
+                self.refuse(no_key(
+                    name,
+                    "The SELECT computes it, so that its shard is not known.",
+                ));
             }
         }
         Fan::Refuse(refuse::over_shards(
@@ -447,7 +450,7 @@ impl Analyzer<'_> {
         let table = table.cloned();
         let end = self.graph.len();
         let names = self.target_names(rel);
-        let source = self.from_item(&it.source, &Names::new(self.block()));
+        let source = self.item_of_from(&it.source, &Names::new(self.block()));
         self.levels.push(names.and(&source));
         let by_source = it.whens.iter().any(|it| it.by_source);
         let mode = if by_source { Mode::Nothing } else { Mode::Nullable(start..end) };

@@ -327,6 +327,7 @@ pub struct Target {
 }
 
 /// An item of FROM.
+#[expect(clippy::large_enum_variant, reason = "lives for one planning, in short lists")]
 #[derive(Clone, Debug, PartialEq)]
 pub enum From {
     Table {
