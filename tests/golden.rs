@@ -1,5 +1,6 @@
 //! Golden files: input and the expected text of what is made of it. `UPDATE_GOLDEN=1 cargo test
 //! --test golden` writes them anew.
+#![allow(clippy::unwrap_used)]
 
 #[path = "golden/catalog.rs"]
 mod catalog;
