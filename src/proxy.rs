@@ -61,6 +61,8 @@ pub struct Text {
     pub sql: Bytes,
     /// As declared by Parse; 0 or missing: inferred.
     pub types: Vec<u32>,
+    /// The catalog version under which a server last took it; 0: never.
+    pub valid: AtomicU64,
     /// As a server inferred them, once known.
     pub inferred: std::sync::OnceLock<Vec<u32>>,
 }
@@ -157,6 +159,7 @@ impl Proxy {
                 id: self.next_text.fetch_add(1, Ordering::Relaxed),
                 sql: key.sql.clone(),
                 types: key.types.clone(),
+                valid: AtomicU64::new(0),
                 inferred: std::sync::OnceLock::new(),
             })
         };

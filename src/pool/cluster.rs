@@ -12,6 +12,8 @@ use parking_lot::Mutex;
 
 use super::control::Control;
 use super::pool::{Pool, PoolLimits};
+use crate::auth::scram::{ITERATIONS, Verifier};
+use crate::auth::{AuthMethod, Secret};
 use crate::catalog::Catalog;
 use crate::config::{self, Config, Host as Address, PoolMode, User};
 use crate::metrics::{DatabaseMetrics, HostMetrics, Metrics};
@@ -25,6 +27,8 @@ const PLAN_KEY_BYTES: usize = 64 * 1024;
 /// Everything a transaction needs to know of the configuration.
 pub struct Cluster {
     pub config: Arc<Config>,
+    /// By user: plain passwords as SCRAM verifiers, whose derivation takes thousands of hashes.
+    pub verifiers: HashMap<String, Secret>,
     pub databases: HashMap<String, Arc<Database>>,
 }
 
@@ -186,7 +190,8 @@ impl Cluster {
             let database = Database::new(it, &config, state, known, metrics);
             databases.insert(it.name.clone(), Arc::new(database));
         }
-        Self { config, databases }
+        let verifiers = verifiers(&config, old);
+        Self { config, verifiers, databases }
     }
 
     /// Every host of every database.
@@ -202,6 +207,23 @@ impl Cluster {
             }
         }
     }
+}
+
+/// Users who log in by SCRAM with a password that is known in clear; those of `old` are kept.
+fn verifiers(config: &Config, old: Option<&Cluster>) -> HashMap<String, Secret> {
+    let mut found = HashMap::new();
+    for user in config.users.iter().filter(|it| it.auth == AuthMethod::ScramSha256) {
+        let Secret::Plain(password) = &user.secret else { continue };
+        let same = old.filter(|old| old.config.users.iter().any(|it| it == user));
+        let known = same.and_then(|old| old.verifiers.get(&user.name)).cloned();
+        let mut salt = [0; 16];
+        if known.is_none() && getrandom::fill(&mut salt).is_err() {
+            continue;
+        }
+        let derive = || Secret::Verifier(Verifier::derive(password, &salt, ITERATIONS).to_string());
+        found.insert(user.name.clone(), known.unwrap_or_else(derive));
+    }
+    found
 }
 
 impl Database {

@@ -358,6 +358,7 @@ impl Server {
             }
         }
         Ok(match end {
+            0 if self.pipeline.is_fake_next() => Front::Forward(0),
             0 if !self.pipeline.is_owing() => Front::Done,
             0 => Front::More,
             end => Front::Forward(end),
@@ -377,6 +378,9 @@ impl Server {
     pub fn take_frame(&mut self) -> Result<Option<Option<(u8, Bytes)>>, PgError> {
         self.input.advance(std::mem::take(&mut self.skipping));
         while self.pipeline.is_owing() {
+            if let Some(fake) = self.next_fake() {
+                return Ok(Some(Some((fake[0], fake))));
+            }
             let Some(next) = frame::next_frame(&self.input)? else { return Ok(None) };
             if self.input.len() < next.len {
                 return Ok(None);

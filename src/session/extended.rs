@@ -213,7 +213,7 @@ impl Session {
         Ok(Arc::new(Prepared { text, statement, version: self.catalog_version() }))
     }
 
-    fn catalog_version(&self) -> u64 {
+    pub(super) fn catalog_version(&self) -> u64 {
         self.catalog_now().map_or(0, |it| it.version)
     }
 

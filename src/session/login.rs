@@ -344,7 +344,9 @@ fn may_enter(
 async fn authenticate(proxy: &Proxy, client: &mut Client, name: &str) -> Result<User, PgError> {
     let user = proxy.user(name);
     let method = user.as_ref().map_or(crate::auth::AuthMethod::ScramSha256, |it| it.auth);
-    let secret = user.as_ref().map(|it| &it.secret);
+    let cluster = proxy.cluster.load_full();
+    let derived = cluster.verifiers.get(name);
+    let secret = derived.or(user.as_ref().map(|it| &it.secret));
     let mut next = ServerExchange::start(method, name, secret, &random(proxy)?);
     loop {
         match next {

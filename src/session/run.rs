@@ -60,7 +60,8 @@ impl Session {
 
     /// Applies a leading comment's directives; gives what is to be restored after the statement.
     pub(super) fn directives(&mut self, sql: &Bytes) -> Result<Option<super::Routing>, PgError> {
-        if !sql.starts_with(b"/*") && !sql.first().is_some_and(u8::is_ascii_whitespace) {
+        let may_be_comment = |it: &u8| matches!(it, b'/' | b'-') || it.is_ascii_whitespace();
+        if !sql.first().is_some_and(may_be_comment) {
             return Ok(None);
         }
         let Ok(text) = std::str::from_utf8(sql) else { return Ok(None) };

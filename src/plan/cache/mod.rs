@@ -17,7 +17,7 @@ use part::{Entry, Key, Part};
 use super::Plan;
 use crate::sql::fingerprint::{Fingerprint, Slot};
 
-/// Locks; more than threads, so that they seldom meet.
+/// Locks, a power of two; more than threads, so that they seldom meet.
 const PARTS: usize = 64;
 
 /// A plan and the slots of the text it was made from, which its byte offsets refer to.
@@ -89,7 +89,9 @@ impl<'a> Sought<'a> {
 impl PlanCache {
     /// An empty cache of about `plans` entries (at least one per part).
     pub fn new(plans: usize, max_key_bytes: usize) -> Self {
-        let parts = (0..PARTS.min(plans.max(1))).map(|_| RwLock::default()).collect::<Box<[_]>>();
+        let parts = (0..PARTS.min(plans.next_power_of_two()))
+            .map(|_| RwLock::default())
+            .collect::<Box<[_]>>();
         let limit = plans.div_ceil(parts.len()).max(1);
         Self { parts, limit, max_key_bytes }
     }
@@ -155,7 +157,7 @@ impl PlanCache {
     }
 
     fn part(&self, key: &Key<'_>) -> &RwLock<Part> {
-        &self.parts[(key.hash >> 32) as usize % self.parts.len()]
+        &self.parts[(key.hash >> 32) as usize & (self.parts.len() - 1)]
     }
 
     /// Notes that plans of a template depend on literals, unless it has a shared plan already.

@@ -25,7 +25,8 @@ pub(super) struct Part {
     hand: usize,
     /// Hashes of full texts seen once, each at its place; a newer one takes the place.
     seen: Vec<u64>,
-    hits: AtomicU64,
+    /// Hits of entries that are gone.
+    past_hits: u64,
     misses: AtomicU64,
     evicted: u64,
 }
@@ -76,13 +77,17 @@ impl Entry {
         }
     }
 
+    fn hits(&self) -> u64 {
+        self.hits.load(Ordering::Relaxed)
+    }
+
     fn show(&self) -> Option<Shown> {
         let plan = Arc::clone(&self.plan.as_ref()?.plan);
         let text = match self.is_whole {
             true => String::from_utf8_lossy(&self.text).into(),
             false => readable(&self.text),
         };
-        Some(Shown { text, hits: self.hits.load(Ordering::Relaxed), plan })
+        Some(Shown { text, hits: self.hits(), plan })
     }
 }
 
@@ -98,7 +103,6 @@ impl Part {
         }
         if entry.plan.is_some() {
             entry.hits.fetch_add(1, Ordering::Relaxed);
-            self.hits.fetch_add(1, Ordering::Relaxed);
         }
         Some(entry.plan.clone())
     }
@@ -111,7 +115,7 @@ impl Part {
     /// The numbers of this part.
     pub(super) fn counts(&self) -> Counts {
         Counts {
-            hits: self.hits.load(Ordering::Relaxed),
+            hits: self.entries.values().map(Entry::hits).sum::<u64>() + self.past_hits,
             misses: self.misses.load(Ordering::Relaxed),
             evicted: self.evicted,
             entries: self.entries.len(),
@@ -125,7 +129,8 @@ impl Part {
 
     /// Takes in an entry, at the expense of another if there are `limit`.
     pub(super) fn put(&mut self, hash: u64, entry: Entry, limit: usize) {
-        if self.entries.insert(hash, entry).is_some() {
+        if let Some(replaced) = self.entries.insert(hash, entry) {
+            self.past_hits += replaced.hits();
             return;
         }
         if self.ring.len() < limit {
@@ -138,7 +143,8 @@ impl Part {
         {
             self.hand = (self.hand + 1) % self.ring.len();
         }
-        self.entries.remove(&self.ring[self.hand]);
+        let removed = self.entries.remove(&self.ring[self.hand]);
+        self.past_hits += removed.map_or(0, |entry| entry.hits());
         self.evicted += 1;
         self.ring[self.hand] = hash;
         self.hand = (self.hand + 1) % self.ring.len();

@@ -106,6 +106,23 @@ pub(super) fn ignores_order(name: &str) -> bool {
         .contains(&name)
 }
 
+/// Built-in functions that only tell which server answers and in what state it is: they may run on
+/// whichever serves the statement, a replica too, whatever `pg_proc` says of their volatility.
+pub(super) fn tells_of_server(name: &str) -> bool {
+    const TELLING: [&str; 9] = [
+        "pg_is_in_recovery",
+        "pg_backend_pid",
+        "pg_last_wal_receive_lsn",
+        "pg_last_wal_replay_lsn",
+        "pg_last_xact_replay_timestamp",
+        "pg_postmaster_start_time",
+        "inet_server_addr",
+        "inet_server_port",
+        "version",
+    ];
+    TELLING.contains(&name)
+}
+
 /// A built-in function about one server or one session: it runs on the home shard, and the session
 /// may have to keep that server.
 pub(super) fn belongs_home(name: &str) -> Option<Option<&'static str>> {

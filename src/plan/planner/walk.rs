@@ -267,14 +267,17 @@ impl<'a> Analyzer<'a> {
         if !traits.is_table_free {
             self.refuse(refuse::function(&call.name));
         }
-        self.facts.volatility = self.facts.volatility.max(traits.volatility);
+        let tells = traits.is_builtin && functions::tells_of_server(&call.name);
+        let volatility = if tells { Volatility::Stable } else { traits.volatility };
+        self.facts.volatility = self.facts.volatility.max(volatility);
         if traits.is_builtin && call.name == "set_config" {
             self.facts.has_set_config = true;
         }
         if traits.is_builtin && functions::is_advisory(&call.name) {
             self.facts.has_advisory = true;
         }
-        if let Some(pin) = functions::belongs_home(&call.name).filter(|_| traits.is_builtin) {
+        let home = functions::belongs_home(&call.name).filter(|_| traits.is_builtin && !tells);
+        if let Some(pin) = home {
             self.facts.needs_home = true;
             self.facts.pin = self.facts.pin.or(pin);
         }

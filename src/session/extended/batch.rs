@@ -1,6 +1,7 @@
 //! A batch that one server can take: handed on in one write.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::{Bytes, BytesMut};
 
@@ -48,6 +49,8 @@ pub(super) struct OneServer {
     writes: bool,
     /// Statements that are executed.
     executed: Vec<Arc<Prepared>>,
+    /// Whether no server is needed: statements that one has taken before, and nothing run.
+    is_known: bool,
 }
 
 impl Session {
@@ -68,6 +71,7 @@ impl Session {
             routed: Vec::new(),
             writes: false,
             executed: Vec::new(),
+            is_known: false,
         };
         let mut place = None;
         for (tag, frame) in batch {
@@ -75,6 +79,19 @@ impl Session {
                 return Ok(None);
             };
             plan.ops.push(op);
+        }
+        let version = self.catalog_version();
+        let is_known = |op: &Op| match op {
+            Op::Parse { prepared, .. } => {
+                version != 0 && prepared.text.valid.load(Ordering::Relaxed) == version
+            }
+            Op::CloseStatement { .. } => true,
+            _ => false,
+        };
+        // Clients that prepare what others have prepared need not wait for a free server.
+        plan.is_known = place.is_none() && plan.ops.iter().all(is_known);
+        if plan.is_known {
+            return Ok(Some(plan));
         }
         plan.place = match place {
             Some(place) => place,
@@ -195,6 +212,10 @@ impl Session {
         batch: &[(u8, Bytes)],
         is_sync: bool,
     ) -> Result<(), Failure> {
+        if plan.is_known {
+            self.take_known(plan);
+            return Ok(());
+        }
         let (shard, role) = plan.place;
         if plan.writes {
             self.check_second_write(shard)?;
@@ -205,11 +226,14 @@ impl Session {
         let member = &mut self.members[at];
         member.wrote |= plan.writes;
         let server = member.lease.server();
+        // Where nothing is executed a Sync changes nothing, and leaves the server free for others.
+        let runs_nothing = plan.executed.is_empty() && plan.bound.is_empty();
+        let ends = is_sync || (runs_nothing && !server.is_in_batch());
         let mut fresh = Vec::new();
         for ((tag, frame), op) in batch.iter().zip(&plan.ops) {
             push(server, *tag, frame, op, &mut fresh);
         }
-        if is_sync {
+        if ends {
             server.push_sync();
         } else {
             server.push_raw(&super::super::fan_out::message(frontend::flush));
@@ -223,6 +247,22 @@ impl Session {
         done
     }
 
+    fn take_known(&mut self, plan: OneServer) {
+        for op in plan.ops {
+            match op {
+                Op::Parse { name, prepared } => {
+                    self.statements.insert(Bytes::copy_from_slice(&name), prepared);
+                    self.parse_complete();
+                }
+                Op::CloseStatement { name } => {
+                    self.statements.remove(&name);
+                    self.answer(backend::close_complete);
+                }
+                Op::Bind { .. } | Op::DescribeStatement { .. } | Op::Portal => (),
+            }
+        }
+    }
+
     /// Relays frame by frame, to learn the parameter types that the server tells.
     async fn relay_learning(&mut self, at: usize, plan: &OneServer) -> Result<(), Failure> {
         let mut described = plan.ops.iter().filter_map(|op| match op {
@@ -231,9 +271,6 @@ impl Session {
         });
         let server = self.members[at].lease.server();
         loop {
-            while let Some(fake) = server.next_fake() {
-                self.client.out.extend_from_slice(&fake);
-            }
             let Some((tag, frame)) = relay::next_frame(server, &mut self.client).await? else {
                 return Ok(());
             };
@@ -269,12 +306,14 @@ impl Session {
             }
             server.mark_failed();
         }
+        let version = self.catalog_version();
         let kept = if failed { parsed } else { usize::MAX };
         let mut seen = 0;
         for op in &plan.ops {
             match op {
                 Op::Parse { name, prepared } if seen < kept => {
                     seen += 1;
+                    prepared.text.valid.store(version, Ordering::Relaxed);
                     let name = Bytes::copy_from_slice(name);
                     self.statements.insert(name, Arc::clone(prepared));
                 }

@@ -2,6 +2,7 @@
 //! in a transaction of the proxy's own that the Sync commits.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 
@@ -11,7 +12,8 @@ use crate::error::PgError;
 use crate::exec::{Failure, relay};
 use crate::merge::{Limits, Merge};
 use crate::plan::{Access, Action as PlanAction, Combine, Local};
-use crate::session::Session;
+use crate::session::{Role, Session};
+use crate::shard::ShardId;
 use crate::wire::frontend::view::{Bind, Execute, Parse, Subject, Target};
 use crate::wire::pipeline::Action;
 use crate::wire::{backend, frontend};
@@ -45,10 +47,13 @@ impl Session {
             PlanAction::Run(_) => {
                 self.check_not_failed()?;
                 // A server judges the text, and tells the types for later.
-                self.describe_at_server(&prepared, true).await?;
+                if prepared.text.valid.load(Ordering::Relaxed) != self.catalog_version() {
+                    self.describe_at_server(&prepared, true).await?;
+                }
                 if self.members.iter_mut().any(|it| it.server().has_failed()) {
                     return Ok(());
                 }
+                prepared.text.valid.store(self.catalog_version(), Ordering::Relaxed);
             }
             PlanAction::Local(local) if !may_end_block(local) => self.check_not_failed()?,
             PlanAction::Local(_) => (),
@@ -62,9 +67,41 @@ impl Session {
         let bind = Bind::read(frame)?;
         let known = self.statement_named(bind.statement)?;
         let prepared = self.fresh(known).await?;
+        let name = Bytes::copy_from_slice(bind.portal);
+        let outlives_batch =
+            !name.is_empty() && self.tx.as_ref().is_some_and(|tx| tx.is_explicit && !tx.has_failed);
+        if outlives_batch
+            && let Some((exact, routed)) = self.route_bound(&prepared, frame)?
+            && let Some(shard) = routed.shards.single()
+        {
+            return self.bind_at_server(name, exact, frame, (shard, routed.role)).await;
+        }
         let portal = Portal { prepared, bind: frame.clone(), place: None };
-        self.portals.insert(Bytes::copy_from_slice(bind.portal), portal);
+        self.portals.insert(name, portal);
         self.answer(backend::bind_complete);
+        Ok(())
+    }
+
+    /// Binds a portal on the one server that it is for, where later batches of the transaction find
+    /// it.
+    async fn bind_at_server(
+        &mut self,
+        name: Bytes,
+        prepared: Arc<Prepared>,
+        frame: &Bytes,
+        (shard, role): (ShardId, Role),
+    ) -> Result<(), Failure> {
+        let at = self.member(shard, role).await?;
+        let server = self.members[at].lease.server();
+        ensure(server, b"", &prepared, &mut Vec::new());
+        let bind = Bind::read(frame)?;
+        server.push_with(b'B', Action::Forward, |out| {
+            frontend::bind_renamed(out, frame, &bind, b"");
+        });
+        server.push_sync();
+        relay::relay(server, &mut self.client).await?;
+        let portal = Portal { prepared, bind: frame.clone(), place: Some((shard, role)) };
+        self.portals.insert(name, portal);
         Ok(())
     }
 
@@ -96,6 +133,13 @@ impl Session {
             }
             Target::Portal => {
                 let portal = self.portal_named(subject.name)?;
+                if let Some((shard, role)) = portal.place {
+                    let at = self.member(shard, role).await?;
+                    let server = self.members[at].lease.server();
+                    server.push(b'D', frame, Action::Forward);
+                    server.push_sync();
+                    return relay::relay(server, &mut self.client).await;
+                }
                 match &portal.prepared.statement.plan.action {
                     PlanAction::Run(_) => self.describe_portal(&portal).await,
                     PlanAction::Local(local) => {
@@ -238,7 +282,7 @@ impl Session {
         frame: &Bytes,
     ) -> Result<(), Failure> {
         self.check_not_failed()?;
-        if let Some((shard, role)) = portal.place {
+        if let Some((shard, role)) = portal.place.filter(|_| !frame.is_empty()) {
             // Handed on by an earlier batch of this transaction: the server has it.
             let at = self.member(shard, role).await?;
             let server = self.members[at].lease.server();
@@ -286,8 +330,8 @@ impl Session {
         &mut self,
         portal: &Portal,
         exact: &Arc<Prepared>,
-        shard: crate::shard::ShardId,
-        role: crate::session::Role,
+        shard: ShardId,
+        role: Role,
         writes: bool,
         max_rows: i32,
     ) -> Result<(), Failure> {
