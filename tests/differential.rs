@@ -10,6 +10,7 @@
 //! --! data 1\tx            a line of COPY … FROM STDIN
 //! --! then SELECT …        what must be alike afterwards
 //! --! bare                 not inside a transaction
+//! --! block                only inside a transaction
 //! --! simple               by the simple protocol only
 //! --! text                 not in binary: the values hold OIDs of types that users made
 //! --! same                 one outcome is enough: tags and codes, not rows
@@ -43,6 +44,7 @@ struct Case {
     is_simple: bool,
     is_same: bool,
     is_text: bool,
+    is_block: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,6 +73,7 @@ impl Case {
         match word {
             "ordered" => self.is_ordered = true,
             "text" => self.is_text = true,
+            "block" => self.is_block = true,
             "bare" => self.is_bare = true,
             "simple" => self.is_simple = true,
             "same" => self.is_same = true,
@@ -296,7 +299,7 @@ fn answers_are_those_of_one_postgres_or_refused() {
         let mut seen: Vec<(String, String)> = Vec::new();
         // What stays is done last.
         for in_tx in [true, false] {
-            if in_tx && case.is_bare {
+            if if in_tx { case.is_bare } else { case.is_block } {
                 continue;
             }
             for protocol in case.protocols() {
@@ -311,7 +314,7 @@ fn answers_are_those_of_one_postgres_or_refused() {
                 }
             }
         }
-        let modes = case.protocols().len() * if case.is_bare { 1 } else { 2 };
+        let modes = case.protocols().len() * if case.is_bare || case.is_block { 1 } else { 2 };
         if let Some((_, told)) = seen.first() {
             let which: Vec<&str> = seen.iter().map(|it| it.0.as_str()).collect();
             let which = if seen.len() == modes { String::new() } else { which.join(", ") + ": " };

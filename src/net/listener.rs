@@ -49,6 +49,10 @@ impl Worker {
                         }
                     }
                 }
+                // No new clients: those that are here are served to their end.
+                while counter.load(Ordering::Relaxed) > 0 {
+                    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+                }
             });
         })?;
         Ok(Self { streams, load })

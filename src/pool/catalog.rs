@@ -113,9 +113,12 @@ const OPERATORS: &str = "SELECT o.oprleft::int8, o.oprright::int8 FROM pg_operat
 pub async fn refresh(database: &Database) -> Result<(), ControlError> {
     let state = &database.state;
     let _one_at_a_time = state.loading.lock().await;
-    state.begun.fetch_add(1, Ordering::AcqRel);
+    let number = state.begun.fetch_add(1, Ordering::AcqRel) + 1;
     let done = load_and_compare(database).await;
-    state.ended.fetch_add(1, Ordering::AcqRel);
+    if done.is_ok() {
+        // The latest load that is in force; one that failed has shown nobody the new schema.
+        state.ended.store(number, Ordering::Release);
+    }
     state.refresh.notify_waiters();
     done
 }
