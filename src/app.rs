@@ -54,7 +54,9 @@ pub fn parse(name: &str, text: &str) -> Result<Config, AppError> {
 /// Logs to stderr as the configuration says; `RUST_LOG` overrides its level. Only the first call has
 /// an effect.
 pub fn init_log(config: &Config) {
-    let filter = std::env::var("RUST_LOG").unwrap_or_else(|_| config.log.level.clone());
+    // The control plane's notices ("already exists, skipping") are nobody's concern.
+    let quiet = || format!("tokio_postgres=warn,{}", config.log.level);
+    let filter = std::env::var("RUST_LOG").unwrap_or_else(|_| quiet());
     let filter = tracing_subscriber::EnvFilter::try_new(filter)
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
     let builder = tracing_subscriber::fmt()

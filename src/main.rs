@@ -55,7 +55,8 @@ struct Run {
     /// The configuration; config/pgsluice.toml has every key explained
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
-    /// Starts although buckets changed their shard while the old one still holds rows of them
+    /// Reloads take effect although buckets change their shard while the old one still holds rows of
+    /// them, which are hidden then
     #[arg(long)]
     force: bool,
 }

@@ -8,6 +8,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 use crate::catalog::TableKind;
+use crate::pool::catalog;
 use crate::pool::cluster::{Cluster, Database};
 use crate::proxy::{Proxy, ReloadRequest};
 use crate::server::quote;
@@ -115,18 +116,20 @@ async fn hidden_rows(old: &Cluster, new: &Cluster) -> Result<Vec<String>, String
     let mut lines = Vec::new();
     for (name, after) in &new.databases {
         let Some(before) = old.databases.get(name) else { continue };
-        if before.map() != after.map() && before.is_sharded() {
-            lines.extend(of_database(before, after.map()).await?);
+        if before.map() != after.map() && after.is_sharded() {
+            lines.extend(of_database(before, after).await?);
         }
     }
     Ok(lines)
 }
 
-async fn of_database(before: &Database, map: &Map) -> Result<Vec<String>, String> {
-    let name = &before.config.name;
-    let Some(catalog) = before.state.catalog.load_full() else {
-        return Err(format!("{name}: the schema was not read yet: rows cannot be looked for"));
-    };
+async fn of_database(before: &Database, after: &Database) -> Result<Vec<String>, String> {
+    let (name, map) = (&before.config.name, after.map());
+    // By the new configuration, which may be the first to name a tenant column.
+    let control = &before.home().primary.control;
+    let catalog = catalog::read(control, &after.config).await.map_err(|error| {
+        format!("{name}: the schema cannot be read, so that rows cannot be looked for: {error}")
+    })?;
     let mut tables: Vec<_> = catalog.tables.iter().collect();
     tables.sort_by_key(|(name, _)| *name);
     let mut lines = Vec::new();

@@ -269,9 +269,9 @@ impl Database {
         database
     }
 
-    /// Whether tables are sharded; if not, every statement goes to the home shard as it is.
+    /// Whether rows lie on several shards; if not, every statement goes to the home shard as it is.
     pub fn is_sharded(&self) -> bool {
-        self.config.tenant_column.is_some()
+        self.config.tenant_column.is_some() && self.shards.len() > 1
     }
 
     /// Which shard owns which tenant.

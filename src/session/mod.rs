@@ -264,6 +264,7 @@ impl Session {
         match done {
             Ok(()) => {
                 if self.members.iter_mut().any(|it| it.server().has_failed()) {
+                    self.database.state.metrics.errors.inc();
                     self.fail_transaction();
                 }
                 return Ok(());
