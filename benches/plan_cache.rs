@@ -23,8 +23,7 @@ fn plan() -> Plan {
             combine: Combine::Sum,
         }),
         is_shareable: true,
-        pin: None,
-        changes_schema: false,
+        ..Plan::default()
     }
 }
 

@@ -59,6 +59,8 @@ pub struct Server {
     parsed: usize,
     /// Whether a COPY of this request has read over the client's Sync.
     has_swallowed_sync: bool,
+    /// Whether what is read answers requests of our own only.
+    is_private: bool,
     /// The first error of a request of our own.
     own_error: Option<PgError>,
     /// The data-plane thread whose reactor the socket is registered with.
@@ -419,13 +421,21 @@ impl Server {
     /// The server's error as a [`PgError`], or 08006.
     pub async fn finish(&mut self) -> Result<(), PgError> {
         self.own_error = None;
+        self.is_private = true;
+        let done = self.read_own().await;
+        self.is_private = false;
+        done?;
+        self.own_error.take().map_or(Ok(()), Err)
+    }
+
+    async fn read_own(&mut self) -> Result<(), PgError> {
         self.flush().await?;
         while let Some((tag, frame)) = self.next_frame().await? {
             if tag == b'E' && self.own_error.is_none() {
                 self.own_error = Some(error_of(&frame));
             }
         }
-        self.own_error.take().map_or(Ok(()), Err)
+        Ok(())
     }
 
     /// Runs SQL of our own to its end.
@@ -499,6 +509,10 @@ impl Server {
         self.has_swallowed_sync |= tag == b'G' && self.pipeline.has_swallowed_sync();
         if tag == b'1' && verdict == Verdict::Forward {
             self.parsed += 1;
+        }
+        if verdict == Verdict::OwnError && !self.is_private {
+            // Our own Bind of the client's values: the client must hear of it.
+            return Ok(Verdict::Forward);
         }
         if verdict == Verdict::OwnError {
             let error = error_of(&self.input[..]);

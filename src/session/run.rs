@@ -157,9 +157,21 @@ impl Session {
             }
             PlanAction::Run(run) => {
                 self.check_not_failed()?;
+                self.check_lock(statement)?;
                 self.run(statement, run, frame).await
             }
         }
+    }
+
+    /// LOCK TABLE lasts to the end of a block, so it needs one.
+    pub(super) fn check_lock(&self, statement: &Statement) -> Result<(), PgError> {
+        if self.tx.is_some() || !statement.is_lock() {
+            return Ok(());
+        }
+        Err(PgError::new(
+            sqlstate::NO_ACTIVE_SQL_TRANSACTION,
+            "LOCK TABLE can only be used in transaction blocks",
+        ))
     }
 
     async fn run(

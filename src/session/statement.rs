@@ -76,6 +76,11 @@ impl Statement {
         self.starts_with("insert")
     }
 
+    /// Whether it is LOCK TABLE.
+    pub(super) fn is_lock(&self) -> bool {
+        self.starts_with("lock ")
+    }
+
     /// SHOW tells of the server it runs on: clients mean the one that takes their writes.
     pub(super) fn needs_primary(&self) -> bool {
         self.starts_with("show")

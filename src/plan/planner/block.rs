@@ -182,7 +182,7 @@ impl Analyzer<'_> {
     }
 
     fn select(&mut self, query: &Query, select: &Select) -> Outcome {
-        let names = self.from_list(&select.from);
+        let names = self.items_of_from(&select.from);
         self.levels.push(names);
         if let Some(filter) = &select.filter {
             self.predicate(filter, &Mode::Filter);
@@ -207,8 +207,8 @@ impl Analyzer<'_> {
             let merged = dist.clone().and_then(|_| super::merge::plan(self, query, select));
             self.merged = Some(merged);
         }
-        self.levels.pop();
         let dist = dist.and_then(|dist| self.whole(dist, query, select));
+        self.levels.pop();
         Outcome { cols, complete, dist }
     }
 
@@ -413,7 +413,9 @@ impl Analyzer<'_> {
     fn passes_down(&self, query: &Query, select: &Select, node: NodeId) -> bool {
         let Some(state) = self.blocks.last() else { return false };
         let is_it = |expr: &Expr| self.node_of(expr) == Some(node);
-        if query.limit.is_some() || query.offset.is_some() || query.has_locks {
+        // A row that lost its partner has NULL there, which NOT IN would notice.
+        let is_nullable = state.nullable.contains(&node);
+        if is_nullable || query.limit.is_some() || query.offset.is_some() || query.has_locks {
             return false;
         }
         let groups = !self.is_grouped(select)

@@ -151,7 +151,10 @@ impl Planner<'_> {
             _ => None,
         };
         if let Some((name, pin)) = is_temporary {
-            return self.temporary(name, pin);
+            return match self.check_temporary_view(&it.kind, range) {
+                Ok(()) => self.temporary(name, pin),
+                Err(error) => Plan::forbidden(error),
+            };
         }
         if matches!(it.kind, DdlKind::CreateSequence { is_temporary: true }) {
             return Plan::run(Access::Write, Scope::Home).pinned("temporary sequence");
@@ -170,6 +173,25 @@ impl Planner<'_> {
                 ..Plan::combined(Access::Write, Scope::All, Combine::OneByOne)
             },
             Ok(()) => everywhere(),
+        }
+    }
+
+    /// A temporary view is not in the catalog, so that its tables must be of the home shard, too.
+    fn check_temporary_view(&self, kind: &DdlKind, range: &Range<usize>) -> Result<(), PgError> {
+        let DdlKind::CreateView { view, query: Stmt::Query(query), .. } = kind else {
+            return Ok(());
+        };
+        let mut analyzer = self.analyzer(range);
+        analyzer.query(query);
+        match analyzer.facts.refusal {
+            Some(error) if self.sharded => Err(error),
+            None if self.sharded && analyzer.graph.has_sharded() => Err(PgError::refused(format!(
+                "temporary view {} cannot be over sharded tables",
+                view.name
+            ))
+            .detail("The proxy does not know temporary views, which one server has.")
+            .hint("Create a view that is not temporary.")),
+            _ => Ok(()),
         }
     }
 

@@ -38,16 +38,16 @@ const VIEW_DEPTH: usize = 8;
 
 impl<'a> Analyzer<'a> {
     /// The items of FROM, each seeing those before it if it is LATERAL.
-    pub(super) fn from_list(&mut self, items: &[From]) -> Names {
+    pub(super) fn items_of_from(&mut self, items: &[From]) -> Names {
         let mut names = Names::new(self.block());
         for item in items {
-            let found = self.from_item(item, &names);
+            let found = self.item_of_from(item, &names);
             names = names.and(&found);
         }
         names
     }
 
-    pub(super) fn from_item(&mut self, item: &From, left: &Names) -> Names {
+    pub(super) fn item_of_from(&mut self, item: &From, left: &Names) -> Names {
         match item {
             From::Table { name, alias } => self.table(name, alias.as_ref()),
             From::Query { query, alias, lateral } => {
@@ -67,7 +67,7 @@ impl<'a> Analyzer<'a> {
                     "TABLESAMPLE",
                     "Each shard would draw its own sample.",
                 ));
-                self.from_item(table, left)
+                self.item_of_from(table, left)
             }
         }
     }
@@ -85,6 +85,7 @@ impl<'a> Analyzer<'a> {
         {
             return self.one(rel);
         }
+        self.facts.tables.push(name.name.clone());
         let (catalog, path) = (self.catalog, Rc::clone(&self.path));
         let Some(table) = find(catalog, &path, name) else {
             self.facts.has_home = true;
@@ -301,9 +302,9 @@ impl<'a> Analyzer<'a> {
     fn join(&mut self, join: &Join, left: &Names) -> Names {
         let start = self.state().members.len();
         let first = self.graph.len();
-        let l = self.from_item(&join.left, left);
+        let l = self.item_of_from(&join.left, left);
         let (middle, second) = (self.state().members.len(), self.graph.len());
-        let r = self.from_item(&join.right, &left.and(&l));
+        let r = self.item_of_from(&join.right, &left.and(&l));
         let (end, last) = (self.state().members.len(), self.graph.len());
         let mode = match join.kind {
             JoinKind::Inner => Mode::Filter,

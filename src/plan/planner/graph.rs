@@ -4,6 +4,8 @@
 //! A column is *confined* to keys when rows of its table with another value in it cannot change the
 //! answer. An edge `a → b` says: if `a` is confined, so is `b`.
 
+use std::collections::HashSet;
+
 use crate::plan::KeySource;
 use crate::shard::KeyType;
 
@@ -82,11 +84,11 @@ impl Graph {
     /// The keys that confine every sharded table, or the name of a table that none confines.
     pub(super) fn confined(&self) -> Result<Vec<KeySource>, &str> {
         let known = self.spread();
-        let mut keys: Vec<KeySource> = Vec::new();
+        let (mut keys, mut seen) = (Vec::new(), HashSet::new());
         for (node, table) in &self.sharded {
             let Some(origin) = known[*node] else { return Err(table) };
             for key in self.nodes[origin].fact.iter().flatten() {
-                if !keys.contains(key) {
+                if seen.insert(place(key)) {
                     keys.push(key.clone());
                 }
             }
@@ -110,6 +112,15 @@ impl Graph {
             }
         }
         known
+    }
+}
+
+/// What tells two keys apart.
+fn place(key: &KeySource) -> (u8, usize) {
+    match key {
+        KeySource::Literal { offset, .. } => (0, *offset),
+        KeySource::Param { index, .. } => (1, *index),
+        KeySource::ParamArray { index, .. } => (2, *index),
     }
 }
 

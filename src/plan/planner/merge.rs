@@ -10,6 +10,7 @@ use super::types::{
     output_name, type_of,
 };
 use super::walk::Analyzer;
+use crate::catalog::FunctionKind;
 use crate::error::{PgError, sqlstate};
 use crate::merge::{Aggregate, Bound, ColumnAt, Group, MergeSpec, SortKey};
 use crate::sql::parse::parse;
@@ -118,6 +119,11 @@ impl Merge<'_> {
         (found < self.first_star()).then_some(found)
     }
 
+    /// The same for an item of ORDER BY: COLLATE changes the order, not the value.
+    fn target_ordered(&self, expr: &Expr) -> Option<usize> {
+        self.target_with(expr).or_else(|| self.target_with(without_collation(expr)?))
+    }
+
     /// The target an item of ORDER BY names by position or by output name.
     fn named(&self, item: &Expr) -> Result<Option<usize>, PgError> {
         let targets = &self.select.targets;
@@ -174,7 +180,7 @@ impl Merge<'_> {
                     let text = text.map(str::to_owned);
                     (may_hide.then(|| self.hide(&target.expr, text)), &target.expr)
                 }
-                None => match self.target_with(&item.expr) {
+                None => match self.target_ordered(&item.expr) {
                     Some(at) => (Some(ColumnAt::Visible(at)), &item.expr),
                     None => {
                         let text = self.clauses.as_ref().and_then(|it| it.order_item(n));
@@ -323,10 +329,11 @@ impl Merge<'_> {
         if let Some(at) = self.named(&item.expr)? {
             return self.key(item, ColumnAt::Visible(at), &select.targets[at].expr);
         }
-        if let Some(at) = self.target_with(&item.expr) {
+        if let Some(at) = self.target_ordered(&item.expr) {
             return self.key(item, ColumnAt::Visible(at), &item.expr);
         }
-        if let Some(at) = self.hidden.iter().position(|it| self.same(&it.expr, &item.expr)) {
+        let bare = without_collation(&item.expr).unwrap_or(&item.expr);
+        if let Some(at) = self.hidden.iter().position(|it| self.same(&it.expr, bare)) {
             return self.key(item, ColumnAt::Hidden(at), &item.expr);
         }
         let aggregate = self.aggregate(&item.expr)?;
@@ -340,16 +347,13 @@ impl Merge<'_> {
 
     /// How the parts of an aggregate combine; anything but a plain aggregate is refused.
     fn aggregate(&self, expr: &Expr) -> Result<Aggregate, PgError> {
-        let Kind::Call(call) = &expr.kind else {
-            return Err(refuse::over_shards(
-                "an expression that is neither an aggregate nor in GROUP BY",
-                "The proxy puts plain count, sum, min, max, bool_and and bool_or together.",
-            )
-            .hint("Select the aggregates alone and compute with them in the application, or name one tenant."));
-        };
         let a = self.analyzer;
-        let is_builtin =
-            functions::traits(a.catalog, &a.path, call).is_some_and(|it| it.is_builtin);
+        let Kind::Call(call) = &expr.kind else { return Err(no_aggregate()) };
+        let traits = functions::traits(a.catalog, &a.path, call);
+        if traits.is_none_or(|it| it.kind != FunctionKind::Aggregate) {
+            return Err(no_aggregate());
+        }
+        let is_builtin = traits.is_some_and(|it| it.is_builtin);
         let partial = match call.name.as_str() {
             _ if !is_builtin || call.variadic || call.over.is_some() || call.within_group => None,
             _ if !call.order.is_empty() => None,
@@ -484,6 +488,13 @@ impl Merge<'_> {
     }
 }
 
+fn without_collation(expr: &Expr) -> Option<&Expr> {
+    match &expr.kind {
+        Kind::Collate(inner, _) => Some(inner),
+        _ => None,
+    }
+}
+
 /// How many rows a shard must give so that OFFSET can be applied after the merge; `None`: all.
 fn shard_limit(spec: &MergeSpec) -> Result<Option<String>, PgError> {
     Ok(match (spec.limit, spec.offset) {
@@ -496,7 +507,7 @@ fn shard_limit(spec: &MergeSpec) -> Result<Option<String>, PgError> {
             Some(sum.to_string())
         }
         (Some(limit), offset) => {
-            let offset = offset.map_or_else(|| "0".to_owned(), |it| bound_text(it));
+            let offset = offset.map_or_else(|| "0".to_owned(), bound_text);
             // A NULL limit is no limit; least() leaves NULL out.
             Some(format!(
                 "least(({})::bigint::numeric + coalesce(({offset})::bigint, 0), \
@@ -522,6 +533,16 @@ fn limit_expr(text: &str) -> Option<Expr> {
     }
 }
 
+fn no_aggregate() -> PgError {
+    refuse::over_shards(
+        "an expression that is neither an aggregate nor in GROUP BY",
+        "The proxy puts plain count, sum, min, max, bool_and and bool_or together.",
+    )
+    .hint(
+        "Select the aggregates alone and compute with them in the application, or name one tenant.",
+    )
+}
+
 fn collated() -> PgError {
     refuse::over_shards(
         "the order of text in a collation other than C",
@@ -532,7 +553,7 @@ fn collated() -> PgError {
 
 fn unequal(what: &str, name: &str) -> PgError {
     refuse::over_shards(
-        &format!("{what} by {name}"),
+        &format!("{what} {name}"),
         "Equal values of its type may be written differently, or its type is not known.",
     )
     .hint("Cast it to a type like int, text, uuid, date or timestamp, or name one tenant.")

@@ -21,15 +21,16 @@ mod types;
 mod walk;
 mod write;
 
+use std::collections::HashSet;
 use std::ops::Range;
 use std::rc::Rc;
 
-use self::walk::Analyzer;
+use self::walk::{Analyzer, Facts};
 use self::write::Fan;
 use super::{Access, Action, Combine, KeySource, Local, Plan, Run, Scope};
 use crate::catalog::{Catalog, Volatility};
 use crate::error::{PgError, sqlstate};
-use crate::sql::parse::tree::{Expr, Kind, Literal, Statement, Stmt};
+use crate::sql::parse::tree::{DdlKind, Expr, Kind, Literal, Statement, Stmt};
 use crate::sql::parse::{ParseError, parse};
 
 /// What of the session a plan depends on.
@@ -55,13 +56,43 @@ pub fn plan(
         Ok(statements) => statements,
         Err(ParseError::TooDeep) if sharded => return vec![(whole, Plan::refused(too_deep()))],
         // The server reports it.
-        Err(_) => return vec![(whole, Plan::run(Access::Write, Scope::Home))],
+        Err(_) => {
+            let mut plan = Plan::run(Access::Write, Scope::Home);
+            plan.is_shareable = false;
+            return vec![(whole, plan)];
+        }
     };
     if statements.is_empty() {
         return vec![(whole, Plan::local(Local::Empty))];
     }
     let planner = Planner { catalog, sharded, session, sql };
-    statements.iter().map(|it| (it.range.clone(), planner.statement(it))).collect()
+    let mut changed: Option<HashSet<String>> = None;
+    let mut plans = Vec::with_capacity(statements.len());
+    for statement in &statements {
+        let mut plan = planner.statement(statement);
+        if let Some(error) = planner.stale(statement, changed.as_ref()) {
+            plan = Plan::forbidden(error);
+        }
+        if plan.changes_schema {
+            changed.get_or_insert_default().extend(changed_tables(&statement.kind));
+        }
+        plans.push((statement.range.clone(), plan));
+    }
+    plans
+}
+
+/// The tables that a schema change names.
+fn changed_tables(statement: &Stmt) -> Vec<String> {
+    let Stmt::Ddl(ddl) = statement else { return Vec::new() };
+    match &ddl.kind {
+        DdlKind::CreateTable(it) => vec![it.table.name.clone()],
+        DdlKind::CreateView { view, .. } => vec![view.name.clone()],
+        DdlKind::AlterTable { table, .. }
+        | DdlKind::RenameColumn { table, .. }
+        | DdlKind::RenameTable { table } => vec![table.name.clone()],
+        DdlKind::Drop { tables, .. } => tables.iter().map(|it| it.name.clone()).collect(),
+        _ => Vec::new(),
+    }
 }
 
 /// The names of relations in the text that the catalog does not know: before "unknown, so it is of
@@ -165,6 +196,20 @@ impl<'a> Planner<'a> {
         }
     }
 
+    /// Refuses a statement about tables that an earlier statement of the same text changes: what is
+    /// known of them is out of date when it runs.
+    fn stale(&self, statement: &Statement, changed: Option<&HashSet<String>>) -> Option<PgError> {
+        let changed = changed.filter(|_| self.sharded)?;
+        let facts = self.tables_of(&statement.kind, &statement.range)?;
+        let is_stale = |it: &&String| changed.contains(*it) || facts.unknown_tables.contains(it);
+        let table = facts.tables.iter().find(is_stale)?;
+        Some(
+            PgError::refused(format!("{table} is created or changed in the same text"))
+                .detail("The statement is planned before the change is made.")
+                .hint("Send it as a text of its own."),
+        )
+    }
+
     /// The schemas names are looked up in.
     fn path(&self) -> Rc<[String]> {
         let Some(own) = self.session.search_path else {
@@ -182,29 +227,33 @@ impl<'a> Planner<'a> {
     }
 
     fn unknown(&self, statement: &Stmt, range: &Range<usize>) -> Vec<String> {
+        self.tables_of(statement, range).map(|it| it.unknown_tables).unwrap_or_default()
+    }
+
+    /// The tables that a query or a write names; `None` for other statements.
+    fn tables_of(&self, statement: &Stmt, range: &Range<usize>) -> Option<Facts> {
+        use crate::sql::parse::tree::{CopySource, Session};
         let mut analyzer = self.analyzer(range);
         match statement {
             Stmt::Query(query) => drop(analyzer.query(query)),
             Stmt::Insert(_) | Stmt::Update(_) | Stmt::Delete(_) | Stmt::Merge(_) => {
                 analyzer.modify(statement);
             }
-            Stmt::Explain(it) => return self.unknown(&it.inner.kind, &it.inner.range),
-            Stmt::Session(crate::sql::parse::tree::Session::Prepare { inner, .. })
-            | Stmt::Session(crate::sql::parse::tree::Session::Declare { inner, .. }) => {
-                return self.unknown(&inner.kind, &inner.range);
+            Stmt::CreateAs(it) => return self.tables_of(&it.query, range),
+            Stmt::Explain(it) => return self.tables_of(&it.inner.kind, &it.inner.range),
+            Stmt::Session(Session::Prepare { inner, .. } | Session::Declare { inner, .. }) => {
+                return self.tables_of(&inner.kind, &inner.range);
             }
             Stmt::Copy(copy) => match &copy.source {
-                crate::sql::parse::tree::CopySource::Query(query) => {
-                    return self.unknown(query, range);
-                }
-                crate::sql::parse::tree::CopySource::Table(table) => {
-                    let is_known = from::find(self.catalog, &self.path(), table).is_some();
-                    return if is_known { Vec::new() } else { vec![table.name.clone()] };
+                CopySource::Query(query) => return self.tables_of(query, range),
+                CopySource::Table(table) => {
+                    analyzer.enter();
+                    analyzer.table(table, None);
                 }
             },
-            _ => (),
+            _ => return None,
         }
-        analyzer.facts.unknown_tables
+        Some(analyzer.facts)
     }
 
     /// SELECT, VALUES, TABLE, set operations.
@@ -239,8 +288,10 @@ impl<'a> Planner<'a> {
         } else {
             Plan::run(access, Scope::Home)
         };
-        plan.pin = facts.pin;
-        plan.is_shareable &= !facts.has_ordinals;
+        plan.pin = facts.pin.filter(|_| matches!(plan.action, Action::Run(_)));
+        let has_rows =
+            matches!(&plan.action, Action::Run(run) if matches!(run.combine, Combine::Split(_)));
+        plan.is_shareable &= !(facts.has_ordinals || has_rows);
         plan
     }
 
@@ -339,6 +390,8 @@ impl<'a> Planner<'a> {
                 plan.sets = Some(sets);
                 plan
             }
+            // On one shard the setting ends with the transaction, which keeps its server.
+            None if !self.sharded && !found.facts.sets_for_session => plan,
             None => Plan::forbidden(
                 PgError::refused("set_config is supported as the only item of a SELECT alone")
                     .detail("The session must know the setting to repeat it on other servers.")

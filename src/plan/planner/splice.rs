@@ -158,9 +158,9 @@ impl<'a> Clauses<'a> {
         Some(text)
     }
 
-    /// Where the statement ends.
+    /// Where the statement's last token ends; a comment may follow.
     pub(super) fn end(&self) -> usize {
-        self.range.end
+        self.tokens.last().map_or(self.range.end, |it| it.range.end)
     }
 }
 

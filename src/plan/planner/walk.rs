@@ -10,7 +10,7 @@ use super::graph::{Graph, NodeId};
 use super::names::{Found, Names, resolve};
 use super::predicate::Mode;
 use super::refuse;
-use super::types::Type;
+use super::types::{Type, is_exact_number, type_of};
 use crate::catalog::{Catalog, FunctionKind, Volatility};
 use crate::error::PgError;
 use crate::sql::parse::tree::{Call, Expr, Kind, Literal, SubForm, SubQuery, TypeName};
@@ -39,13 +39,18 @@ pub(super) struct Facts {
     /// An advisory lock is taken.
     pub(super) has_advisory: bool,
     pub(super) has_set_config: bool,
+    /// A set_config that outlives the transaction.
+    pub(super) sets_for_session: bool,
     /// Name of a reference table that is written.
     pub(super) writes_reference: Option<String>,
     /// A position in GROUP BY or DISTINCT ON was read: its literal's value matters.
     pub(super) has_ordinals: bool,
     /// Inside the rows of VALUES that go to one shard each: random values need not agree.
     pub(super) in_rows: bool,
+    /// Names of tables and views that are not in the catalog.
     pub(super) unknown_tables: Vec<String>,
+    /// Names of all tables and views.
+    pub(super) tables: Vec<String>,
 }
 
 /// The state of the walk.
@@ -93,10 +98,12 @@ impl<'a> Analyzer<'a> {
             pin: None,
             has_advisory: false,
             has_set_config: false,
+            sets_for_session: false,
             writes_reference: None,
             has_ordinals: false,
             in_rows: false,
             unknown_tables: Vec::new(),
+            tables: Vec::new(),
         };
         Self {
             catalog,
@@ -239,7 +246,10 @@ impl<'a> Analyzer<'a> {
         }
         if let Some(over) = &call.over {
             self.exprs(over.children());
-            self.state().windows.push(over.clone());
+            let mut window = over.clone();
+            // `OVER name` uses the window; `OVER (name …)` extends it.
+            window.base = window.base.or(window.name.take());
+            self.state().windows.push(window);
         } else if traits.is_some_and(|it| it.kind == FunctionKind::Aggregate) {
             self.aggregate(call);
         }
@@ -271,7 +281,10 @@ impl<'a> Analyzer<'a> {
         let volatility = if tells { Volatility::Stable } else { traits.volatility };
         self.facts.volatility = self.facts.volatility.max(volatility);
         if traits.is_builtin && call.name == "set_config" {
+            let is_local = Kind::Literal(Literal::Bool(true));
+            let is_local = call.args.get(2).is_some_and(|it| it.kind == is_local);
             self.facts.has_set_config = true;
+            self.facts.sets_for_session |= !is_local;
         }
         if traits.is_builtin && functions::is_advisory(&call.name) {
             self.facts.has_advisory = true;
@@ -296,7 +309,11 @@ impl<'a> Analyzer<'a> {
                 format!("{} in a subquery is computed by the query around it.", call.name),
             ));
         }
-        let ignores_order = functions::ignores_order(&call.name);
+        let is_exact =
+            |it: &Expr| type_of(&self.levels, it).is_some_and(|it| is_exact_number(it.oid));
+        let is_rounded = ["sum", "avg"].contains(&call.name.as_str())
+            && !call.args.first().is_some_and(is_exact);
+        let ignores_order = functions::ignores_order(&call.name) && !is_rounded;
         let state = self.state();
         state.has_aggregate = true;
         state.is_ordered |= !ignores_order;

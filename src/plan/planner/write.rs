@@ -91,6 +91,7 @@ impl Analyzer<'_> {
 
     /// The table written to, under its alias; `None` in place of the table if it is not known.
     fn write_target(&mut self, name: &TableName, alias: Option<&Alias>) -> (Rel, Option<&Table>) {
+        self.facts.tables.push(name.name.clone());
         let (catalog, path) = (self.catalog, Rc::clone(&self.path));
         let Some(table) = find(catalog, &path, name) else {
             self.facts.has_home = true;
@@ -169,12 +170,15 @@ impl Analyzer<'_> {
         let (rel, table) = self.write_target(&it.table, it.alias.as_ref());
         let (tenant, is_reference) = (tenant_column(table), is_reference(table));
         let names = self.target_names(rel);
-        let from = self.from_list(&it.from);
+        let from = self.items_of_from(&it.from);
         self.levels.push(names.and(&from));
         self.filter(it.filter.as_ref());
         self.assignments(&it.set, tenant.as_deref());
         self.targets(&it.returning);
-        let fan = self.fan(is_reference);
+        let fan = match is_reference && !it.from.is_empty() {
+            true => Fan::Refuse(several_matches()),
+            false => self.fan(is_reference),
+        };
         self.levels.pop();
         fan
     }
@@ -183,7 +187,7 @@ impl Analyzer<'_> {
         let (rel, table) = self.write_target(&it.table, it.alias.as_ref());
         let is_reference = is_reference(table);
         let names = self.target_names(rel);
-        let using = self.from_list(&it.using);
+        let using = self.items_of_from(&it.using);
         self.levels.push(names.and(&using));
         self.filter(it.filter.as_ref());
         self.targets(&it.returning);
@@ -236,7 +240,7 @@ impl Analyzer<'_> {
         }
         let fan = match &it.source {
             Some(source) => match plain_values(source) {
-                Some(rows) => self.insert_rows(it, &table, &columns, (at, node), rows),
+                Some(rows) => self.insert_rows(it, &columns, (at, node), rows),
                 None => self.insert_select(source, (at, node), &key.name),
             },
             None => {
@@ -244,8 +248,10 @@ impl Analyzer<'_> {
                 Fan::Refuse(mixed())
             }
         };
+        let before = (self.graph.sharded_len(), self.facts.has_home, self.facts.has_reference);
         self.insert_rest(it, rel);
-        fan
+        let after = (self.graph.sharded_len(), self.facts.has_home, self.facts.has_reference);
+        if before == after { fan } else { Fan::Refuse(mixed()) }
     }
 
     /// ON CONFLICT … DO UPDATE and RETURNING.
@@ -288,7 +294,10 @@ impl Analyzer<'_> {
         }
         let dist = it.source.as_ref().map(|it| self.query(it).dist);
         self.insert_rest(it, rel);
+        let picks = it.conflict.is_some()
+            && it.source.as_ref().is_some_and(|it| plain_values(it).is_none());
         match dist {
+            _ if is_reference && picks => Fan::Refuse(several_matches()),
             Some(Err(error)) if is_reference => Fan::Refuse(error),
             None | Some(Ok(Dist::Free)) if is_reference => Fan::Same,
             _ => Fan::Refuse(mixed()),
@@ -337,7 +346,6 @@ impl Analyzer<'_> {
     fn insert_rows(
         &mut self,
         it: &Insert,
-        table: &Table,
         columns: &[String],
         (at, node): (usize, NodeId),
         rows: &[Vec<Expr>],
@@ -369,7 +377,6 @@ impl Analyzer<'_> {
         if reads || it.with.is_some() || self.blocks.len() > 1 {
             return Fan::Refuse(mixed());
         }
-        let _ = table;
         self.split(it, keys)
     }
 
@@ -410,7 +417,10 @@ impl Analyzer<'_> {
             (Some(key), _) => self.graph.fact(node, vec![key]),
             (None, Some([from])) => self.graph.edge(*from, node),
             _ => {
-                self.refuse(no_key(name, "The SELECT computes it, so that its shard is not known."))
+                self.refuse(no_key(
+                    name,
+                    "The SELECT computes it, so that its shard is not known.",
+                ));
             }
         }
         Fan::Refuse(refuse::over_shards(
@@ -447,10 +457,16 @@ impl Analyzer<'_> {
         let table = table.cloned();
         let end = self.graph.len();
         let names = self.target_names(rel);
-        let source = self.from_item(&it.source, &Names::new(self.block()));
+        let source = self.item_of_from(&it.source, &Names::new(self.block()));
         self.levels.push(names.and(&source));
         let by_source = it.whens.iter().any(|it| it.by_source);
-        let mode = if by_source { Mode::Nothing } else { Mode::Nullable(start..end) };
+        let inserts = it.whens.iter().any(|it| matches!(it.action, WhenAction::Insert { .. }));
+        let mode = match (by_source, inserts) {
+            (true, _) => Mode::Nothing,
+            (false, true) => Mode::Nullable(start..end),
+            // Only pairs matter.
+            (false, false) => Mode::Filter,
+        };
         self.predicate(&it.on, &mode);
         for when in &it.whens {
             self.merge_when(when, table.as_ref(), &it.table.name);
@@ -615,6 +631,14 @@ fn unusable_key(value: &Expr, column: &str, table: &str) -> PgError {
         Kind::Default => no_key(column, "DEFAULT is no key."),
         _ => no_key(column, "An expression is no key."),
     }
+}
+
+/// Which of several rows wins depends on their order, which differs from shard to shard.
+fn several_matches() -> PgError {
+    refuse::over_shards(
+        "a choice among several matching rows",
+        "Shards may keep the rows of a reference table in another order.",
+    )
 }
 
 fn mixed() -> PgError {

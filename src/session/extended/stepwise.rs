@@ -284,6 +284,7 @@ impl Session {
         frame: &Bytes,
     ) -> Result<(), Failure> {
         self.check_not_failed()?;
+        self.check_lock(&portal.prepared.statement)?;
         if let Some((shard, role)) = portal.place.filter(|_| !frame.is_empty()) {
             // Handed on by an earlier batch of this transaction: the server has it.
             let at = self.member(shard, role).await?;

@@ -105,7 +105,7 @@ fn create_table(it: &pb::CreateStmt) -> CreateTable {
             Some(Node::ColumnDef(it)) => made.columns.push(column(it)),
             Some(Node::Constraint(it)) => made.constraints.extend(constraint(it)),
             Some(Node::TableLikeClause(it)) => {
-                made.parents.extend(it.relation.as_ref().map(table_name))
+                made.parents.extend(it.relation.as_ref().map(table_name));
             }
             _ => (),
         }

@@ -128,9 +128,11 @@ pub(super) fn from(node: &pb::Node) -> From {
             From::Table { name: table_name(it), alias: alias(it.alias.as_ref()) }
         }
         Some(Node::RangeSubselect(it)) => match it.subquery.as_deref().and_then(of_node) {
-            Some(query) => {
-                From::Query { query, alias: alias(it.alias.as_ref()), lateral: it.lateral }
-            }
+            Some(query) => From::Query {
+                query: Box::new(query),
+                alias: alias(it.alias.as_ref()),
+                lateral: it.lateral,
+            },
             None => unknown("a subquery"),
         },
         Some(Node::RangeFunction(it)) => function(it),

@@ -334,7 +334,7 @@ pub enum From {
         alias: Option<Alias>,
     },
     Query {
-        query: Query,
+        query: Box<Query>,
         alias: Option<Alias>,
         lateral: bool,
     },
