@@ -347,7 +347,7 @@ fn sigterm_lets_transactions_end() {
     busy.run("BEGIN");
     busy.run("SELECT 1");
     proxy.signal(Signal::SIGTERM);
-    assert!(idle.query("SELECT 1").error.is_some());
+    wait_for("idle clients are told to go", || idle.query("SELECT 1").error.is_some());
     wait_for("no new clients", || Wire::login(proxy.port, "app", "app", "app").is_err());
     assert_eq!(busy.run("SELECT 7").first(), "7");
     assert_eq!(busy.run("COMMIT").tags, ["COMMIT"]);

@@ -24,17 +24,15 @@ pub async fn prepare_shard(shard: &Shard) -> Result<(), ControlError> {
         return Ok(());
     }
     let sql = format!(
-        "SELECT pg_advisory_lock(hashtext('sluice.decision')); \
+        "SELECT pg_advisory_xact_lock(hashtext('sluice.decision')); \
          CREATE SCHEMA IF NOT EXISTS sluice; \
          CREATE TABLE IF NOT EXISTS {TABLE} (gid text PRIMARY KEY, committed bool NOT NULL, \
          at timestamptz NOT NULL DEFAULT now()); \
          GRANT USAGE ON SCHEMA sluice TO PUBLIC; \
          GRANT SELECT, INSERT ON {TABLE} TO PUBLIC"
     );
-    let made = control.rows(&sql).await;
-    // The session is pooled: the lock must not outlive this call.
-    control.rows("SELECT pg_advisory_unlock_all()").await?;
-    made.map(drop)
+    // One string is one transaction: the lock ends with it.
+    control.rows(&sql).await.map(drop)
 }
 
 /// Ends every abandoned transaction of a database; how many were ended.

@@ -222,17 +222,19 @@ impl Session {
         let sql = spec.map_or(&text.sql[..], |it| it.shard_sql.as_bytes());
         let bind = Bind::read(&portal.bind)?;
         server.statements.unnamed = None;
-        server.push_with(b'P', Action::Skip, |out| {
+        server.push_with(b'P', Action::Forward, |out| {
             let types = text.inferred.get().unwrap_or(&text.types);
             frontend::parse(out, b"", sql, types.iter().copied());
         });
-        server.push_with(b'B', Action::Skip, |out| {
+        server.push_with(b'B', Action::Forward, |out| {
             frontend::bind_unnamed(out, &portal.bind, &bind, spec.map_or(0, |it| it.hidden));
         });
         server.push_with(b'D', Action::Forward, |out| frontend::describe(out, Target::Portal, b""));
         server.push_sync();
         while let Some((tag, frame)) = relay::next_frame(server, &mut self.client).await? {
             match (tag, spec) {
+                // Only errors of Parse and Bind are for the client.
+                (b'1' | b'2', _) => (),
                 (b'T', Some(spec)) => {
                     let limits = Limits { bytes: self.cluster.config.limits.merge_bytes };
                     let mut merge = Merge::new(spec, 1, None, 0, limits);
