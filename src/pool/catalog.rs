@@ -124,6 +124,7 @@ pub async fn refresh(database: &Database) -> Result<(), ControlError> {
 }
 
 async fn load_and_compare(database: &Database) -> Result<(), ControlError> {
+    let epoch = database.state.epoch.load(Ordering::Acquire);
     let home = &database.home().primary;
     let (catalog, signature) = load(&home.control, &database.config).await?;
     let mut drift = Vec::new();
@@ -150,7 +151,8 @@ async fn load_and_compare(database: &Database) -> Result<(), ControlError> {
     }
     database.state.no_two_phase.store(Arc::new(no_two_phase));
     let old = database.state.catalog.load();
-    if old.as_ref().is_none_or(|old| old.version != catalog.version) {
+    let is_current = database.state.epoch.load(Ordering::Acquire) == epoch;
+    if is_current && old.as_ref().is_none_or(|old| old.version != catalog.version) {
         database.state.catalog.store(Some(Arc::new(catalog)));
     }
     Ok(())

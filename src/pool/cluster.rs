@@ -69,6 +69,8 @@ pub struct DatabaseState {
     /// Loads begun and ended so far; they follow one another.
     pub loading: tokio::sync::Mutex<()>,
     pub begun: AtomicU64,
+    /// Rises when the catalog is forgotten: a load that was under way then does not count.
+    pub epoch: AtomicU64,
     pub ended: AtomicU64,
     pub pins: Pins,
     pub is_paused: AtomicBool,
@@ -168,10 +170,20 @@ impl DatabaseState {
             wanted: tokio::sync::Notify::new(),
             loading: tokio::sync::Mutex::new(()),
             begun: AtomicU64::new(0),
+            epoch: AtomicU64::new(0),
             ended: AtomicU64::new(0),
             pins: Pins::new(),
             is_paused: AtomicBool::new(false),
         }
+    }
+}
+
+impl DatabaseState {
+    /// The schema has changed and cannot be read: nobody plans by the old one.
+    pub fn forget_catalog(&self) {
+        self.epoch.fetch_add(1, Ordering::AcqRel);
+        self.catalog.store(None);
+        self.wanted.notify_one();
     }
 }
 

@@ -460,11 +460,19 @@ impl Session {
             return;
         }
         self.reload_at_commit = false;
-        self.reload_catalog().await;
+        self.reload_after_ddl().await;
     }
 
-    /// Asks for the schema to be read again and waits for it.
-    pub(super) async fn reload_catalog(&self) {
+    /// Reads the schema again after it was changed. Where that fails nobody may plan by the old one,
+    /// which would take a new sharded table for a home table.
+    pub(super) async fn reload_after_ddl(&self) {
+        if !self.reload_catalog().await {
+            self.database.state.forget_catalog();
+        }
+    }
+
+    /// Asks for the schema to be read again and waits for it; whether it was.
+    pub(super) async fn reload_catalog(&self) -> bool {
         let state = &self.database.state;
         // One that is under way may have read the schema as it was before.
         let needed = state.begun.load(Ordering::Acquire) + 1;
@@ -479,9 +487,11 @@ impl Session {
                 state.wanted.notify_one();
             }
         };
-        if tokio::time::timeout(Duration::from_secs(5), wait).await.is_err() {
+        let done = tokio::time::timeout(Duration::from_secs(5), wait).await.is_ok();
+        if !done {
             tracing::warn!(database = %self.database_name, "the schema could not be read again");
         }
+        done
     }
 
     /// The type of tenant keys, as the first sharded table has it.

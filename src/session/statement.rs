@@ -195,7 +195,11 @@ impl Session {
         let text = utf8(sql)?;
         let mut catalog = catalog;
         if self.database.is_sharded() && !self.unknown(text, &catalog).is_empty() {
-            self.reload_catalog().await;
+            // Not to be taken for a home table unless the schema says that there is no such table.
+            if !self.reload_catalog().await {
+                self.asked.1.clear();
+                return Err(no_catalog());
+            }
             catalog = self.catalog().await?;
         }
         let plan = Arc::new(self.first_plan(text, types, &catalog));

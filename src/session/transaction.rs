@@ -171,7 +171,7 @@ impl Session {
                 self.mark_settings();
                 self.schema_of_block = SchemaOfBlock::Unchanged;
                 if std::mem::take(&mut self.reload_at_commit) {
-                    self.reload_catalog().await;
+                    self.reload_after_ddl().await;
                 }
                 Ok("COMMIT")
             }

@@ -144,5 +144,4 @@ TRUNCATE devices
 --! then SELECT count(*) FROM devices
 DELETE FROM devices WHERE id = 2
 
---! block
 LOCK TABLE orders IN SHARE MODE
