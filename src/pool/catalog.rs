@@ -5,6 +5,7 @@ use std::future::Future;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use super::cluster::Database;
 use super::control::{Control, ControlError};
@@ -14,6 +15,9 @@ use crate::catalog::{
 use crate::config;
 use crate::server::Server;
 use crate::shard::KeyType;
+
+/// How long another shard may take to tell its schema.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Rows of text.
 pub type Rows = Vec<Vec<Option<String>>>;
@@ -114,32 +118,49 @@ pub async fn refresh(database: &Database) -> Result<(), ControlError> {
     let state = &database.state;
     let _one_at_a_time = state.loading.lock().await;
     let number = state.begun.fetch_add(1, Ordering::AcqRel) + 1;
-    let done = load_and_compare(database).await;
-    if done.is_ok() {
+    let read = load_home(database).await;
+    if read.is_ok() {
         // The latest load that is in force; one that failed has shown nobody the new schema.
         state.ended.store(number, Ordering::Release);
     }
     state.refresh.notify_waiters();
-    done
+    look_at_others(database, &read?).await;
+    Ok(())
 }
 
-async fn load_and_compare(database: &Database) -> Result<(), ControlError> {
+/// Loads the home shard's schema and puts it in force.
+async fn load_home(database: &Database) -> Result<BTreeMap<String, String>, ControlError> {
     let epoch = database.state.epoch.load(Ordering::Acquire);
     let home = &database.home().primary;
     let (catalog, signature) = load(&home.control, &database.config).await?;
+    let old = database.state.catalog.load();
+    let is_current = database.state.epoch.load(Ordering::Acquire) == epoch;
+    if is_current && old.as_ref().is_none_or(|old| old.version != catalog.version) {
+        database.state.catalog.store(Some(Arc::new(catalog)));
+    }
+    Ok(signature)
+}
+
+/// Notes where other shards differ from the home shard, and which cannot commit in two phases.
+async fn look_at_others(database: &Database, signature: &BTreeMap<String, String>) {
     let mut drift = Vec::new();
     let mut no_two_phase = BTreeMap::new();
     for shard in database.shards.values() {
-        match two_phase_problem(&shard.primary.control).await {
-            Ok(None) => (),
-            Ok(Some(problem)) => drop(no_two_phase.insert(shard.id, problem)),
-            Err(error) => drift.push(format!("shard {}: not read: {error}", shard.id)),
-        }
-        if database.is_sharded() && shard.id != database.config.home_shard {
-            match relations(&shard.primary.control).await {
-                Ok(theirs) => drift.extend(compare(shard.id.0, &signature, &theirs)),
-                Err(error) => drift.push(format!("shard {}: not read: {error}", shard.id)),
+        let is_other = database.is_sharded() && shard.id != database.config.home_shard;
+        let look = async {
+            let control = &shard.primary.control;
+            let problem = two_phase_problem(control).await?;
+            let theirs = if is_other { Some(relations(control).await?) } else { None };
+            Ok::<_, ControlError>((problem, theirs))
+        };
+        // A shard that does not answer holds nobody up for long.
+        match tokio::time::timeout(PATIENCE, look).await {
+            Ok(Ok((problem, theirs))) => {
+                no_two_phase.extend(problem.map(|it| (shard.id, it)));
+                drift.extend(theirs.into_iter().flat_map(|it| compare(shard.id.0, signature, &it)));
             }
+            Ok(Err(error)) => drift.push(format!("shard {}: not read: {error}", shard.id)),
+            Err(_) => drift.push(format!("shard {}: not read in {PATIENCE:?}", shard.id)),
         }
     }
     // What one shard has and another not yet may be DDL that is just being committed.
@@ -150,12 +171,6 @@ async fn load_and_compare(database: &Database) -> Result<(), ControlError> {
         database.state.drift.store(Arc::new(drift));
     }
     database.state.no_two_phase.store(Arc::new(no_two_phase));
-    let old = database.state.catalog.load();
-    let is_current = database.state.epoch.load(Ordering::Acquire) == epoch;
-    if is_current && old.as_ref().is_none_or(|old| old.version != catalog.version) {
-        database.state.catalog.store(Some(Arc::new(catalog)));
-    }
-    Ok(())
 }
 
 async fn two_phase_problem(control: &Control) -> Result<Option<String>, ControlError> {
