@@ -9,6 +9,7 @@ use crate::error::{PgError, sqlstate};
 use crate::exec::{Failure, relay};
 use crate::plan::route::{self, Arguments, Target};
 use crate::plan::{Access, Action as PlanAction, Combine, Run};
+use crate::server::Setting;
 use crate::shard::{Key, ShardId, ShardSet};
 use crate::sql::comment;
 use crate::wire::frontend;
@@ -306,6 +307,7 @@ impl Session {
             }
             Target::Shards(shards) => shards,
         };
+        self.check_encoding(run, &routed.keys)?;
         let shards = self.tenant_shard(run, shards, &routed.keys)?;
         if shards.len() > 1 && statement.is_shared {
             return Ok(None);
@@ -317,6 +319,25 @@ impl Session {
         }
         let role = self.role(run, shards, &buckets, statement);
         Ok(Some(Routed { shards, role, buckets }))
+    }
+
+    /// Keys are hashed as the client wrote them, and stored as the server converts them: beyond ASCII
+    /// that is the same only in UTF8.
+    fn check_encoding(&self, run: &Run, keys: &[Key]) -> Result<(), PgError> {
+        let Some(Setting::Value(encoding) | Setting::Statement(encoding)) =
+            self.settings.get("client_encoding")
+        else {
+            return Ok(());
+        };
+        let name: String = encoding.chars().filter(char::is_ascii_alphanumeric).collect();
+        let is_utf8 = ["utf8", "unicode"].contains(&name.to_ascii_lowercase().as_str());
+        let splits = matches!(run.combine, Combine::Split(_) | Combine::CopyFrom(_));
+        if is_utf8 || (!splits && keys.iter().all(|key| key.as_str().is_ascii())) {
+            return Ok(());
+        }
+        Err(PgError::refused(format!("tenant keys under client_encoding {encoding}"))
+            .detail("beyond ASCII the server stores another text than the client has sent")
+            .hint("SET client_encoding TO 'UTF8'"))
     }
 
     /// The shard that answers what every shard answers alike: one that takes part already.
