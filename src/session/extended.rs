@@ -17,7 +17,7 @@ use super::{Role, Session};
 use crate::error::{PgError, sqlstate};
 use crate::exec::Failure;
 use crate::plan::route::Arguments;
-use crate::plan::{Access, Action as PlanAction, Run};
+use crate::plan::{Access, Action as PlanAction, KeySource, Run, Scope};
 use crate::proxy::{Text, TextKey};
 use crate::server::Setting;
 use crate::shard::ShardId;
@@ -57,6 +57,23 @@ impl Bound<'_> {
     /// As routing takes them.
     pub(super) fn as_route(&self) -> Arguments<'_> {
         Arguments::Bind { params: &self.params, formats: &self.formats, types: self.types }
+    }
+}
+
+impl Prepared {
+    /// Whether a key is a parameter whose type nobody has told yet: what Postgres infers need not be
+    /// the key column's type, and a value must not be read as another type than it is.
+    pub(super) fn needs_types(&self) -> bool {
+        let PlanAction::Run(run) = &self.statement.plan.action else { return false };
+        let Scope::Keys { keys, .. } = &run.scope else { return false };
+        let is_open = |index: usize| self.text.types.get(index - 1).is_none_or(|it| *it == 0);
+        self.text.inferred.get().is_none()
+            && keys.iter().any(|key| match key {
+                KeySource::Param { index, .. } | KeySource::ParamArray { index, .. } => {
+                    is_open(*index)
+                }
+                KeySource::Literal { .. } => false,
+            })
     }
 }
 

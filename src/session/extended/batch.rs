@@ -137,6 +137,9 @@ impl Session {
                         self.fresh(known).await?
                     }
                 };
+                if prepared.needs_types() {
+                    return Ok(None);
+                }
                 let Some((exact, routed)) = self.route_bound(&prepared, frame)? else {
                     return Ok(None);
                 };

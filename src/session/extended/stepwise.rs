@@ -67,6 +67,13 @@ impl Session {
         let bind = Bind::read(frame)?;
         let known = self.statement_named(bind.statement)?;
         let prepared = self.fresh(known).await?;
+        if prepared.needs_types() {
+            self.check_not_failed()?;
+            self.describe_at_server(&prepared, true).await?;
+            if self.members.iter_mut().any(|it| it.server().has_failed()) {
+                return Ok(());
+            }
+        }
         let name = Bytes::copy_from_slice(bind.portal);
         let outlives_batch =
             !name.is_empty() && self.tx.as_ref().is_some_and(|tx| tx.is_explicit && !tx.has_failed);
