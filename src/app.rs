@@ -145,7 +145,7 @@ async fn drain(proxy: &Proxy) {
     let grace = proxy.cluster.load().config.listen.shutdown_grace;
     let deadline = Instant::now() + grace;
     tracing::info!(clients = proxy.clients.len(), ?grace, "draining");
-    proxy.drain.send_replace(true);
+    proxy.drain();
     while !proxy.clients.is_empty() && Instant::now() < deadline {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }

@@ -1,14 +1,13 @@
 //! The only shared object: the current snapshot, clients, limits and metrics. Passed down, no statics.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use dashmap::DashMap;
 use parking_lot::Mutex;
-use tokio::sync::{Notify, watch};
 
 use crate::config::{Config, User};
 use crate::error::{PgError, sqlstate};
@@ -28,8 +27,8 @@ pub struct Proxy {
     /// Statement texts that clients have prepared.
     pub texts: DashMap<TextKey, Arc<Text>>,
     pub started: Instant,
-    /// `true` once no new clients are taken and running transactions are awaited.
-    pub drain: watch::Sender<bool>,
+    /// Whether no new clients are taken and running transactions are awaited.
+    is_draining: AtomicBool,
     /// RELOAD's way to the task that reads the file: `true` is FORCE.
     pub reload: tokio::sync::mpsc::Sender<ReloadRequest>,
     /// What SCRAM salts of users without a stored one are made from.
@@ -67,6 +66,10 @@ pub struct Text {
     pub inferred: std::sync::OnceLock<Vec<u32>>,
 }
 
+mod signals;
+
+pub use signals::Signals;
+
 /// A connected client, as others see it: for cancel, SHOW CLIENTS and KILL.
 pub struct Handle {
     pub pid: i32,
@@ -79,7 +82,8 @@ pub struct Handle {
     /// Servers that work for it now.
     pub servers: Mutex<Vec<Arc<CancelKey>>>,
     pub state: Mutex<ClientState>,
-    pub kill: Notify,
+    /// What others want of the session.
+    pub signals: Signals,
 }
 
 /// What SHOW CLIENTS tells of a client.
@@ -113,7 +117,7 @@ impl Proxy {
             clients: DashMap::new(),
             texts: DashMap::new(),
             started: Instant::now(),
-            drain: watch::channel(false).0,
+            is_draining: AtomicBool::new(false),
             reload,
             next_text: AtomicU64::new(1),
             next_client: AtomicU64::new(1),
@@ -122,7 +126,14 @@ impl Proxy {
 
     /// Whether the proxy is going down.
     pub fn is_draining(&self) -> bool {
-        *self.drain.borrow()
+        self.is_draining.load(Ordering::Relaxed)
+    }
+
+    /// No new clients from now on; those that have nothing under way go at once, the others when
+    /// their transaction ends.
+    pub fn drain(&self) {
+        self.is_draining.store(true, Ordering::Relaxed);
+        self.clients.iter().for_each(|it| it.signals.raise(Signals::DRAIN));
     }
 
     /// The user of that name.

@@ -9,7 +9,7 @@ use bytes::BytesMut;
 
 use crate::error::{PgError, sqlstate};
 use crate::net::Client;
-use crate::proxy::{Handle, Proxy, ReloadRequest};
+use crate::proxy::{Handle, Proxy, ReloadRequest, Signals};
 use crate::wire::pipeline::TxStatus;
 use crate::wire::{backend, frontend};
 
@@ -35,6 +35,7 @@ pub fn parameters() -> Vec<(String, String)> {
 /// Serves the console to its end.
 pub async fn serve(proxy: Arc<Proxy>, mut client: Client, handle: Arc<Handle>) {
     let mut skips_to_sync = false;
+    handle.signals.attach().await;
     loop {
         if client.flush(PATIENCE).await.is_err() {
             return;
@@ -42,13 +43,10 @@ pub async fn serve(proxy: Arc<Proxy>, mut client: Client, handle: Arc<Handle>) {
         let message = match client.take_frame() {
             Ok(Some(message)) => message,
             Ok(None) => {
-                let read = tokio::select! {
-                    read = client.fill() => read,
-                    () = handle.kill.notified() => return,
-                };
-                match read {
-                    Ok(0) | Err(_) => return,
-                    Ok(_) => continue,
+                let fill = std::pin::pin!(client.fill());
+                match handle.signals.unless(Signals::KILL | Signals::DRAIN, fill).await {
+                    None | Some(Ok(0) | Err(_)) => return,
+                    Some(Ok(_)) => continue,
                 }
             }
             Err(error) => {
@@ -132,7 +130,7 @@ async fn run(proxy: &Arc<Proxy>, command: Command, out: &mut BytesMut) -> Result
                 PgError::new(sqlstate::UNDEFINED_OBJECT, format!("there is no client {pid}"))
                     .hint("SHOW CLIENTS lists them")
             })?;
-            handle.kill.notify_one();
+            handle.signals.raise(Signals::KILL);
             handle.cancel().await;
             backend::command_complete(out, "KILL");
         }

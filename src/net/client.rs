@@ -72,13 +72,18 @@ impl Client {
     /// # Errors
     /// As the socket reports.
     pub async fn fill(&mut self) -> io::Result<usize> {
+        self.rest();
+        poll_fn(|cx| self.poll_read(cx)).await
+    }
+
+    /// Gives buffers back before a wait.
+    pub fn rest(&mut self) {
         if self.input.is_empty() {
             self.input = BytesMut::new();
             if self.out.is_empty() && self.out.capacity() > KEEP_BYTES {
                 self.out = BytesMut::new();
             }
         }
-        poll_fn(|cx| self.poll_read(cx)).await
     }
 
     /// Reads once, into a buffer taken only when there is something to read.

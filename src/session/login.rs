@@ -417,7 +417,7 @@ fn register(
             tenant: wanted.routing.tenant.clone(),
             ..ClientState::default()
         }),
-        kill: tokio::sync::Notify::new(),
+        signals: crate::proxy::Signals::default(),
     });
     proxy.clients.insert(handle.pid, Arc::clone(&handle));
     proxy.metrics.clients.inc();

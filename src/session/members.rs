@@ -1,9 +1,8 @@
 //! The servers a session holds: chosen, brought to its settings, enlisted in its transaction, given
 //! back.
 
-use std::future::poll_fn;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Instant;
 
 use super::{Role, Session};
@@ -155,26 +154,24 @@ impl Session {
     }
 }
 
-/// Waits for the client while servers it keeps may send notifications or end.
-pub(super) async fn wait(
-    mut members: Vec<&mut Member>,
+/// Polls for the client's input while servers it keeps may send notifications or end.
+pub(super) fn poll_idle(
+    members: &mut [Member],
     client: &mut Client,
-) -> std::io::Result<usize> {
-    poll_fn(|cx| {
-        if let Poll::Ready(read) = client.poll_read(cx) {
-            return Poll::Ready(read);
+    cx: &mut Context<'_>,
+) -> Poll<std::io::Result<usize>> {
+    if let Poll::Ready(read) = client.poll_read(cx) {
+        return Poll::Ready(read);
+    }
+    for member in members.iter_mut().filter(|it| !it.lease.is_owing()) {
+        let server = member.lease.server();
+        while !server.is_broken() && server.poll_fill(cx).is_ready() {
+            let said = server.take_asynchronous();
+            client.out.extend_from_slice(&said);
         }
-        for member in &mut members {
-            let server = member.lease.server();
-            while !server.is_broken() && server.poll_fill(cx).is_ready() {
-                let said = server.take_asynchronous();
-                client.out.extend_from_slice(&said);
-            }
-        }
-        if !client.out.is_empty() && client.poll_flush(cx)?.is_ready() {
-            // Written; what follows wakes us again.
-        }
-        Poll::Pending
-    })
-    .await
+    }
+    if !client.out.is_empty() && client.poll_flush(cx)?.is_ready() {
+        // Written; what follows wakes us again.
+    }
+    Poll::Pending
 }

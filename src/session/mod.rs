@@ -13,6 +13,7 @@ mod transaction;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -23,7 +24,7 @@ use crate::error::{PgError, sqlstate};
 use crate::exec::{Failure, Member};
 use crate::net::Client;
 use crate::pool::cluster::{Cluster, Database};
-use crate::proxy::{Handle, Proxy};
+use crate::proxy::{Handle, Proxy, Signals};
 use crate::server::Settings;
 use crate::shard::ShardId;
 use crate::wire::backend;
@@ -130,40 +131,41 @@ impl Session {
     /// Serves the client to its end.
     async fn live(mut self: Box<Self>) {
         let handle = Arc::clone(&self.handle);
-        let mut drain = self.proxy.drain.subscribe();
-        loop {
-            let frame = match self.client.take_frame() {
-                Ok(Some((b'X', _))) => break,
-                Ok(frame) => frame,
-                Err(error) => {
-                    self.tell(&error.fatal());
-                    let _ = self.client.flush(PATIENCE).await;
-                    break;
+        handle.signals.attach().await;
+        while !self.step(&handle.signals).await {}
+        self.end();
+    }
+
+    /// Handles one message, or waits for the client; whether the session is over.
+    async fn step(&mut self, signals: &Signals) -> bool {
+        match self.client.take_frame() {
+            Ok(Some((b'X', _))) => true,
+            Ok(Some((tag, frame))) => {
+                let done = {
+                    let mut request = Box::pin(self.handle(tag, frame));
+                    // If killed, what runs is dropped: its servers are cleaned up.
+                    signals.unless(Signals::KILL, request.as_mut()).await
+                };
+                match done {
+                    Some(done) => done.is_err(),
+                    None => self.end_by_kill().await,
                 }
-            };
-            let is_over = match frame {
-                Some((tag, frame)) => tokio::select! {
-                    biased;
-                    done = self.handle(tag, frame) => done.is_err(),
-                    // What runs is dropped: its servers are cleaned up.
-                    () = handle.kill.notified() => self.end_by_kill().await,
-                },
-                None if self.may_drain() => {
-                    self.say_goodbye("the proxy is going down").await;
-                    true
-                }
-                None => tokio::select! {
-                    biased;
-                    read = self.wait() => !matches!(read, Ok(count) if count > 0),
-                    () = handle.kill.notified() => self.end_by_kill().await,
-                    _ = drain.changed() => false,
-                },
-            };
-            if is_over {
-                break;
+            }
+            Ok(None) if self.may_drain() => {
+                self.say_goodbye("the proxy is going down").await;
+                true
+            }
+            Ok(None) => match self.wait(signals).await {
+                Some(read) => !matches!(read, Ok(count) if count > 0),
+                None if signals.is_raised(Signals::KILL) => self.end_by_kill().await,
+                None => false,
+            },
+            Err(error) => {
+                self.tell(&error.fatal());
+                let _ = self.client.flush(PATIENCE).await;
+                true
             }
         }
-        self.end();
     }
 
     /// Whether the proxy goes down and this client has nothing under way.
@@ -176,16 +178,18 @@ impl Session {
         true
     }
 
-    /// Waits for the client; a server it keeps may meanwhile have something to say.
-    async fn wait(&mut self) -> std::io::Result<usize> {
-        if self.members.is_empty() {
-            return self.client.fill().await;
-        }
-        let idle: Vec<_> = self.members.iter_mut().filter(|it| !it.lease.is_owing()).collect();
-        if idle.is_empty() {
-            return self.client.fill().await;
-        }
-        members::wait(idle, &mut self.client).await
+    /// Waits for the client; a server it keeps may meanwhile have something to say. `None` if others
+    /// want something of the session; for KILL the bit stays raised.
+    async fn wait(&mut self, signals: &Signals) -> Option<std::io::Result<usize>> {
+        self.client.rest();
+        let (members, client) = (&mut self.members, &mut self.client);
+        std::future::poll_fn(|cx| {
+            if signals.is_raised(Signals::KILL) || signals.take(Signals::DRAIN) {
+                return Poll::Ready(None);
+            }
+            members::poll_idle(members, client, cx).map(Some)
+        })
+        .await
     }
 
     async fn handle(&mut self, tag: u8, frame: Bytes) -> Result<(), Failure> {
