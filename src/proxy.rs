@@ -76,7 +76,7 @@ pub struct Handle {
     pub key: Vec<u8>,
     pub user: String,
     pub database: String,
-    pub peer: std::net::SocketAddr,
+    pub peer: crate::net::Peer,
     pub connected: Instant,
     pub thread: usize,
     /// Servers that work for it now.

@@ -1,16 +1,13 @@
 //! A client's socket with what was read and not yet understood, and what is to be written.
 
-use std::future::{Future, poll_fn};
+use std::future::poll_fn;
 use std::io;
-use std::net::SocketAddr;
-use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
-use tokio::io::{AsyncReadExt, AsyncWrite};
-use tokio::net::TcpStream;
 
+use super::{Peer, Stream};
 use crate::error::PgError;
 use crate::wire::frame;
 
@@ -23,8 +20,8 @@ const KEEP_BYTES: usize = 16 * 1024;
 
 /// A connected client.
 pub struct Client {
-    stream: TcpStream,
-    pub peer: SocketAddr,
+    stream: Stream,
+    pub peer: Peer,
     /// Read and not yet handled.
     pub input: BytesMut,
     /// To be written.
@@ -40,7 +37,7 @@ pub struct Client {
 
 impl Client {
     /// A client that has just connected.
-    pub fn new(stream: TcpStream, peer: SocketAddr, message_limit: usize) -> Self {
+    pub fn new(stream: Stream, peer: Peer, message_limit: usize) -> Self {
         Self {
             stream,
             peer,
@@ -91,9 +88,7 @@ impl Client {
     /// # Errors
     /// As the socket reports.
     pub fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        ready!(self.stream.poll_read_ready(cx))?;
-        self.input.reserve(READ_BYTES);
-        let read = ready!(pin!(self.stream.read_buf(&mut self.input)).poll(cx))?;
+        let read = ready!(self.stream.poll_read(cx, &mut self.input, READ_BYTES))?;
         self.received += read as u64;
         Poll::Ready(Ok(read))
     }
@@ -129,7 +124,7 @@ impl Client {
     /// Writes as much of `out` as the socket takes now; ready when all is written.
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.out.is_empty() {
-            let written = ready!(Pin::new(&mut self.stream).poll_write(cx, &self.out))?;
+            let written = ready!(self.stream.poll_write(cx, &self.out))?;
             if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }

@@ -4,15 +4,17 @@ use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::mpsc;
+
+use super::Stream;
 
 /// Connections that wait for a thread to take them.
 const QUEUE: usize = 1024;
 
 /// A data-plane thread: one single-threaded runtime.
 pub struct Worker {
-    streams: mpsc::Sender<std::net::TcpStream>,
+    streams: mpsc::Sender<Stream>,
     /// Clients it serves.
     load: Arc<AtomicUsize>,
 }
@@ -24,17 +26,17 @@ impl Worker {
     /// If no thread or runtime can be made.
     pub fn start<F, S>(number: usize, serve: F) -> std::io::Result<Self>
     where
-        F: Fn(TcpStream) -> S + Send + 'static,
+        F: Fn(Stream) -> S + Send + 'static,
         S: Future<Output = ()> + Send + 'static,
     {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let (streams, mut queue) = mpsc::channel::<std::net::TcpStream>(QUEUE);
+        let (streams, mut queue) = mpsc::channel::<Stream>(QUEUE);
         let load = Arc::new(AtomicUsize::new(0));
         let counter = Arc::clone(&load);
         std::thread::Builder::new().name(format!("data-{number}")).spawn(move || {
             runtime.block_on(async move {
                 while let Some(stream) = queue.recv().await {
-                    match TcpStream::from_std(stream) {
+                    match stream.register_here() {
                         Ok(stream) => {
                             let task = serve(stream);
                             let load = Loaded(Arc::clone(&counter));
@@ -84,11 +86,7 @@ pub async fn accept(listener: TcpListener, workers: Vec<Worker>) {
             return;
         };
         worker.load.fetch_add(1, Ordering::Relaxed);
-        let sent = match stream.into_std() {
-            Ok(stream) => worker.streams.send(stream).await.is_ok(),
-            Err(_) => false,
-        };
-        if !sent {
+        if worker.streams.send(Stream::Tcp(stream)).await.is_err() {
             worker.load.fetch_sub(1, Ordering::Relaxed);
         }
     }

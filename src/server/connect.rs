@@ -9,6 +9,7 @@ use tokio::net::TcpStream;
 use super::{CancelKey, Server, Statements, Target, error_of};
 use crate::auth::{ClientExchange, ClientNext};
 use crate::error::{PgError, sqlstate};
+use crate::net::Stream;
 use crate::wire::pipeline::Pipeline;
 use crate::wire::{backend, frontend};
 
@@ -43,9 +44,8 @@ async fn dial(target: &Target, prepared_statements: usize) -> Result<Server, PgE
     let stream = TcpStream::connect(address)
         .await
         .map_err(|error| unreachable(target, &error.to_string()))?;
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%error, "TCP_NODELAY could not be set");
-    }
+    let stream = Stream::Tcp(stream);
+    stream.set_nodelay();
     let now = Instant::now();
     let mut server = Server {
         stream: Some(stream),

@@ -6,21 +6,17 @@ mod settings;
 mod statements;
 
 use std::collections::BTreeMap;
-use std::future::Future;
 use std::io;
-use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use bytes::{Buf, Bytes, BytesMut};
-use tokio::io::{AsyncReadExt, AsyncWrite};
-use tokio::net::TcpStream;
-
 use crate::config::Host;
 use crate::error::{PgError, sqlstate};
+use crate::net::Stream;
 use crate::wire::pipeline::{Action, Pipeline, TxStatus, Verdict};
 use crate::wire::{backend, frame, frontend};
+use bytes::{Buf, Bytes, BytesMut};
 
 pub use cancel::CancelKey;
 pub use settings::{Setting, Settings, difference, quote};
@@ -45,7 +41,7 @@ pub struct Target {
 
 /// A connection to a Postgres server.
 pub struct Server {
-    stream: Option<TcpStream>,
+    stream: Option<Stream>,
     input: BytesMut,
     output: BytesMut,
     pipeline: Pipeline,
@@ -179,7 +175,7 @@ impl Server {
             return true;
         }
         self.thread = thread;
-        let moved = self.stream.take().map(|it| it.into_std().and_then(TcpStream::from_std));
+        let moved = self.stream.take().map(Stream::register_here);
         match moved {
             Some(Ok(stream)) => {
                 self.stream = Some(stream);
@@ -192,12 +188,11 @@ impl Server {
     /// Looks, without a system call in the common case, whether an idle server has closed the
     /// connection or said something that ends it.
     pub fn is_alive(&mut self) -> bool {
-        let Some(stream) = &self.stream else { return false };
+        let Some(stream) = &mut self.stream else { return false };
         loop {
-            let mut buffer = [0; 1024];
-            match stream.try_read(&mut buffer) {
+            match stream.try_read(&mut self.input) {
                 Ok(0) => return false,
-                Ok(count) => self.input.extend_from_slice(&buffer[..count]),
+                Ok(_) => (),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(_) => return false,
             }
@@ -273,7 +268,7 @@ impl Server {
             let Some(stream) = &mut self.stream else {
                 return Poll::Ready(Err(self.lost("it was closed")));
             };
-            match ready!(pin!(stream).poll_write(cx, &self.output)) {
+            match ready!(stream.poll_write(cx, &self.output)) {
                 Ok(0) => return Poll::Ready(Err(self.lost("nothing could be written"))),
                 Ok(count) => self.output.advance(count),
                 // What the server said before it closed the connection is still to be read.
@@ -300,10 +295,7 @@ impl Server {
         let Some(stream) = &mut self.stream else {
             return Poll::Ready(Err(self.lost("it was closed")));
         };
-        if let Err(error) = ready!(stream.poll_read_ready(cx)) {
-            return Poll::Ready(Err(self.lost(&error.to_string())));
-        }
-        match ready!(poll_read(stream, cx, &mut self.input, READ_BYTES)) {
+        match ready!(stream.poll_read(cx, &mut self.input, READ_BYTES)) {
             Ok(0) => Poll::Ready(Err(self.lost("the server closed it"))),
             Ok(count) => Poll::Ready(Ok(count)),
             Err(error) => Poll::Ready(Err(self.lost(&error.to_string()))),
@@ -583,16 +575,4 @@ pub fn error_of(frame: &[u8]) -> PgError {
         hint: text(b'H'),
         position: None,
     }
-}
-
-/// One read into `buffer`, for which there is room for `room` bytes; a short read clears readiness,
-/// so that the next call asks the reactor and not the kernel.
-pub(crate) fn poll_read(
-    stream: &mut TcpStream,
-    cx: &mut Context<'_>,
-    buffer: &mut BytesMut,
-    room: usize,
-) -> Poll<io::Result<usize>> {
-    buffer.reserve(room);
-    pin!(stream.read_buf(buffer)).poll(cx)
 }

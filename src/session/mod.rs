@@ -17,12 +17,11 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use tokio::net::TcpStream;
 
 use crate::config::User;
 use crate::error::{PgError, sqlstate};
 use crate::exec::{Failure, Member};
-use crate::net::Client;
+use crate::net::{Client, Stream};
 use crate::pool::cluster::{Cluster, Database};
 use crate::proxy::{Handle, Proxy, Signals};
 use crate::server::Settings;
@@ -104,11 +103,9 @@ impl Role {
 }
 
 /// Serves a connection that was accepted: a client, a cancel request, the admin console.
-pub async fn serve(proxy: Arc<Proxy>, stream: TcpStream, thread: usize) {
-    let Ok(peer) = stream.peer_addr() else { return };
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%error, "TCP_NODELAY could not be set");
-    }
+pub async fn serve(proxy: Arc<Proxy>, stream: Stream, thread: usize) {
+    let Ok(peer) = stream.peer() else { return };
+    stream.set_nodelay();
     let (message_bytes, login_timeout) = {
         let cluster = proxy.cluster.load();
         (cluster.config.limits.message_bytes, cluster.config.limits.login_timeout)

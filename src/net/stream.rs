@@ -1,0 +1,129 @@
+//! One byte stream to a client or a server, whatever carries it.
+
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, ready};
+
+use bytes::BytesMut;
+use tokio::io::{AsyncReadExt, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
+
+/// Bytes that [`Stream::try_read`] takes at once.
+const TRY_BYTES: usize = 1024;
+
+/// A connected socket.
+#[derive(Debug)]
+pub enum Stream {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+/// Where a client comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Peer {
+    Tcp(SocketAddr),
+    /// A process of this machine, with its user if the system tells it.
+    Unix {
+        uid: Option<u32>,
+    },
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix { uid: Some(uid) } => write!(f, "[local]:{uid}"),
+            Self::Unix { uid: None } => f.write_str("[local]"),
+        }
+    }
+}
+
+impl Stream {
+    /// Who is at the other end.
+    ///
+    /// # Errors
+    /// If a TCP peer has gone already.
+    pub fn peer(&self) -> io::Result<Peer> {
+        match self {
+            Self::Tcp(stream) => stream.peer_addr().map(Peer::Tcp),
+            Self::Unix(stream) => {
+                Ok(Peer::Unix { uid: stream.peer_cred().ok().map(|it| it.uid()) })
+            }
+        }
+    }
+
+    /// Sends small writes at once.
+    pub fn set_nodelay(&self) {
+        if let Self::Tcp(stream) = self
+            && let Err(error) = stream.set_nodelay(true)
+        {
+            tracing::debug!(%error, "TCP_NODELAY could not be set");
+        }
+    }
+
+    /// The same stream, registered with the current thread's reactor.
+    ///
+    /// # Errors
+    /// If the reactor does not take it; the connection is closed then.
+    pub fn register_here(self) -> io::Result<Self> {
+        match self {
+            Self::Tcp(stream) => stream.into_std().and_then(TcpStream::from_std).map(Self::Tcp),
+            Self::Unix(stream) => stream.into_std().and_then(UnixStream::from_std).map(Self::Unix),
+        }
+    }
+
+    /// Reads once, into a buffer that gets room for `room` bytes only when there is something to read.
+    /// A short read clears readiness, so that the next call asks the reactor and not the kernel.
+    ///
+    /// # Errors
+    /// As the socket reports.
+    pub fn poll_read(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffer: &mut BytesMut,
+        room: usize,
+    ) -> Poll<io::Result<usize>> {
+        match self {
+            Self::Tcp(stream) => {
+                ready!(stream.poll_read_ready(cx))?;
+                buffer.reserve(room);
+                pin!(stream.read_buf(buffer)).poll(cx)
+            }
+            Self::Unix(stream) => {
+                ready!(stream.poll_read_ready(cx))?;
+                buffer.reserve(room);
+                pin!(stream.read_buf(buffer)).poll(cx)
+            }
+        }
+    }
+
+    /// Writes the beginning of `bytes`; how much of it. While pending, the same bytes must be offered
+    /// again.
+    ///
+    /// # Errors
+    /// As the socket reports.
+    pub fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match self {
+            Self::Tcp(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Self::Unix(stream) => Pin::new(stream).poll_write(cx, bytes),
+        }
+    }
+
+    /// Appends what is there already, without waiting and, if nothing came since the last read,
+    /// without a system call.
+    ///
+    /// # Errors
+    /// `WouldBlock` if there is nothing; else as the socket reports.
+    pub fn try_read(&mut self, buffer: &mut BytesMut) -> io::Result<usize> {
+        let mut bytes = [0; TRY_BYTES];
+        let count = match self {
+            Self::Tcp(stream) => stream.try_read(&mut bytes)?,
+            Self::Unix(stream) => stream.try_read(&mut bytes)?,
+        };
+        buffer.extend_from_slice(&bytes[..count]);
+        Ok(count)
+    }
+}
