@@ -12,6 +12,7 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
 use crate::config::{Config, LogFormat};
+use crate::net::Thread;
 use crate::net::listener::{self, Worker};
 use crate::proxy::Proxy;
 
@@ -128,10 +129,11 @@ async fn bind(key: &'static str, address: std::net::SocketAddr) -> Result<TcpLis
 }
 
 fn workers(proxy: &Arc<Proxy>, count: usize) -> Result<Vec<Worker>, AppError> {
-    let start = |thread: usize| {
+    let start = |number: usize| {
         let proxy = Arc::clone(proxy);
-        Worker::start(thread, move |stream| {
-            crate::session::serve(Arc::clone(&proxy), stream, thread)
+        let thread = Arc::new(Thread::new(number, proxy.plan_seed));
+        Worker::start(Arc::clone(&thread), move |stream| {
+            crate::session::serve(Arc::clone(&proxy), stream, Arc::clone(&thread))
         })
     };
     (0..count.max(1))

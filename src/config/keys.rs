@@ -105,6 +105,8 @@ pub const KEYS: &[Key] = &[
         "A server idle for longer than this is checked before it is used."),
     key("pool.prepared_statements", count(0), Value("500"),
         "Prepared statements kept per server connection."),
+    key("pool.reuse_unnamed", Kind::Bool, Value("true"),
+        "An unnamed statement of the extended protocol that came before, from whichever client, stays prepared on servers under a name of the proxy's; servers need not parse it again. false: each Parse is handed on."),
 
     key("limits.clients", count(1), Value("10000"),
         "Client connections; one more gets error 53300."),

@@ -66,6 +66,8 @@ pub struct Pool {
     pub check_after: Duration,
     /// Prepared statements kept per server connection.
     pub prepared_statements: usize,
+    /// Whether repeated unnamed statements stay prepared on servers.
+    pub reuse_unnamed: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -118,6 +118,7 @@ fn pool(section: &Section<'_>) -> Pool {
         max_lifetime: section.value("max_lifetime", values::duration),
         check_after: section.value("check_after", values::duration),
         prepared_statements: section.value("prepared_statements", values::count),
+        reuse_unnamed: section.value("reuse_unnamed", values::bool),
     }
 }
 

@@ -60,6 +60,7 @@ fn sections(config: &Config, rows: &mut Rows) {
             ("max_lifetime", show_duration(pool.max_lifetime)),
             ("check_after", show_duration(pool.check_after)),
             ("prepared_statements", pool.prepared_statements.to_string()),
+            ("reuse_unnamed", pool.reuse_unnamed.to_string()),
         ],
     );
     rows.section(

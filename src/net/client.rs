@@ -2,26 +2,26 @@
 
 use std::future::poll_fn;
 use std::io;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 
-use super::{Peer, Stream};
+use super::thread::READ_BYTES;
+use super::{Peer, Stream, Thread};
 use crate::error::PgError;
 use crate::wire::frame;
 
-/// Room for one read.
-const READ_BYTES: usize = 8 * 1024;
 /// What a client may send ahead while its statement runs.
 const AHEAD_BYTES: usize = 64 * 1024;
-/// A buffer that grew past this is given back when empty.
-const KEEP_BYTES: usize = 16 * 1024;
 
 /// A connected client.
 pub struct Client {
     stream: Stream,
     pub peer: Peer,
+    /// The thread that serves it.
+    pub thread: Arc<Thread>,
     /// Read and not yet handled.
     pub input: BytesMut,
     /// To be written.
@@ -37,10 +37,11 @@ pub struct Client {
 
 impl Client {
     /// A client that has just connected.
-    pub fn new(stream: Stream, peer: Peer, message_limit: usize) -> Self {
+    pub fn new(stream: Stream, peer: Peer, thread: Arc<Thread>, message_limit: usize) -> Self {
         Self {
             stream,
             peer,
+            thread,
             input: BytesMut::new(),
             out: BytesMut::new(),
             message_limit,
@@ -75,11 +76,11 @@ impl Client {
 
     /// Gives buffers back before a wait.
     pub fn rest(&mut self) {
-        if self.input.is_empty() {
-            self.input = BytesMut::new();
-            if self.out.is_empty() && self.out.capacity() > KEEP_BYTES {
-                self.out = BytesMut::new();
-            }
+        if self.input.is_empty() && self.input.capacity() > 0 {
+            self.thread.give_buffer(std::mem::take(&mut self.input));
+        }
+        if self.out.is_empty() && self.out.capacity() > 0 {
+            self.thread.give_buffer(std::mem::take(&mut self.out));
         }
     }
 
@@ -88,7 +89,12 @@ impl Client {
     /// # Errors
     /// As the socket reports.
     pub fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        let read = ready!(self.stream.poll_read(cx, &mut self.input, READ_BYTES))?;
+        let thread = &self.thread;
+        let make_room = |input: &mut BytesMut| match input.capacity() {
+            0 => *input = thread.take_buffer(),
+            _ => input.reserve(READ_BYTES),
+        };
+        let read = ready!(self.stream.poll_read(cx, &mut self.input, make_room))?;
         self.received += read as u64;
         Poll::Ready(Ok(read))
     }
@@ -132,6 +138,20 @@ impl Client {
             self.out.advance(written);
         }
         Poll::Ready(Ok(()))
+    }
+
+    /// Writes bytes while `out` is empty; what the socket does not take now is left there.
+    ///
+    /// # Errors
+    /// As the socket reports.
+    pub fn poll_send(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> io::Result<()> {
+        let written = match self.stream.poll_write(cx, bytes) {
+            Poll::Ready(written) => written?,
+            Poll::Pending => 0,
+        };
+        self.sent += written as u64;
+        self.out.extend_from_slice(&bytes[written..]);
+        Ok(())
     }
 
     /// Writes `out`.

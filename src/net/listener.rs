@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
-use super::Stream;
+use super::{Stream, Thread};
 
 /// Connections that wait for a thread to take them.
 const QUEUE: usize = 1024;
@@ -24,12 +24,16 @@ impl Worker {
     ///
     /// # Errors
     /// If no thread or runtime can be made.
-    pub fn start<F, S>(number: usize, serve: F) -> std::io::Result<Self>
+    pub fn start<F, S>(thread: Arc<Thread>, serve: F) -> std::io::Result<Self>
     where
         F: Fn(Stream) -> S + Send + 'static,
         S: Future<Output = ()> + Send + 'static,
     {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let number = thread.number;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .on_thread_unpark(move || thread.look_at_clock())
+            .build()?;
         let (streams, mut queue) = mpsc::channel::<Stream>(QUEUE);
         let load = Arc::new(AtomicUsize::new(0));
         let counter = Arc::clone(&load);

@@ -75,8 +75,7 @@ impl Stream {
         }
     }
 
-    /// Reads once, into a buffer that gets room for `room` bytes only when there is something to read.
-    /// A short read clears readiness, so that the next call asks the reactor and not the kernel.
+    /// Reads once, into a buffer for which `room` is made only when there is something to read. A short read clears readiness, so that the next call asks the reactor and not the kernel.
     ///
     /// # Errors
     /// As the socket reports.
@@ -84,17 +83,17 @@ impl Stream {
         &mut self,
         cx: &mut Context<'_>,
         buffer: &mut BytesMut,
-        room: usize,
+        room: impl FnOnce(&mut BytesMut),
     ) -> Poll<io::Result<usize>> {
         match self {
             Self::Tcp(stream) => {
                 ready!(stream.poll_read_ready(cx))?;
-                buffer.reserve(room);
+                room(buffer);
                 pin!(stream.read_buf(buffer)).poll(cx)
             }
             Self::Unix(stream) => {
                 ready!(stream.poll_read_ready(cx))?;
-                buffer.reserve(room);
+                room(buffer);
                 pin!(stream.read_buf(buffer)).poll(cx)
             }
         }

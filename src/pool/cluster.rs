@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -85,7 +85,9 @@ pub struct Host {
     pub metrics: HostMetrics,
     pub control: Control,
     pub health: Health,
-    pools: DashMap<Arc<str>, Arc<Pool>>,
+    /// Connections in use, of all users.
+    outstanding: Arc<AtomicUsize>,
+    pools: DashMap<Arc<str>, Arc<Pool>, foldhash::fast::RandomState>,
 }
 
 /// What is known of a host's state. Until the first check a host counts as well.
@@ -184,6 +186,14 @@ impl DatabaseState {
         self.epoch.fetch_add(1, Ordering::AcqRel);
         self.catalog.store(None);
         self.wanted.notify_one();
+    }
+}
+
+impl Shard {
+    /// The replica that is up and has the fewest connections in use.
+    pub fn idlest_replica(&self) -> Option<&Arc<Host>> {
+        let up = self.replicas.iter().filter(|it| it.health.is_up());
+        up.min_by_key(|it| it.outstanding())
     }
 }
 
@@ -317,7 +327,12 @@ impl Database {
                 database: self.config.name.clone(),
                 host: address,
             };
-            let pool = Pool::new(target, self.limits.clone(), host.metrics.clone());
+            let pool = Pool::new(
+                target,
+                self.limits.clone(),
+                host.metrics.clone(),
+                Arc::clone(&host.outstanding),
+            );
             if self.state.is_paused.load(Ordering::Relaxed) {
                 pool.pause();
             }
@@ -345,7 +360,8 @@ impl Host {
             shard,
             is_primary,
             health: Health::default(),
-            pools: DashMap::new(),
+            outstanding: Arc::default(),
+            pools: DashMap::default(),
         }
     }
 
@@ -366,6 +382,6 @@ impl Host {
 
     /// Connections in use, of all users.
     pub fn outstanding(&self) -> usize {
-        self.pools.iter().map(|it| it.numbers.outstanding.load(Ordering::Relaxed)).sum()
+        self.outstanding.load(Ordering::Relaxed)
     }
 }

@@ -37,6 +37,8 @@ pub struct Pool {
     pub limits: ArcSwap<PoolLimits>,
     pub metrics: HostMetrics,
     pub numbers: PoolNumbers,
+    /// Connections in use at the host, of all its pools.
+    pub(super) host_outstanding: Arc<AtomicUsize>,
     state: Mutex<State>,
 }
 
@@ -51,7 +53,7 @@ pub struct PoolNumbers {
     pub timeouts: AtomicU64,
     /// Sum of the waits, in microseconds.
     pub wait_us: AtomicU64,
-    /// Connections in use now; the balance's measure of load.
+    /// Connections in use now.
     pub outstanding: AtomicUsize,
 }
 
@@ -94,12 +96,18 @@ enum Next {
 
 impl Pool {
     /// An empty pool; connections are made when needed.
-    pub fn new(target: Target, limits: PoolLimits, metrics: HostMetrics) -> Arc<Self> {
+    pub fn new(
+        target: Target,
+        limits: PoolLimits,
+        metrics: HostMetrics,
+        host_outstanding: Arc<AtomicUsize>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             target,
             limits: ArcSwap::from_pointee(limits),
             metrics,
             numbers: PoolNumbers::default(),
+            host_outstanding,
             state: Mutex::new(State::default()),
         })
     }
@@ -197,6 +205,32 @@ impl Pool {
         .hint("repeat the transaction")
     }
 
+    /// An idle connection of this thread, if nobody waits for one and it needs no check that takes
+    /// time.
+    pub fn take_now(self: &Arc<Self>, thread: usize, now: Instant) -> Option<Lease> {
+        let limits = self.limits.load();
+        let mut server = {
+            let mut state = self.state.lock();
+            if state.is_closed || state.is_paused || !state.waiters.is_empty() {
+                return None;
+            }
+            let idle = state.idle.get_mut(thread)?;
+            let rest = now.saturating_duration_since(idle.last()?.used);
+            if is_past(limits.check_after, rest) {
+                return None;
+            }
+            idle.pop()?
+        };
+        let age = now.saturating_duration_since(server.created);
+        if is_past(limits.max_lifetime, age) || !server.is_alive() {
+            drop(server);
+            self.free_slot();
+            return None;
+        }
+        self.numbers.leases.fetch_add(1, Ordering::Relaxed);
+        Some(self.lease(server))
+    }
+
     fn lease(self: &Arc<Self>, server: Box<Server>) -> Lease {
         Lease::new(server, Arc::clone(self))
     }
@@ -235,10 +269,11 @@ impl Pool {
     }
 
     /// Takes a clean server back: to the first waiter, else to its thread's idle ones.
-    pub(super) fn give_back(self: &Arc<Self>, mut server: Box<Server>) {
+    pub(super) fn give_back(self: &Arc<Self>, mut server: Box<Server>, now: Instant) {
         let limits = self.limits.load();
-        server.used = Instant::now();
-        let expired = is_past(limits.max_lifetime, server.created.elapsed());
+        server.used = now;
+        let age = now.saturating_duration_since(server.created);
+        let expired = is_past(limits.max_lifetime, age);
         loop {
             let mut state = self.state.lock();
             if state.is_closed || expired || state.open > limits.size {

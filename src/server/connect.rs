@@ -58,6 +58,8 @@ async fn dial(target: &Target, prepared_statements: usize) -> Result<Server, PgE
         has_failed: false,
         parsed: 0,
         has_swallowed_sync: false,
+        ready_if: None,
+        has_told_ready: false,
         is_private: false,
         own_error: None,
         thread: 0,

@@ -85,6 +85,9 @@ impl Session {
 
     /// Brings a server to the session's settings and into its transaction.
     async fn bring_up(&mut self, at: usize) -> Result<(), Failure> {
+        if self.tx.is_none() && Arc::strong_count(&self.settings) == 1 {
+            self.settings = self.proxy.settings.intern(std::mem::take(&mut self.settings));
+        }
         let member = &mut self.members[at];
         let is_outside = !member.in_tx;
         let server = member.lease.server();

@@ -1,6 +1,7 @@
 //! One client, from its first byte to its last: frames become requests, requests become plans, plans
 //! run on leased servers. One task owns it all.
 
+mod express;
 mod extended;
 mod fan_out;
 mod local;
@@ -12,8 +13,9 @@ mod statement;
 mod transaction;
 
 use std::collections::HashMap;
+use std::future::poll_fn;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -21,7 +23,7 @@ use bytes::Bytes;
 use crate::config::User;
 use crate::error::{PgError, sqlstate};
 use crate::exec::{Failure, Member};
-use crate::net::{Client, Stream};
+use crate::net::{Client, Stream, Thread};
 use crate::pool::cluster::{Cluster, Database};
 use crate::proxy::{Handle, Proxy, Signals};
 use crate::server::Settings;
@@ -29,6 +31,7 @@ use crate::shard::ShardId;
 use crate::wire::backend;
 use crate::wire::pipeline::TxStatus;
 
+use express::Express;
 use extended::{Portal, Prepared};
 use transaction::Transaction;
 
@@ -54,8 +57,8 @@ struct Session {
     members: Vec<Member>,
     /// Why the session keeps its servers.
     pin: Option<&'static str>,
-    statements: HashMap<Bytes, Arc<Prepared>>,
-    portals: HashMap<Bytes, Portal>,
+    statements: HashMap<Bytes, Arc<Prepared>, foldhash::fast::RandomState>,
+    portals: HashMap<Bytes, Portal, foldhash::fast::RandomState>,
     /// Messages of the extended protocol since the last Sync or Flush.
     batch: Vec<(u8, Bytes)>,
     batch_bytes: usize,
@@ -67,7 +70,6 @@ struct Session {
     reload_at_commit: bool,
     schema_of_block: transaction::SchemaOfBlock,
     queries: u64,
-    buffers: statement::Buffers,
     /// Unknown relations that were looked for under a version of the catalog.
     asked: (u64, std::collections::HashSet<String>),
 }
@@ -103,15 +105,16 @@ impl Role {
 }
 
 /// Serves a connection that was accepted: a client, a cancel request, the admin console.
-pub async fn serve(proxy: Arc<Proxy>, stream: Stream, thread: usize) {
+pub async fn serve(proxy: Arc<Proxy>, stream: Stream, thread: Arc<Thread>) {
     let Ok(peer) = stream.peer() else { return };
     stream.set_nodelay();
     let (message_bytes, login_timeout) = {
         let cluster = proxy.cluster.load();
         (cluster.config.limits.message_bytes, cluster.config.limits.login_timeout)
     };
-    let client = Client::new(stream, peer, message_bytes);
-    let login = Box::pin(login::log_in(&proxy, client, thread));
+    let number = thread.number;
+    let client = Client::new(stream, peer, thread, message_bytes);
+    let login = Box::pin(login::log_in(&proxy, client, number));
     match tokio::time::timeout(login_timeout, login).await {
         Ok(Some(login::Outcome::Session(session))) => session.live().await,
         Ok(Some(login::Outcome::Admin(client, handle))) => {
@@ -124,40 +127,125 @@ pub async fn serve(proxy: Arc<Proxy>, stream: Stream, thread: usize) {
     }
 }
 
+/// What [`Session::poll_common`] leaves to others.
+enum Event {
+    /// The client has said goodbye or its connection is lost.
+    Gone,
+    /// A message that needs more than the common case.
+    Message(u8, Bytes),
+    /// A common request has ended in an error.
+    Trouble(Result<(), Failure>),
+    /// The client does not take what it is sent.
+    Backlog,
+    /// Others want something of the session.
+    Signal,
+    /// Bytes that are no message.
+    Malformed(PgError),
+}
+
 impl Session {
     /// Serves the client to its end.
     async fn live(mut self: Box<Self>) {
         let handle = Arc::clone(&self.handle);
         handle.signals.attach().await;
-        while !self.step(&handle.signals).await {}
+        let mut express = None;
+        loop {
+            // All that happens often is done in here; what comes out of it is rare, so that its futures
+            // lie on the heap and the task stays small.
+            let event = poll_fn(|cx| self.poll_common(&mut express, &handle.signals, cx)).await;
+            if Box::pin(self.attend(event, &mut express, &handle.signals)).await {
+                break;
+            }
+        }
+        drop(express);
         self.end();
     }
 
-    /// Handles one message, or waits for the client; whether the session is over.
-    async fn step(&mut self, signals: &Signals) -> bool {
-        match self.client.take_frame() {
-            Ok(Some((b'X', _))) => true,
-            Ok(Some((tag, frame))) => {
+    /// Serves common requests, one after the other, and waits for them.
+    fn poll_common(
+        &mut self,
+        express: &mut Option<Express>,
+        signals: &Signals,
+        cx: &mut Context<'_>,
+    ) -> Poll<Event> {
+        loop {
+            let heeded = if express.is_some() { Signals::KILL } else { Signals::ANY };
+            if signals.is_raised(heeded) {
+                return Poll::Ready(Event::Signal);
+            }
+            if let Some(under_way) = express {
+                let done = ready!(self.poll_ride(under_way, cx));
+                if !self.alight(express, &done) {
+                    return Poll::Ready(Event::Trouble(done));
+                }
+            }
+            if !self.client.out.is_empty() {
+                match self.client.poll_flush(cx) {
+                    Poll::Ready(Ok(())) => (),
+                    Poll::Ready(Err(_)) => return Poll::Ready(Event::Gone),
+                    Poll::Pending => return Poll::Ready(Event::Backlog),
+                }
+            }
+            *express = self.board();
+            if express.is_some() {
+                continue;
+            }
+            match self.client.take_frame() {
+                Ok(Some((b'X', _))) => return Poll::Ready(Event::Gone),
+                Ok(Some((tag, frame))) => return Poll::Ready(Event::Message(tag, frame)),
+                Ok(None) => (),
+                Err(error) => return Poll::Ready(Event::Malformed(error)),
+            }
+            self.client.rest();
+            match ready!(members::poll_idle(&mut self.members, &mut self.client, cx)) {
+                Ok(count) if count > 0 => (),
+                _ => return Poll::Ready(Event::Gone),
+            }
+        }
+    }
+
+    /// Deals with what is not common; whether the session is over.
+    async fn attend(
+        &mut self,
+        event: Event,
+        express: &mut Option<Express>,
+        signals: &Signals,
+    ) -> bool {
+        match event {
+            Event::Gone => true,
+            Event::Message(tag, frame) => {
                 let done = {
                     let mut request = Box::pin(self.handle(tag, frame));
                     // If killed, what runs is dropped: its servers are cleaned up.
                     signals.unless(Signals::KILL, request.as_mut()).await
                 };
                 match done {
+                    Some(Ok(())) if self.may_drain() => {
+                        self.say_goodbye("the proxy is going down").await;
+                        true
+                    }
                     Some(done) => done.is_err(),
                     None => self.end_by_kill().await,
                 }
             }
-            Ok(None) if self.may_drain() => {
-                self.say_goodbye("the proxy is going down").await;
-                true
-            }
-            Ok(None) => match self.wait(signals).await {
-                Some(read) => !matches!(read, Ok(count) if count > 0),
-                None if signals.is_raised(Signals::KILL) => self.end_by_kill().await,
+            Event::Trouble(done) => match express.take() {
+                Some(express) => self.land(express, done).await.is_err(),
                 None => false,
             },
-            Err(error) => {
+            Event::Backlog => self.flush().await.is_err(),
+            Event::Signal => {
+                if signals.is_raised(Signals::KILL) {
+                    *express = None;
+                    return self.end_by_kill().await;
+                }
+                signals.take(Signals::DRAIN);
+                let is_over = express.is_none() && self.may_drain();
+                if is_over {
+                    self.say_goodbye("the proxy is going down").await;
+                }
+                is_over
+            }
+            Event::Malformed(error) => {
                 self.tell(&error.fatal());
                 let _ = self.client.flush(PATIENCE).await;
                 true
@@ -173,20 +261,6 @@ impl Session {
     async fn end_by_kill(&mut self) -> bool {
         self.say_goodbye("an administrator ended this session").await;
         true
-    }
-
-    /// Waits for the client; a server it keeps may meanwhile have something to say. `None` if others
-    /// want something of the session; for KILL the bit stays raised.
-    async fn wait(&mut self, signals: &Signals) -> Option<std::io::Result<usize>> {
-        self.client.rest();
-        let (members, client) = (&mut self.members, &mut self.client);
-        std::future::poll_fn(|cx| {
-            if signals.is_raised(Signals::KILL) || signals.take(Signals::DRAIN) {
-                return Poll::Ready(None);
-            }
-            members::poll_idle(members, client, cx).map(Some)
-        })
-        .await
     }
 
     async fn handle(&mut self, tag: u8, frame: Bytes) -> Result<(), Failure> {
@@ -240,6 +314,11 @@ impl Session {
     /// A request has ended: servers go back, then the client gets the rest of its answer.
     async fn end_request(&mut self) -> Result<(), Failure> {
         self.release();
+        self.flush().await
+    }
+
+    /// Writes what the client is to get.
+    async fn flush(&mut self) -> Result<(), Failure> {
         self.client.flush(PATIENCE).await.map_err(|_| Failure::Gone)
     }
 

@@ -315,13 +315,18 @@ impl Session {
         for bucket in buckets {
             self.database.state.pins.write(*bucket);
         }
-        let now = Instant::now();
         let shards = self.members.iter().filter(|it| it.wrote).map(|it| it.shard);
         for shard in shards.collect::<SmallVec<[ShardId; 4]>>() {
-            match self.written.iter_mut().find(|(it, _)| *it == shard) {
-                Some((_, at)) => *at = now,
-                None => self.written.push((shard, now)),
-            }
+            self.note_written_on(shard);
+        }
+    }
+
+    /// From now on this client's reads of the shard see what was written.
+    pub(super) fn note_written_on(&mut self, shard: ShardId) {
+        let now = Instant::now();
+        match self.written.iter_mut().find(|(it, _)| *it == shard) {
+            Some((_, at)) => *at = now,
+            None => self.written.push((shard, now)),
         }
     }
 
