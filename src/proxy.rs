@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use bytes::Bytes;
 use dashmap::DashMap;
 use parking_lot::Mutex;
@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use crate::config::{Config, User};
 use crate::error::{PgError, sqlstate};
 use crate::metrics::Metrics;
+use crate::net::tls::Acceptor;
 use crate::pool::cluster::Cluster;
 use crate::server::CancelKey;
 
@@ -21,6 +22,8 @@ const TEXTS: usize = 20_000;
 /// The shared state of a running proxy.
 pub struct Proxy {
     pub cluster: ArcSwap<Cluster>,
+    /// None: TLS is off.
+    pub tls: ArcSwapOption<Acceptor>,
     pub metrics: Metrics,
     /// Connected clients by the process id they were told.
     pub clients: DashMap<i32, Arc<Handle>>,
@@ -113,6 +116,7 @@ impl Proxy {
         Ok(Arc::new(Self {
             salt_key,
             cluster: ArcSwap::from_pointee(Cluster::new(config, None, &metrics)),
+            tls: ArcSwapOption::empty(),
             metrics,
             clients: DashMap::new(),
             texts: DashMap::new(),

@@ -2,6 +2,7 @@
 
 mod cancel;
 mod connect;
+pub mod open;
 mod settings;
 mod statements;
 
