@@ -46,10 +46,11 @@ pub(super) fn host(url: &str) -> Result<Host, Wrong> {
         _ => (),
     }
     let parameters = parameters(query)?;
-    let (host, port) = match parameters.host {
-        Some(host) if address.is_empty() => (host, 5432),
+    let (host, port) = address_of(address)?;
+    let host = match parameters.host {
+        Some(named) if host.is_empty() => named,
         Some(_) => return Err(Wrong::new("names its host twice", "leave out one of them")),
-        None => address_of(address)?,
+        None => host,
     };
     if host.is_empty() || (host.contains(char::is_whitespace) && !host.starts_with('/')) {
         return Err(Wrong::new("names no host", FORM));
@@ -93,7 +94,7 @@ fn unknown(name: &str) -> Wrong {
     Wrong::new(format!("has an unknown parameter: `{name}`"), hint)
 }
 
-/// `host`, `host:port`, `[::1]` or `[::1]:port`.
+/// `host`, `host:port`, `[::1]`, `[::1]:port`, or nothing for what the parameters name.
 fn address_of(address: &str) -> Result<(String, u16), Wrong> {
     let (host, port) = match address.strip_prefix('[') {
         Some(rest) => {

@@ -205,13 +205,18 @@ impl TlsStream {
     }
 }
 
-/// Tells the peer that nothing was cut off, if the socket takes that now.
+/// Tells the peer that nothing was cut off, or what was wrong with its handshake, if the socket takes
+/// that now.
 impl Drop for TlsStream {
     fn drop(&mut self) {
         let Some(tcp) = &self.tcp else { return };
         if self.accepted == 0 && !self.session.is_handshaking() {
             self.session.send_close_notify();
-            let _ = self.session.write_tls(&mut Parting(tcp));
+        }
+        while self.session.wants_write() {
+            if !matches!(self.session.write_tls(&mut Parting(tcp)), Ok(count) if count > 0) {
+                break;
+            }
         }
     }
 }
@@ -249,6 +254,10 @@ struct Parting<'a>(&'a TcpStream);
 impl Write for Parting<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.0.try_write(bytes)
+    }
+
+    fn write_vectored(&mut self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.0.try_write_vectored(parts)
     }
 
     fn flush(&mut self) -> io::Result<()> {
