@@ -49,6 +49,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("tokio_postgres", &["pool/", "exec/two_phase", "playground/", "app"]),
     ("deadpool", &["pool/control"]),
     ("rustls", &["net/tls"]),
+    ("rustls_native_certs", &["net/tls"]),
     ("x509_cert", &["net/tls"]),
     ("redis", &["cache/redis"]),
     ("clap", &["main.rs"]),

@@ -25,7 +25,7 @@ pub use error::ConfigError;
 pub use keys::{KEYS, Key};
 pub use parse::{WrittenHost, parse, parse_located};
 pub use show::show;
-pub use tls::{HostTls, ListenTls, SslMode};
+pub use tls::{HostTls, ListenTls, SYSTEM, SslMode};
 pub use units::{show_bytes, show_duration};
 
 /// A whole configuration. Past its constructor nothing is checked again.

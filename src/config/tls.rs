@@ -27,14 +27,17 @@ impl ListenTls {
     }
 }
 
+/// The `sslrootcert` that stands for the CAs this machine trusts.
+pub const SYSTEM: &str = "system";
+
 /// TLS towards a server, as libpq's parameters of these names say it:
 /// <https://www.postgresql.org/docs/current/libpq-ssl.html>.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct HostTls {
     pub mode: SslMode,
-    /// `sslrootcert`: the CAs; files in PEM, all of them.
+    /// `sslrootcert`: the CAs, a file in PEM or [`SYSTEM`].
     pub root: Option<String>,
-    /// `sslcert`, `sslkey`: our own certificate.
+    /// `sslcert`, `sslkey`: our own certificate, files in PEM.
     pub certificate: Option<String>,
     pub key: Option<String>,
 }
@@ -105,16 +108,22 @@ impl HostTls {
     /// Whether the parts fit together and the files are there.
     pub(super) fn check(&self, outside: &Outside<'_>) -> Result<(), Wrong> {
         if self.mode >= SslMode::VerifyCa && self.root.is_none() {
-            let hint = "add sslrootcert=FILE with the CA's certificate";
+            let hint = "add sslrootcert=FILE with the CA's certificate, or sslrootcert=system";
             return Err(Wrong::new(format!("has sslmode={} without sslrootcert", self.mode), hint));
         }
         if self.key.is_some() && self.certificate.is_none() {
             return Err(Wrong::new("has sslkey without sslcert", "add sslcert=FILE"));
         }
+        let is_system = self.root.as_deref() == Some(SYSTEM);
+        if is_system && self.mode != SslMode::VerifyFull {
+            let message = format!("has sslmode={} with sslrootcert=system", self.mode);
+            let hint = "write sslmode=verify-full: anybody can get a certificate of those CAs";
+            return Err(Wrong::new(message, hint));
+        }
         let files =
             [("sslrootcert", &self.root), ("sslcert", &self.certificate), ("sslkey", &self.key)];
         for (name, path) in files {
-            let Some(path) = path else { continue };
+            let Some(path) = path.as_ref().filter(|it| *it != SYSTEM) else { continue };
             (outside.read_file)(path).map_err(|error| {
                 let message = format!("has {name}={path}, which cannot be read: {error}");
                 Wrong::new(message, "name a file in PEM that this process may read")

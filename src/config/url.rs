@@ -2,7 +2,7 @@
 
 use super::error::Wrong;
 use super::suggest::nearest;
-use super::{Host, HostTls, SslMode};
+use super::{Host, HostTls, SYSTEM, SslMode};
 
 /// What may stand behind the `?`, as libpq names it.
 const PARAMETERS: &[&str] = &["sslmode", "sslrootcert", "sslcert", "sslkey", "host", "port"];
@@ -82,6 +82,9 @@ fn parameters(query: &str) -> Result<Parameters, Wrong> {
             return Err(Wrong::new(format!("names `{name}` twice"), "leave one out"));
         }
         names.push(name);
+    }
+    if read.tls.root.as_deref() == Some(SYSTEM) && !names.iter().any(|it| it == "sslmode") {
+        read.tls.mode = SslMode::VerifyFull;
     }
     Ok(read)
 }
@@ -173,6 +176,8 @@ mod tests {
         assert_eq!((read.tls.mode, read.unix_socket()), (SslMode::VerifyFull, None));
         assert_eq!(read.tls.root.as_deref(), Some("/etc/ca.crt"));
         assert_eq!(format!("{read:?}"), "u@h:5432/d?sslmode=verify-full&sslrootcert=/etc/ca.crt");
+        let read = host("postgres://u@h/d?sslrootcert=system").unwrap();
+        assert_eq!(read.tls.mode, SslMode::VerifyFull);
         for url in ["postgres://u@%2Frun%2Fpg:5433/d", "postgres://u@/d?host=/run/pg&port=5433"] {
             assert_eq!(host(url).unwrap().unix_socket().as_deref(), Some("/run/pg/.s.PGSQL.5433"));
         }

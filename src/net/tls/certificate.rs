@@ -201,3 +201,52 @@ fn pss_hash(parameters: &[u8]) -> Hash {
     };
     hashes.iter().find(|(oid, _)| is_named(oid)).map_or(Hash::Sha256, |(_, hash)| *hash)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(name: &str) -> CertificateDer<'static> {
+        chain("test", &format!("tests/certificates/{name}.crt")).unwrap().remove(0)
+    }
+
+    /// `openssl x509 -outform DER | openssl dgst`
+    #[test]
+    fn channel_binding_takes_the_hash_of_the_signature() {
+        let hex = |name: &str| {
+            let bytes = end_point(&read(name))?;
+            Some(bytes.iter().map(|it| format!("{it:02x}")).collect::<String>())
+        };
+        for (name, hash) in [
+            ("version1", "94e05ade4e21c2ae5661cc0e903b97621ce77ece7b0c6a312ee2adc7f0e62ba7"),
+            (
+                "own_ca",
+                "483e52e2f79168d1f0e1125cf4935f345d1055919807554d9511e83483ce7b76\
+                 7d62911154518e550a66505fb929c4e2",
+            ),
+            (
+                "pss",
+                "d58bb7345a93c81c131f76a012ef13ae3da73e2457efedc0f2d13644a89434ec\
+                 a8feaec5c25c345793f349efd6af289dc6d7afc5e93c41de79a75fd848ea78ef",
+            ),
+        ] {
+            assert_eq!(hex(name).as_deref(), Some(hash), "{name}");
+        }
+        assert_eq!(hex("ed25519"), None);
+    }
+
+    #[test]
+    fn names_are_as_rfc_4514_writes_them() {
+        let peer = peer(&read("version1")).unwrap();
+        assert_eq!(peer.common_name.as_deref(), Some("db.example"));
+        assert_eq!(peer.subject, "CN=db.example,O=Example");
+    }
+
+    #[test]
+    fn broken_files_are_told() {
+        let error = chain("sslrootcert", "tests/layers.rs").unwrap_err();
+        assert_eq!(error.to_string(), "sslrootcert: tests/layers.rs: has no CERTIFICATE in PEM");
+        let error = private_key("sslkey", "tests/certificates/ca.crt").unwrap_err();
+        assert!(error.to_string().contains("has no unencrypted PRIVATE KEY"));
+    }
+}

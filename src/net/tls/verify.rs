@@ -13,7 +13,7 @@ use rustls::{CertificateError, DigitallySignedStruct, Error, RootCertStore, Sign
 use x509_cert::Certificate;
 
 use super::{TlsError, accept, certificate};
-use crate::config::{Host, SslMode};
+use crate::config::{Host, SYSTEM, SslMode};
 
 /// Checks the certificate of one server.
 #[derive(Debug)]
@@ -32,10 +32,26 @@ struct Trusted {
     certificates: Vec<CertificateDer<'static>>,
 }
 
+impl Trusted {
+    /// The CAs this machine trusts.
+    fn system() -> Result<Self, TlsError> {
+        let mut roots = RootCertStore::empty();
+        let found = rustls_native_certs::load_native_certs();
+        let (count, _) = roots.add_parsable_certificates(found.certs);
+        match count {
+            0 => {
+                Err(TlsError::new("sslrootcert", SYSTEM, "this machine has no certificates of CAs"))
+            }
+            _ => Ok(Self { roots, certificates: Vec::new() }),
+        }
+    }
+}
+
 impl ServerVerifier {
     /// As the server's URL says. `require` with an `sslrootcert` verifies the CA, as in libpq.
     pub(super) fn load(host: &Host, provider: &CryptoProvider) -> Result<Self, TlsError> {
-        let trusted = match &host.tls.root {
+        let trusted = match host.tls.root.as_deref() {
+            Some(SYSTEM) => Some(Trusted::system()?),
             Some(file) if host.tls.mode >= SslMode::Require => Some(Trusted {
                 roots: accept::roots("sslrootcert", file)?,
                 certificates: certificate::chain("sslrootcert", file)?,
@@ -176,7 +192,69 @@ impl ServerVerifier {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+
+    const DAYS: u64 = 25_000;
+
+    fn shown(name: &str) -> CertificateDer<'static> {
+        let file = format!("tests/certificates/{name}.crt");
+        certificate::chain("test", &file).unwrap().remove(0)
+    }
+
+    fn verdict(name: &str, host: &str, root: &str, mode: SslMode, days: u64) -> Result<(), Error> {
+        verdict_on(&shown(name), host, root, mode, days)
+    }
+
+    fn verdict_on(
+        shown: &CertificateDer<'_>,
+        host: &str,
+        root: &str,
+        mode: SslMode,
+        days: u64,
+    ) -> Result<(), Error> {
+        let mut tls = crate::config::HostTls { mode, ..Default::default() };
+        tls.root = Some(format!("tests/certificates/{root}.crt"));
+        let (user, database) = (String::new(), String::new());
+        let host = Host { host: host.into(), port: 1, user, password: None, database, tls };
+        let verifier = ServerVerifier::load(&host, &super::super::provider()).unwrap();
+        let any = ServerName::try_from("any").unwrap();
+        let now = UnixTime::since_unix_epoch(Duration::from_secs(days * 86_400));
+        verifier.verify_server_cert(shown, &[], &any, &[], now).map(drop)
+    }
+
+    /// Certificates of the kinds that Postgres' own documentation tells to make.
+    #[test]
+    fn what_libpq_trusts_is_trusted() {
+        use SslMode::{Prefer, Require, VerifyCa, VerifyFull};
+        let verify = |name, host, root, mode| verdict(name, host, root, mode, DAYS);
+        for name in ["version1", "own_ca"] {
+            let root = if name == "own_ca" { name } else { "ca" };
+            assert_eq!(verify(name, "db.example", root, VerifyFull), Ok(()));
+            assert_eq!(verify(name, "other", root, VerifyCa), Ok(()));
+            let wrong = CertificateError::NotValidForName;
+            assert_eq!(verify(name, "other", root, VerifyFull), Err(wrong.into()));
+            assert!(verify(name, "db.example", "ed25519", Require).is_err());
+            assert_eq!(verify(name, "db.example", "ed25519", Prefer), Ok(()));
+            for (days, error) in
+                [(1, CertificateError::NotValidYet), (90_000, CertificateError::Expired)]
+            {
+                assert_eq!(verdict(name, "db.example", root, VerifyCa, days), Err(error.into()));
+            }
+        }
+        // With alternative names the CN does not count.
+        assert!(verify("pss", "db.example", "pss", VerifyFull).is_err());
+        assert_eq!(verify("pss", "other.example", "pss", VerifyFull), Ok(()));
+    }
+
+    #[test]
+    fn a_forged_signature_is_seen() {
+        let mut forged = shown("version1").to_vec();
+        *forged.last_mut().unwrap() ^= 1;
+        let verdict = verdict_on(&forged.into(), "db.example", "ca", SslMode::VerifyCa, DAYS);
+        assert_eq!(verdict, Err(CertificateError::UnknownIssuer.into()));
+    }
 
     #[test]
     fn a_star_is_one_label() {
