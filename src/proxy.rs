@@ -80,6 +80,7 @@ pub struct Handle {
     pub user: String,
     pub database: String,
     pub peer: crate::net::Peer,
+    pub is_tls: bool,
     pub connected: Instant,
     pub thread: usize,
     /// Servers that work for it now.

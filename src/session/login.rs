@@ -362,6 +362,7 @@ fn register(
         user: wanted.user.clone(),
         database: wanted.database.clone(),
         peer: client.peer,
+        is_tls: client.is_tls(),
         connected: Instant::now(),
         thread,
         servers: parking_lot::Mutex::default(),
