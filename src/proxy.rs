@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use dashmap::DashMap;
 use parking_lot::Mutex;
 use smallvec::SmallVec;
@@ -12,12 +12,15 @@ use smallvec::SmallVec;
 use crate::config::{Config, User};
 use crate::error::{PgError, sqlstate};
 use crate::metrics::Metrics;
+use crate::net::tls::Acceptor;
 use crate::pool::cluster::Cluster;
 use crate::server::{CancelKey, SharedSettings};
 
 /// The shared state of a running proxy.
 pub struct Proxy {
     pub cluster: ArcSwap<Cluster>,
+    /// None: TLS is off.
+    pub tls: ArcSwapOption<Acceptor>,
     pub metrics: Metrics,
     /// Connected clients by the process id they were told.
     pub clients: DashMap<i32, Arc<Handle>>,
@@ -56,6 +59,7 @@ pub struct Handle {
     pub user: String,
     pub database: String,
     pub peer: crate::net::Peer,
+    pub is_tls: bool,
     pub connected: Instant,
     pub thread: usize,
     /// Servers that work for it now.
@@ -96,6 +100,7 @@ impl Proxy {
             salt_key,
             plan_seed: u64::from_le_bytes(seed),
             cluster: ArcSwap::from_pointee(Cluster::new(config, None, &metrics)),
+            tls: ArcSwapOption::empty(),
             metrics,
             clients: DashMap::new(),
             prepared: PreparedStatements::default(),

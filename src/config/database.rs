@@ -11,7 +11,7 @@ use super::error::Wrong;
 use super::parse::{WrittenHost, pool_mode};
 use super::secret::Outside;
 use super::section::Section;
-use super::{Database, Host, Shard, TenantOverrides, url, values};
+use super::{Database, Host, HostTls, Shard, TenantOverrides, url, values};
 
 /// The name of the admin console's database.
 pub const ADMIN_DATABASE: &str = "pgsluice";
@@ -110,7 +110,10 @@ fn shard(
     hosts: &mut Vec<WrittenHost>,
 ) -> Shard {
     let mut host = |key: &str, value: &Spanned<DeValue<'_>>| {
-        let read = outside.resolve(value.get_ref()).and_then(|url| url::host(&url));
+        let read = outside.resolve(value.get_ref()).and_then(|url| {
+            let host = url::host(&url)?;
+            host.tls.check(outside).map(|()| host)
+        });
         let key = format!("database.shard.{key}");
         let host = read.map_err(|wrong| section.report.add(&value.span(), &key, wrong)).ok()?;
         let line = section.report.line(&value.span());
@@ -136,7 +139,8 @@ fn shard(
 /// Stands for a primary whose mistake was noted.
 fn nowhere() -> Host {
     let nothing = String::new;
-    Host { host: nothing(), port: 0, user: nothing(), password: None, database: nothing() }
+    let (host, user, database) = (nothing(), nothing(), nothing());
+    Host { host, port: 0, user, password: None, database, tls: HostTls::default() }
 }
 
 /// No database on a server may be two shards, or primary and replica.

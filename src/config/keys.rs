@@ -25,9 +25,11 @@ pub enum Kind {
     Text,
     TextList,
     Bool,
+    /// Permissions of a file in octal, as `"0770"`.
+    Mode,
     /// A password, a verifier, `"env:NAME"` or `"file:PATH"`; masked when shown.
     Secret,
-    /// `"postgres://user:password@host:port/database"`, `"env:NAME"` or `"file:PATH"`.
+    /// `"postgres://user:password@host:port/database?sslmode=require"`, `"env:NAME"` or `"file:PATH"`.
     Url,
     UrlList,
     /// `[first, last]`, both within 0 to 255.
@@ -84,6 +86,18 @@ pub const KEYS: &[Key] = &[
         "Where clients connect. \"0.0.0.0:6432\" lets in other machines. A change needs a restart."),
     key("listen.http", Kind::Address, Absent("not served"),
         "Where /metrics, /live and /ready are served, such as \"127.0.0.1:9432\". A change needs a restart."),
+    key("listen.tls", Kind::Choice(&["off", "allow", "require"]), Absent("\"allow\" with a tls_certificate, else \"off\""),
+        "Whether clients may (\"allow\") or must (\"require\") use TLS; those of the Unix socket never do."),
+    key("listen.tls_certificate", Kind::Text, Absent("no TLS"),
+        "File with the proxy's certificate in PEM, followed by those between it and its CA. Read again when it changes."),
+    key("listen.tls_key", Kind::Text, Absent("in the file of tls_certificate"),
+        "File with the certificate's private key in PEM, not encrypted."),
+    key("listen.tls_client_ca", Kind::Text, Absent("clients are not asked for certificates"),
+        "File with the CAs in PEM that sign clients' certificates. A certificate that a client shows must be of one of them."),
+    key("listen.unix_socket_dir", Kind::Text, Absent("no Unix socket"),
+        "Folder of a Unix socket for clients, .s.PGSQL.PORT with the port of listen.address. A change needs a restart."),
+    key("listen.unix_socket_mode", Kind::Mode, Value(r#""0777""#),
+        "Permissions of the Unix socket, in octal. A change needs a restart."),
     key("listen.shutdown_grace", WAIT_OR_ZERO, Value(r#""30s""#),
         "How long running transactions may go on after SIGTERM."),
     key("listen.threads", Kind::Count { min: 1, max: 1024 }, Absent("number of cores"),
@@ -168,7 +182,7 @@ pub const KEYS: &[Key] = &[
     key("database.shard.range", Kind::Range, Absent("everything with one shard, else nothing"),
         "First and last of the buckets the shard owns. A tenant's bucket is the first byte of md5(tenant_id), 0 to 255; every bucket belongs to exactly one shard."),
     key("database.shard.primary", Kind::Url, Required,
-        "The server that takes writes: \"postgres://user:password@host:port/database\", \"env:NAME\" or \"file:PATH\"."),
+        "The server that takes writes: \"postgres://user:password@host:port/database\", \"env:NAME\" or \"file:PATH\". Parameters as libpq's: sslmode, sslrootcert, sslcert, sslkey, host, port."),
     key("database.shard.replicas", Kind::UrlList, Value("[]"),
         "Servers that replicate the primary and take reads, written as primary is."),
 

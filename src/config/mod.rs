@@ -8,6 +8,7 @@ mod secret;
 mod section;
 mod show;
 mod suggest;
+mod tls;
 mod units;
 mod url;
 mod values;
@@ -24,6 +25,7 @@ pub use error::ConfigError;
 pub use keys::{KEYS, Key};
 pub use parse::{WrittenHost, parse, parse_located};
 pub use show::show;
+pub use tls::{HostTls, ListenTls, SYSTEM, SslMode};
 pub use units::{show_bytes, show_duration};
 
 /// A whole configuration. Past its constructor nothing is checked again.
@@ -44,6 +46,12 @@ pub struct Listen {
     pub address: SocketAddr,
     /// /metrics, /live, /ready; none: not served.
     pub http: Option<SocketAddr>,
+    /// None: clients are answered in clear only.
+    pub tls: Option<ListenTls>,
+    /// The folder of a Unix socket for clients.
+    pub unix_socket_dir: Option<String>,
+    /// The permissions of that socket.
+    pub unix_socket_mode: u32,
     /// How long running transactions may go on after SIGTERM.
     pub shutdown_grace: Duration,
     /// Data-plane threads; default: the number of cores.
@@ -156,7 +164,8 @@ pub struct Shard {
     pub replicas: Vec<Host>,
 }
 
-/// A server, from `postgres://user:password@host:port/database`. `Debug` never shows the password.
+/// A server, from `postgres://user:password@host:port/database?sslmode=require`. `Debug` never shows
+/// the password.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Host {
     pub host: String,
@@ -164,6 +173,14 @@ pub struct Host {
     pub user: String,
     pub password: Option<String>,
     pub database: String,
+    pub tls: HostTls,
+}
+
+impl Host {
+    /// The path of its Unix socket, if its host is a folder.
+    pub fn unix_socket(&self) -> Option<String> {
+        self.host.starts_with('/').then(|| format!("{}/.s.PGSQL.{}", self.host, self.port))
+    }
 }
 
 /// Tenant overrides as written, before the key type is known.
@@ -180,6 +197,6 @@ impl std::fmt::Display for Host {
 
 impl std::fmt::Debug for Host {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}@{self}/{}", self.user, self.database)
+        write!(f, "{}@{self}/{}{}", self.user, self.database, self.tls)
     }
 }

@@ -6,6 +6,7 @@ use super::database::databases;
 use super::error::{ConfigError, Report, Wrong};
 use super::secret::{self, Outside};
 use super::section::Section;
+use super::tls;
 use super::values;
 use super::{
     AuthMethod, Config, Health, Host, Limits, Listen, Log, LogFormat, Pool, PoolMode, Secret, User,
@@ -78,7 +79,7 @@ pub fn parse_located(
 fn config(root: &Section<'_>, outside: &Outside<'_>) -> (Config, Vec<WrittenHost>) {
     let (databases, hosts) = databases(root, outside);
     let config = Config {
-        listen: listen(&only(root, "listen")),
+        listen: listen(&only(root, "listen"), outside),
         pool: pool(&only(root, "pool")),
         limits: limits(&only(root, "limits")),
         health: health(&only(root, "health")),
@@ -94,11 +95,14 @@ fn only<'a>(root: &Section<'a>, name: &'static str) -> Section<'a> {
     root.sections(name).into_iter().next().unwrap_or_else(|| root.empty(name))
 }
 
-fn listen(section: &Section<'_>) -> Listen {
+fn listen(section: &Section<'_>, outside: &Outside<'_>) -> Listen {
     let cores = || std::thread::available_parallelism().map_or(1, usize::from);
     let listen = Listen {
         address: section.value("address", values::address),
         http: section.optional("http", values::address),
+        tls: tls::listen(section, outside),
+        unix_socket_dir: section.optional("unix_socket_dir", values::folder),
+        unix_socket_mode: section.value("unix_socket_mode", values::mode),
         shutdown_grace: section.value("shutdown_grace", values::duration),
         threads: section.optional("threads", values::count).unwrap_or_else(cores),
     };

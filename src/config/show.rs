@@ -2,7 +2,7 @@
 
 use super::keys::{Fallback, Key};
 use super::units::{show_bytes, show_duration};
-use super::{AuthMethod, Config, Database, LogFormat, PoolMode, Secret, User};
+use super::{AuthMethod, Config, Database, ListenTls, LogFormat, PoolMode, Secret, User};
 
 const MASK: &str = "********";
 
@@ -40,11 +40,20 @@ impl Rows {
 
 fn sections(config: &Config, rows: &mut Rows) {
     let Config { listen, pool, limits, health, log, .. } = config;
+    let of_tls = |file: fn(&ListenTls) -> Option<&String>| {
+        listen.tls.as_ref().and_then(file).cloned().unwrap_or_default()
+    };
     rows.section(
         "listen",
         &[
             ("address", listen.address.to_string()),
             ("http", or_empty(&listen.http)),
+            ("tls", listen.tls.as_ref().map_or("off", ListenTls::word).to_owned()),
+            ("tls_certificate", of_tls(|it| Some(&it.certificate))),
+            ("tls_key", of_tls(|it| Some(&it.key))),
+            ("tls_client_ca", of_tls(|it| it.client_ca.as_ref())),
+            ("unix_socket_dir", or_empty(&listen.unix_socket_dir)),
+            ("unix_socket_mode", format!("{:04o}", listen.unix_socket_mode)),
             ("shutdown_grace", show_duration(listen.shutdown_grace)),
             ("threads", listen.threads.to_string()),
         ],

@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::{Buf, Bytes, BytesMut};
 
 use super::thread::READ_BYTES;
+use super::tls::{Acceptor, PeerCertificate};
 use super::{Peer, Stream, Thread};
 use crate::error::PgError;
 use crate::wire::frame;
@@ -49,6 +50,40 @@ impl Client {
             received: 0,
             sent: 0,
         }
+    }
+
+    /// The same client after a TLS handshake, whose first bytes may lie in `input`.
+    ///
+    /// # Errors
+    /// As [`Acceptor::accept`]; the connection is closed then.
+    pub async fn into_tls(mut self, acceptor: &Acceptor) -> io::Result<Self> {
+        let Stream::Tcp(tcp) = self.stream else {
+            return Err(io::ErrorKind::Unsupported.into());
+        };
+        let early = std::mem::take(&mut self.input);
+        let tls = acceptor.accept(tcp, &early, &mut self.input).await?;
+        Ok(Self { stream: Stream::Tls(Box::new(tls)), ..self })
+    }
+
+    /// Whether nobody between can read along.
+    pub fn is_tls(&self) -> bool {
+        self.stream.tls().is_some()
+    }
+
+    /// The protocol that the client asked for by ALPN.
+    pub fn protocol(&self) -> Option<&[u8]> {
+        self.stream.tls()?.protocol()
+    }
+
+    /// What SCRAM's channel binding binds to: `tls-server-end-point` of our certificate. None without
+    /// TLS, and where a certificate's signature knows no hash.
+    pub fn channel_binding(&self) -> Option<Vec<u8>> {
+        self.stream.tls()?.end_point().map(<[u8]>::to_vec)
+    }
+
+    /// The certificate that the client has shown and that one of the CAs has signed.
+    pub fn peer_certificate(&self) -> Option<PeerCertificate> {
+        self.stream.tls()?.peer_certificate()
     }
 
     /// The next whole frame of the input, if it is there.

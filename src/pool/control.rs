@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime};
-use tokio_postgres::NoTls;
+use deadpool::Runtime;
+use deadpool::managed::{Object, Pool, PoolError};
 
+use super::control_connection::Connections;
 use crate::config::Host as Address;
 
 /// Control connections per host.
@@ -14,7 +15,7 @@ const DEADLINE: Duration = Duration::from_secs(10);
 
 /// Runs the control plane's SQL on one host.
 pub struct Control {
-    pool: Option<Pool>,
+    pool: Option<Pool<Connections>>,
     timeout: Duration,
 }
 
@@ -26,20 +27,7 @@ pub struct ControlError(pub String);
 impl Control {
     /// Connections are made when needed.
     pub fn new(address: &Address) -> Self {
-        let mut config = tokio_postgres::Config::new();
-        config
-            .host(&address.host)
-            .port(address.port)
-            .user(&address.user)
-            .dbname(&address.database)
-            .application_name("pgsluice control")
-            .connect_timeout(Duration::from_secs(5));
-        if let Some(password) = &address.password {
-            config.password(password);
-        }
-        let recycle = ManagerConfig { recycling_method: RecyclingMethod::Fast };
-        let manager = Manager::from_config(config, NoTls, recycle);
-        let built = Pool::builder(manager)
+        let built = Pool::builder(Connections::new(address))
             .max_size(SIZE)
             .runtime(Runtime::Tokio1)
             .wait_timeout(Some(DEADLINE))
@@ -52,11 +40,14 @@ impl Control {
     ///
     /// # Errors
     /// If none can be made in time.
-    pub async fn client(&self) -> Result<Object, ControlError> {
+    pub async fn client(&self) -> Result<Object<Connections>, ControlError> {
         let Some(pool) = &self.pool else {
             return Err(ControlError("the control pool could not be built".into()));
         };
-        pool.get().await.map_err(|error| ControlError(describe(&error)))
+        pool.get().await.map_err(|error| match error {
+            PoolError::Backend(error) => ControlError(describe(&error)),
+            error => ControlError(describe(&error)),
+        })
     }
 
     /// Runs statements without parameters; the rows of the last as text.

@@ -3,6 +3,7 @@
 pub mod catalog;
 pub mod cluster;
 pub mod control;
+mod control_connection;
 pub mod health;
 mod lease;
 #[expect(clippy::module_inception, reason = "the folder's noun")]

@@ -4,12 +4,11 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
-use tokio::net::TcpStream;
 
+use super::open::{self, Attempt};
 use super::{CancelKey, Server, Statements, Target, error_of};
 use crate::auth::{ClientExchange, ClientNext};
 use crate::error::{PgError, sqlstate};
-use crate::net::Stream;
 use crate::wire::pipeline::Pipeline;
 use crate::wire::{backend, frontend};
 
@@ -39,13 +38,50 @@ fn unreachable(target: &Target, why: &str) -> PgError {
     .hint("try again; SHOW SHARDS on the admin console tells the state of every host")
 }
 
+/// A connection that was refused, and whether another way could do.
+struct Refused {
+    error: PgError,
+    may_retry: bool,
+}
+
+impl From<PgError> for Refused {
+    fn from(error: PgError) -> Self {
+        Self { error, may_retry: false }
+    }
+}
+
 async fn dial(target: &Target, prepared_statements: usize) -> Result<Server, PgError> {
-    let address = (target.host.host.as_str(), target.host.port);
-    let stream = TcpStream::connect(address)
-        .await
-        .map_err(|error| unreachable(target, &error.to_string()))?;
-    let stream = Stream::Tcp(stream);
-    stream.set_nodelay();
+    let mut failed = None;
+    for attempt in open::attempts(&target.host) {
+        match dial_by(target, *attempt, prepared_statements).await {
+            Ok(server) => return Ok(server),
+            Err(Refused { error, may_retry }) => {
+                failed = Some(joined(failed, error));
+                if !may_retry {
+                    break;
+                }
+            }
+        }
+    }
+    Err(failed.unwrap_or_else(|| unreachable(target, "there is no way to it")))
+}
+
+/// The last error, with what became of the attempt before it.
+fn joined(first: Option<PgError>, last: PgError) -> PgError {
+    let before = first.and_then(|it| it.detail);
+    let details: Vec<String> = before.into_iter().chain(last.detail.clone()).collect();
+    PgError { detail: Some(details.join("; then: ")), ..last }
+}
+
+async fn dial_by(
+    target: &Target,
+    attempt: Attempt,
+    prepared_statements: usize,
+) -> Result<Server, Refused> {
+    let stream = open::open(&target.host, attempt).await.map_err(|error| Refused {
+        error: unreachable(target, &error.to_string()),
+        may_retry: error.is_about_tls(),
+    })?;
     let now = Instant::now();
     let mut server = Server {
         stream: Some(stream),
@@ -65,7 +101,7 @@ async fn dial(target: &Target, prepared_statements: usize) -> Result<Server, PgE
         thread: 0,
         created: now,
         used: now,
-        cancel: CancelKey::new(target.host.clone(), 0, Vec::new()).into(),
+        cancel: CancelKey::new(target.host.clone(), 0, Vec::new(), attempt).into(),
         status: BTreeMap::new(),
         settings: super::Settings::default(),
         statements: Statements::new(prepared_statements),
@@ -74,7 +110,7 @@ async fn dial(target: &Target, prepared_statements: usize) -> Result<Server, PgE
     Ok(server)
 }
 
-async fn log_in(server: &mut Server, target: &Target) -> Result<(), PgError> {
+async fn log_in(server: &mut Server, target: &Target) -> Result<(), Refused> {
     let host = &target.host;
     let parameters = [
         ("user", host.user.as_str()),
@@ -100,10 +136,15 @@ async fn log_in(server: &mut Server, target: &Target) -> Result<(), PgError> {
                     }
                     ClientNext::Wait(next) => exchange = Some(next),
                     ClientNext::Done => (),
-                    ClientNext::Failed(error) => return Err(refused(target, &error)),
+                    ClientNext::Failed(error) => return Err(refused(target, &error).into()),
                 }
             }
-            b'E' => return Err(refused(target, &error_of(&frame))),
+            b'E' => {
+                let error = error_of(&frame);
+                // As "no pg_hba.conf entry for host …, no encryption".
+                let may_retry = error.code == sqlstate::INVALID_AUTHORIZATION;
+                return Err(Refused { error: refused(target, &error), may_retry });
+            }
             b'S' => {
                 let it = backend::Parameter::read(&frame)?;
                 let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
@@ -111,7 +152,9 @@ async fn log_in(server: &mut Server, target: &Target) -> Result<(), PgError> {
             }
             b'K' => {
                 let it = backend::KeyData::read(&frame)?;
-                server.cancel = CancelKey::new(host.clone(), it.pid, it.key.to_vec()).into();
+                let attempt = server.cancel.attempt();
+                server.cancel =
+                    CancelKey::new(host.clone(), it.pid, it.key.to_vec(), attempt).into();
             }
             b'N' => (),
             b'Z' => return Ok(()),
@@ -119,7 +162,8 @@ async fn log_in(server: &mut Server, target: &Target) -> Result<(), PgError> {
                 return Err(PgError::new(
                     sqlstate::PROTOCOL_VIOLATION,
                     format!("server {host} sent {:?} during start-up", char::from(tag)),
-                ));
+                )
+                .into());
             }
         }
     }

@@ -2,6 +2,7 @@
 
 mod cancel;
 mod connect;
+pub mod open;
 mod settings;
 mod statements;
 
@@ -311,7 +312,8 @@ impl Server {
         let Some(stream) = &mut self.stream else {
             return Poll::Ready(Err(self.lost("it was closed")));
         };
-        match ready!(stream.poll_read(cx, &mut self.input, |input| input.reserve(READ_BYTES))) {
+        self.input.reserve(READ_BYTES);
+        match ready!(stream.poll_read_into(cx, &mut self.input)) {
             Ok(0) => Poll::Ready(Err(self.lost("the server closed it"))),
             Ok(count) => Poll::Ready(Ok(count)),
             Err(error) => Poll::Ready(Err(self.lost(&error.to_string()))),

@@ -1,11 +1,11 @@
-//! From a connection's first byte to its first ReadyForQuery.
+//! From a start-up packet to the first ReadyForQuery.
 
 use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
 
-use super::{PATIENCE, Role, Routing, Session};
+use super::{PATIENCE, Role, Routing, Session, open};
 use crate::auth::{Next, Random, ServerExchange};
 use crate::config::User;
 use crate::error::{PgError, sqlstate};
@@ -13,9 +13,8 @@ use crate::net::Client;
 use crate::pool::cluster::{Cluster, Database};
 use crate::proxy::{ClientState, Handle, Proxy};
 use crate::server::{Setting, Settings, difference};
-use crate::wire::frontend::view::Initial;
+use crate::wire::backend;
 use crate::wire::pipeline::TxStatus;
-use crate::wire::{backend, frame};
 
 /// The admin console's database.
 const ADMIN: &str = "pgsluice";
@@ -59,21 +58,18 @@ struct Wanted {
 }
 
 /// Speaks with a new connection; `None` if it ended, was a cancel request or was refused.
-pub(super) async fn log_in(
-    proxy: &Arc<Proxy>,
-    mut client: Client,
-    thread: usize,
-) -> Option<Outcome> {
-    match start(proxy, &mut client).await {
-        Ok(Some(wanted)) => match admit(proxy, client, thread, wanted).await {
-            Ok(outcome) => Some(outcome),
-            Err((mut client, error)) => {
-                refuse(proxy, &mut client, error).await;
-                None
-            }
+pub(super) async fn log_in(proxy: &Arc<Proxy>, client: Client, thread: usize) -> Option<Outcome> {
+    let outcome = match open::start(proxy, client).await {
+        Ok(Some((mut client, startup))) => match wanted(&mut client, startup) {
+            Ok(wanted) => admit(proxy, client, thread, wanted).await,
+            Err(error) => Err((client, error)),
         },
-        Ok(None) => None,
-        Err(error) => {
+        Ok(None) => return None,
+        Err(refused) => Err(refused),
+    };
+    match outcome {
+        Ok(outcome) => Some(outcome),
+        Err((mut client, error)) => {
             refuse(proxy, &mut client, error).await;
             None
         }
@@ -87,51 +83,8 @@ async fn refuse(proxy: &Proxy, client: &mut Client, error: PgError) {
     let _ = client.flush(std::time::Duration::from_secs(5)).await;
 }
 
-/// Reads packets up to the start-up packet.
-async fn start(proxy: &Arc<Proxy>, client: &mut Client) -> Result<Option<Wanted>, PgError> {
-    loop {
-        let Some(packet) = packet(client).await? else { return Ok(None) };
-        match Initial::read(&packet)? {
-            // TLS is not offered: the client goes on in clear or gives up.
-            Initial::Ssl | Initial::GssEnc => {
-                client.out.extend_from_slice(b"N");
-                if client.flush(PATIENCE).await.is_err() {
-                    return Ok(None);
-                }
-            }
-            Initial::Cancel(request) => {
-                proxy.cancel(request.pid, request.key).await;
-                return Ok(None);
-            }
-            Initial::Startup(startup) => {
-                let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-                let parameters = startup.parameters.iter().map(|(k, v)| (text(k), text(v)));
-                let parameters: Vec<_> = parameters.collect();
-                return wanted(client, startup.minor, parameters).map(Some);
-            }
-        }
-    }
-}
-
-async fn packet(client: &mut Client) -> Result<Option<Bytes>, PgError> {
-    loop {
-        if let Some(len) = frame::next_startup(&client.input)?
-            && client.input.len() >= len
-        {
-            return Ok(Some(client.input.split_to(len).freeze()));
-        }
-        match client.fill().await {
-            Ok(0) | Err(_) => return Ok(None),
-            Ok(_) => (),
-        }
-    }
-}
-
-fn wanted(
-    client: &mut Client,
-    minor: u16,
-    parameters: Vec<(String, String)>,
-) -> Result<Wanted, PgError> {
+fn wanted(client: &mut Client, startup: open::Startup) -> Result<Wanted, PgError> {
+    let open::Startup { minor, parameters } = startup;
     let mut wanted = Wanted {
         minor: minor.min(MINOR),
         user: String::new(),
@@ -409,6 +362,7 @@ fn register(
         user: wanted.user.clone(),
         database: wanted.database.clone(),
         peer: client.peer,
+        is_tls: client.is_tls(),
         connected: Instant::now(),
         thread,
         servers: parking_lot::Mutex::default(),

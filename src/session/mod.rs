@@ -7,6 +7,7 @@ mod fan_out;
 mod local;
 mod login;
 mod members;
+mod open;
 mod prepare;
 mod run;
 mod statement;

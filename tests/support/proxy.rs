@@ -31,6 +31,10 @@ pub struct ProxySpec {
     pub limits: String,
     pub health: String,
     pub database: String,
+    /// What stands behind the `?` of the servers' URLs.
+    pub parameters: String,
+    /// The host in them.
+    pub host: String,
 }
 
 impl ProxySpec {
@@ -58,6 +62,8 @@ impl ProxySpec {
             limits: String::new(),
             health: "interval = \"200ms\"\ncatalog_refresh = \"500ms\"\n".to_owned(),
             database,
+            parameters: String::new(),
+            host: "127.0.0.1".to_owned(),
         }
     }
 
@@ -79,8 +85,9 @@ impl ProxySpec {
              [[database]]\nname = \"app\"\n{}",
             self.listen, self.pool, self.limits, self.health, self.database
         );
-        let url =
-            |(port, name): &(u16, String)| format!("postgres://app:app@127.0.0.1:{port}/{name}");
+        let url = |(port, name): &(u16, String)| {
+            format!("postgres://app:app@{}:{port}/{name}{}", self.host, self.parameters)
+        };
         for (id, shard) in self.shards.iter().enumerate() {
             text.push_str(&format!("[[database.shard]]\nid = {id}\n"));
             if let Some((first, last)) = shard.range {
