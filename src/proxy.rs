@@ -1,5 +1,7 @@
 //! The only shared object: the current snapshot, clients, limits and metrics. Passed down, no statics.
 
+pub mod failed_logins;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
@@ -36,6 +38,7 @@ pub struct Proxy {
     pub reload: tokio::sync::mpsc::Sender<ReloadRequest>,
     /// What SCRAM salts of users without a stored one are made from.
     pub salt_key: [u8; 32],
+    pub failed_logins: failed_logins::FailedLogins,
     next_text: AtomicU64,
     next_client: AtomicU64,
 }
@@ -115,6 +118,7 @@ impl Proxy {
             .map_err(|error| PgError::new(sqlstate::INTERNAL_ERROR, error.to_string()))?;
         Ok(Arc::new(Self {
             salt_key,
+            failed_logins: failed_logins::FailedLogins::default(),
             cluster: ArcSwap::from_pointee(Cluster::new(config, None, &metrics)),
             tls: ArcSwapOption::empty(),
             metrics,
@@ -138,11 +142,6 @@ impl Proxy {
     pub fn drain(&self) {
         self.is_draining.store(true, Ordering::Relaxed);
         self.clients.iter().for_each(|it| it.signals.raise(Signals::DRAIN));
-    }
-
-    /// The user of that name.
-    pub fn user(&self, name: &str) -> Option<User> {
-        self.cluster.load().config.users.iter().find(|it| it.name == name).cloned()
     }
 
     /// Whether the user may use the admin console: named ones, or everybody if none is named.
