@@ -124,6 +124,36 @@ fn a_changed_password_is_renewed_by_the_next_login() {
     assert!(failure(&proxy, "bea", "old").starts_with("28P01: password authentication failed"));
 }
 
+/// Recovery must be able to end what is prepared: it works as the URL's user.
+#[test]
+fn writes_over_shards_need_a_superuser_to_recover_them() {
+    create_role(cluster(), "frida", "secret", "scram-sha-256");
+    let place = |name: &str| {
+        cluster().create_database(name).unwrap();
+        let sql = "CREATE TABLE things (tenant_id int, PRIMARY KEY (tenant_id)); \
+                   GRANT ALL ON things TO PUBLIC";
+        cluster().sql(PRIMARY, name, sql).unwrap();
+        (cluster().primary_port(0), vec![], name.to_owned())
+    };
+    let mut spec = ProxySpec::over(&[place("frida_0"), place("frida_1")]);
+    spec.database = spec.database.replace("\"plans\", \"countries\"", "");
+    let user =
+        "[[user]]\nname = \"frida\"\npassword = \"secret\"\nserver_auth = \"pass-through\"\n";
+    spec.health.push_str(user);
+    let proxy = Proxy::start(spec);
+    proxy.wait_for_tables(1);
+    let mut frida = logged_in(&proxy, "frida", "secret");
+    let insert = "INSERT INTO things VALUES (1), (2), (3), (4), (5), (6), (7), (8)";
+    let told = frida.query(insert);
+    assert_eq!(told.code(), "0A000", "{told:?}");
+    assert_eq!(frida.run("SELECT count(*) FROM things").first(), "0");
+    frida.run("INSERT INTO things VALUES (100)");
+    cluster().sql(PRIMARY, "postgres", "ALTER ROLE app SUPERUSER").unwrap();
+    wait_for("a superuser", || frida.query(insert).error.is_none());
+    cluster().sql(PRIMARY, "postgres", "ALTER ROLE app NOSUPERUSER").unwrap();
+    assert_eq!(frida.run("SELECT count(*) FROM things").first(), "9");
+}
+
 #[test]
 fn without_pass_through_they_share_the_account_of_the_url() {
     let mut spec = with_lookup("shared", "");

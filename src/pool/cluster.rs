@@ -1,7 +1,7 @@
 //! An immutable snapshot: databases → shards → hosts → pools. A transaction loads one and uses it to
 //! its end, so that a reload never changes the map under it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -68,6 +68,8 @@ pub struct DatabaseState {
     pub drift_seen: Mutex<Vec<String>>,
     /// Why two-phase commit is impossible, by shard; empty if all can do it.
     pub no_two_phase: ArcSwap<BTreeMap<ShardId, String>>,
+    /// Shards whose URL names a superuser, who may end what others have prepared.
+    pub ends_all: ArcSwap<BTreeSet<ShardId>>,
     /// Told when a load of the catalog has ended, so that a statement can wait for the next.
     pub refresh: tokio::sync::Notify,
     /// Wakes the task that loads it.
@@ -174,6 +176,7 @@ impl DatabaseState {
             drift: ArcSwap::default(),
             drift_seen: Mutex::default(),
             no_two_phase: ArcSwap::default(),
+            ends_all: ArcSwap::default(),
             refresh: tokio::sync::Notify::new(),
             wanted: tokio::sync::Notify::new(),
             loading: tokio::sync::Mutex::new(()),
