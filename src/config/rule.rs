@@ -16,7 +16,25 @@ const MAP_HINT: &str = "write `map = { \"common name\" = [\"user\"] }`";
 pub(super) fn rules(root: &Section<'_>, databases: &[Database]) -> Vec<Rule> {
     let sections = root.sections("rule");
     sections.iter().for_each(|it| check_names(root, it, databases));
+    sections.iter().for_each(|it| check_tls(root, it));
     sections.iter().filter_map(rule).collect()
+}
+
+/// What a rule needs of `[listen]`.
+fn check_tls(root: &Section<'_>, section: &Section<'_>) {
+    let listen = root.sections("listen");
+    let is_missing = |key: &str| listen.iter().all(|it| it.written(key).is_none());
+    let is_off = |it: &Section<'_>| it.optional("tls", values::choice).as_deref() == Some("off");
+    let is_clear = is_missing("tls_certificate") || listen.iter().any(is_off);
+    if section.optional("tls", values::bool) == Some(true) && is_clear {
+        let hint = "write `tls_certificate` in [listen], and not `tls = \"off\"`";
+        section.wrong("tls", Wrong::new("is for nobody: TLS is not offered", hint));
+    }
+    let method = section.optional("method", values::choice);
+    if method.as_deref() == Some("certificate") && is_missing("tls_client_ca") {
+        let hint = "write `tls_client_ca` in [listen]";
+        section.wrong("method", Wrong::new("is for nobody: no certificate is asked for", hint));
+    }
 }
 
 /// A rule for nobody is a slip that lets others in. Users that `auth_query` finds have any name.
