@@ -12,16 +12,27 @@ use bytes::BytesMut;
 use pgsluice::auth::scram::Verifier;
 use pgsluice::playground::{Cluster, Node};
 use pgsluice::wire::frontend;
+use support::certificates::Authority;
 use support::proxy::{Proxy, ProxySpec, wait_for, wait_within};
 use support::wire::Wire;
 
 const PRIMARY: Node = Node::Primary(0);
 
-/// One server; `…_md5` users log in to it by MD5, `…_clear` by a password in clear.
+/// One server with TLS; `…_md5` users log in to it by MD5, `…_clear` by a password in clear.
 fn cluster() -> &'static Cluster {
     static CLUSTER: OnceLock<Cluster> = OnceLock::new();
     CLUSTER.get_or_init(|| {
         let mut spec = support::spec(1, 1);
+        // Read at the start only.
+        let ca = Authority::default();
+        ca.issue("server", "postgres", &["localhost"]);
+        for (name, value) in [
+            ("ssl", "on".to_owned()),
+            ("ssl_cert_file", ca.file("server.crt")),
+            ("ssl_key_file", ca.file("server.key")),
+        ] {
+            spec.settings.push((name.into(), value));
+        }
         spec.hba = ["md5", "clear"]
             .iter()
             .flat_map(|kind| {
@@ -193,10 +204,83 @@ fn a_verifier_in_the_configuration_passes_through() {
     assert!(told.ends_with("does not let user \"one_md5\" in"), "{told}");
 }
 
+/// Lines of `[listen]` for TLS with client certificates of a CA.
+fn tls(ca: &Authority) -> String {
+    ca.issue("server", "proxy", &["localhost"]);
+    format!(
+        "tls_certificate = {:?}\ntls_key = {:?}\ntls_client_ca = {:?}\n",
+        ca.file("server.crt"),
+        ca.file("server.key"),
+        ca.file("ca.crt")
+    )
+}
+
+/// What psql prints for who it is, or its complaint.
+fn psql(proxy: &Proxy, conninfo: &str) -> String {
+    let conninfo = format!("dbname=app host=localhost port={} {conninfo}", proxy.port);
+    let sql = "SELECT current_user";
+    let (out, err) = proxy.psql(&["-wAtd", &conninfo, "-c", sql], "");
+    format!("{}{}", out.trim(), err.trim())
+}
+
+#[test]
+fn scram_is_bound_to_the_channel() {
+    let ca = Authority::default();
+    let mut spec = with_lookup("bound", "server_auth = \"pass-through\"\n");
+    create_role(cluster(), "gina", "secret", "scram-sha-256");
+    spec.listen.push_str(&tls(&ca));
+    // The servers offer it, too.
+    spec.host = "localhost".into();
+    spec.parameters = "?sslmode=require".into();
+    let proxy = Proxy::start(spec);
+    let gina = "user=gina password=secret sslmode=require";
+    for binding in ["require", "prefer", "disable"] {
+        assert_eq!(psql(&proxy, &format!("{gina} channel_binding={binding}")), "gina");
+    }
+    let clear = "user=gina password=secret sslmode=disable channel_binding";
+    assert_eq!(psql(&proxy, &format!("{clear}=prefer")), "gina");
+    assert!(psql(&proxy, &format!("{clear}=require")).contains("channel binding"));
+    let ssl = "SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()";
+    assert_eq!(logged_in(&proxy, "gina", "secret").run(ssl).first(), "t");
+}
+
+#[test]
+fn certificates_name_users() {
+    let ca = Authority::default();
+    let mut spec = with_lookup("certified", "");
+    spec.listen.push_str(&tls(&ca));
+    spec.health.push_str(
+        "[[user]]\nname = \"ops\"\n\
+         [[rule]]\nusers = [\"app\"]\nnetworks = [\"127.0.0.1\"]\nmethod = \"scram-sha-256\"\n\
+         [[rule]]\ntls = true\nmethod = \"certificate\"\n\
+         map = { \"ops.example\" = [\"one_clear\", \"nobody\"] }\n",
+    );
+    let proxy = Proxy::start(spec);
+    for name in ["ops", "ops.example", "nobody"] {
+        ca.issue(name, name, &[]);
+    }
+    let with = |name: &str, user: &str| {
+        let (crt, key) = (ca.file(&format!("{name}.crt")), ca.file(&format!("{name}.key")));
+        psql(&proxy, &format!("user={user} sslmode=require sslcert={crt} sslkey={key}"))
+    };
+    assert_eq!(with("ops", "ops"), "app");
+    assert_eq!(with("ops.example", "one_clear"), "app");
+    for (name, user) in
+        [("ops", "one_clear"), ("ops.example", "ops"), ("nobody", "nobody"), ("none", "ops")]
+    {
+        let expected = format!("FATAL:  certificate authentication failed for user \"{user}\"");
+        assert!(with(name, user).ends_with(&expected), "{name} {user}: {}", with(name, user));
+    }
+    let told = psql(&proxy, "user=ops sslmode=disable");
+    assert!(told.contains("from 127.0.0.1 without TLS"), "{told}");
+}
+
 /// Rules decide by user and address; the first that fits counts.
 #[test]
 fn rules_decide_how() {
+    let ca = Authority::default();
     let mut spec = with_lookup("rules", "");
+    spec.listen.push_str(&tls(&ca));
     spec.health.push_str(
         "[[user]]\nname = \"free\"\n[[user]]\nname = \"card\"\n\
          [[user]]\nname = \"out\"\npassword = \"out\"\n\
