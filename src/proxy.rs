@@ -1,5 +1,7 @@
 //! The only shared object: the current snapshot, clients, limits and metrics. Passed down, no statics.
 
+pub mod failed_logins;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
@@ -37,6 +39,7 @@ pub struct Proxy {
     pub salt_key: [u8; 32],
     /// Seeds the hashes of statements, which differ from process to process.
     pub plan_seed: u64,
+    pub failed_logins: failed_logins::FailedLogins,
     next_client: AtomicU64,
 }
 
@@ -99,6 +102,7 @@ impl Proxy {
         Ok(Arc::new(Self {
             salt_key,
             plan_seed: u64::from_le_bytes(seed),
+            failed_logins: failed_logins::FailedLogins::default(),
             cluster: ArcSwap::from_pointee(Cluster::new(config, None, &metrics)),
             tls: ArcSwapOption::empty(),
             metrics,
@@ -127,11 +131,6 @@ impl Proxy {
     pub fn drain(&self) {
         self.is_draining.store(true, Ordering::Relaxed);
         self.clients.iter().for_each(|it| it.signals.raise(Signals::DRAIN));
-    }
-
-    /// The user of that name.
-    pub fn user(&self, name: &str) -> Option<User> {
-        self.cluster.load().config.users.iter().find(|it| it.name == name).cloned()
     }
 
     /// Whether the user may use the admin console: named ones, or everybody if none is named.

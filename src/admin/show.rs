@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 
+use crate::auth::delay;
 use crate::pool::cluster::{Database, Host};
 use crate::proxy::Proxy;
 use crate::wire::backend;
@@ -23,6 +24,7 @@ pub(super) const SHOWS: &[Show] = &[
     Show { name: "SHARDS", make: shards },
     Show { name: "DATABASES", make: databases },
     Show { name: "STATS", make: stats },
+    Show { name: "LOGINS", make: logins },
     Show { name: "CONFIG", make: config },
     Show { name: "PLANS", make: plans },
     Show { name: "VERSION", make: version },
@@ -322,6 +324,26 @@ fn stats(proxy: &Proxy) -> Table {
             proxy.started.elapsed().as_secs().to_string(),
         ]);
     });
+    table
+}
+
+/// Addresses that failed to log in, the worst first.
+fn logins(proxy: &Proxy) -> Table {
+    let columns = &["address", "failed", "failed_lately", "held", "delay_ms", "last_s"];
+    let mut table = Table::new(columns);
+    let longest = proxy.cluster.load().config.limits.login_delay;
+    for (source, count) in proxy.failed_logins.worst() {
+        let since = count.last.elapsed();
+        let lately = if since < delay::MEMORY { count.recent } else { 0 };
+        table.row([
+            source.to_string(),
+            count.total.to_string(),
+            lately.to_string(),
+            count.held.to_string(),
+            delay::of(lately + 1, longest).as_millis().to_string(),
+            since.as_secs().to_string(),
+        ]);
+    }
     table
 }
 

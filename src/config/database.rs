@@ -8,7 +8,7 @@ use toml::de::DeValue;
 use crate::shard::{Map, MapError, ShardId};
 
 use super::error::Wrong;
-use super::parse::{WrittenHost, pool_mode};
+use super::parse::{WrittenHost, pool_mode, server_auth};
 use super::secret::Outside;
 use super::section::Section;
 use super::{Database, Host, HostTls, Shard, TenantOverrides, url, values};
@@ -63,7 +63,26 @@ fn database(
         map,
         pool_mode: mode.as_deref().map(pool_mode),
         pool_size: section.optional("pool_size", values::count),
+        auth_query: auth_query(section),
+        auth_cache: section.value("auth_cache", values::duration),
+        server_auth: server_auth(&section.value("server_auth", values::choice)),
     })
+}
+
+fn auth_query(section: &Section<'_>) -> Option<String> {
+    let query = section.optional("auth_query", values::text);
+    if query.as_ref().is_some_and(|it| !it.contains("$1")) {
+        let hint = "write $1 where the user's name belongs, as in \
+                    \"SELECT usename, passwd FROM pg_shadow WHERE usename = $1\"";
+        section.wrong("auth_query", Wrong::new("does not ask for a user", hint));
+    }
+    for key in ["auth_cache", "server_auth"] {
+        if section.written(key).is_some() && section.written("auth_query").is_none() {
+            let hint = "write auth_query, too, or leave it out";
+            section.wrong(key, Wrong::new("is for the users of auth_query", hint));
+        }
+    }
+    query
 }
 
 /// The shards by rising id, and the map. After a mistake the map is any.

@@ -36,6 +36,8 @@ pub enum Kind {
     Range,
     /// A table of tenant = shard id.
     Tenants,
+    /// A table of common name = list of users.
+    UserMap,
 }
 
 /// What holds when a key is not written.
@@ -61,7 +63,7 @@ pub struct Key {
 }
 
 /// Sections that may stand several times, as `[[user]]`.
-pub const LISTS: &[&str] = &["user", "database", "database.shard"];
+pub const LISTS: &[&str] = &["user", "rule", "database", "database.shard"];
 
 const fn key(path: &'static str, kind: Kind, default: Fallback, doc: &'static str) -> Key {
     Key { path, kind, default, doc }
@@ -73,6 +75,9 @@ const fn count(min: u64) -> Kind {
 
 const WAIT: Kind = Kind::Duration { zero: false };
 const WAIT_OR_ZERO: Kind = Kind::Duration { zero: true };
+const SERVER_AUTH: Kind = Kind::Choice(&["url", "pass-through"]);
+const METHOD: Kind =
+    Kind::Choice(&["scram-sha-256", "md5", "password", "certificate", "trust", "reject"]);
 const MODE: Kind = Kind::Choice(&["transaction", "session"]);
 const KIB: u64 = 1 << 10;
 const GIB: u64 = 1 << 30;
@@ -126,6 +131,8 @@ pub const KEYS: &[Key] = &[
         "Client connections; one more gets error 53300."),
     key("limits.login_timeout", WAIT, Value(r#""15s""#),
         "How long a client may take to log in."),
+    key("limits.login_delay", WAIT_OR_ZERO, Value(r#""5s""#),
+        "The longest time for which the answer to a failed login is held back. It begins with 100ms and doubles with each failure of the same address; \"0s\": never."),
     key("limits.message_bytes", Kind::Bytes { min: 16 * KIB, max: GIB }, Value(r#""256MiB""#),
         "The longest message a client may send."),
     key("limits.plans", count(1), Value("5000"),
@@ -147,16 +154,33 @@ pub const KEYS: &[Key] = &[
 
     key("user.name", Kind::Text, Required,
         "The name clients log in with."),
-    key("user.password", Kind::Secret, Absent("allowed only with auth = \"trust\""),
+    key("user.password", Kind::Secret, Absent("allowed only with \"trust\" or \"certificate\""),
         "The password, a SCRAM-SHA-256$… or md5… verifier as in pg_authid, \"env:NAME\" for an environment variable or \"file:PATH\" for a file."),
     key("user.auth", Kind::Choice(&["scram-sha-256", "md5", "password", "trust"]), Value(r#""scram-sha-256""#),
-        "How the user proves who it is. For an md5… verifier the default is \"md5\"."),
+        "How the user proves who it is, where there is no [[rule]]. For an md5… verifier the default is \"md5\". \"password\" only over TLS, a Unix socket or from this machine."),
     key("user.admin", Kind::Bool, Value("false"),
         "May use the admin console (database pgsluice). If no user has it, every user may."),
     key("user.server_user", Kind::Text, Absent("as in the shard's URL"),
         "Logs in to servers as this user, in place of the one in the shard's URL."),
     key("user.server_password", Kind::Secret, Absent("as in the shard's URL"),
         "The password for server_user; also \"env:NAME\" or \"file:PATH\"."),
+    key("user.server_auth", SERVER_AUTH, Value(r#""url""#),
+        "\"url\": logs in to servers as the shard's URL or server_user says. \"pass-through\": under its own name, with what it proved to the proxy; its verifier must be the servers'."),
+
+    key("rule.users", Kind::TextList, Value("[]"),
+        "Users it is for; [] or \"all\": everybody."),
+    key("rule.databases", Kind::TextList, Value("[]"),
+        "Databases it is for, as clients name them; [] or \"all\": every one. The admin console is \"pgsluice\"."),
+    key("rule.networks", Kind::TextList, Value("[]"),
+        "Where clients come from: \"10.0.0.0/8\", \"fd00::/8\", \"unix\"; [] or \"all\": anywhere."),
+    key("rule.tls", Kind::Bool, Value("false"),
+        "Is only for connections over TLS."),
+    key("rule.method", METHOD, Required,
+        "\"scram-sha-256\", \"md5\", \"password\" (in clear), \"certificate\" (a verified client certificate whose common name is the user's), \"trust\" (nothing is asked) or \"reject\"."),
+    key("rule.map", Kind::UserMap, Absent("the common name is the user's"),
+        "For \"certificate\": users that a common name may log in as, too."),
+    key("rule.allow_cleartext", Kind::Bool, Value("false"),
+        "Lets \"password\" ask for passwords in clear also where others on the network can read them."),
 
     key("database.name", Kind::Text, Required,
         "What clients name in DATABASE_URL."),
@@ -176,6 +200,12 @@ pub const KEYS: &[Key] = &[
         "pool.mode for this database."),
     key("database.pool_size", count(1), Absent("as pool.size"),
         "pool.size for this database."),
+    key("database.auth_query", Kind::Text, Absent("only [[user]]s may log in"),
+        "SQL that finds users who are no [[user]]: $1 is the name; it gives name and password (a verifier as in pg_authid). Runs on the home shard's primary as the URL's user. With pg_shadow: \"SELECT usename, passwd FROM pg_shadow WHERE usename = $1\"."),
+    key("database.auth_cache", WAIT_OR_ZERO, Value(r#""10s""#),
+        "How long an answer of auth_query is kept, also that there is no such user."),
+    key("database.server_auth", SERVER_AUTH, Value(r#""url""#),
+        "user.server_auth for the users of auth_query."),
 
     key("database.shard.id", Kind::Count { min: 0, max: 127 }, Value("0"),
         "The shard's number."),
@@ -227,7 +257,10 @@ mod tests {
 
     #[test]
     fn sections_name_their_keys_and_sections() {
-        assert_eq!(names_in(""), ["listen", "pool", "limits", "health", "log", "user", "database"]);
+        assert_eq!(
+            names_in(""),
+            ["listen", "pool", "limits", "health", "log", "user", "rule", "database"]
+        );
         assert_eq!(names_in("database.shard"), ["id", "range", "primary", "replicas"]);
         assert!(names_in("database").contains(&"shard"));
         assert!(names_in("database").contains(&"tenants"));

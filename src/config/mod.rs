@@ -4,6 +4,7 @@ mod database;
 mod error;
 pub mod keys;
 mod parse;
+mod rule;
 mod secret;
 mod section;
 mod show;
@@ -17,7 +18,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-pub use crate::auth::{AuthMethod, Secret};
+pub use crate::auth::{AuthMethod, Network, Rule, RuleMethod, Secret};
 use crate::shard::{Map, ShardId};
 
 pub use database::ADMIN_DATABASE;
@@ -37,6 +38,8 @@ pub struct Config {
     pub health: Health,
     pub log: Log,
     pub users: Vec<User>,
+    /// The first that fits a client counts; without any, [`User::auth`] does.
+    pub rules: Vec<Rule>,
     pub databases: Vec<Database>,
 }
 
@@ -89,6 +92,8 @@ pub enum PoolMode {
 pub struct Limits {
     pub clients: usize,
     pub login_timeout: Duration,
+    /// The longest time a failed login is held; zero: not at all.
+    pub login_delay: Duration,
     /// Bytes of one message from a client.
     pub message_bytes: usize,
     /// Plans kept in the cache.
@@ -120,8 +125,8 @@ pub enum LogFormat {
     Json,
 }
 
-/// `[[user]]`
-#[derive(Clone, Debug, PartialEq)]
+/// `[[user]]`, or one that `auth_query` found. `Debug` never shows a password.
+#[derive(Clone, PartialEq)]
 pub struct User {
     pub name: String,
     pub secret: Secret,
@@ -132,6 +137,16 @@ pub struct User {
     /// Credentials towards servers, in place of those in the shard's URL.
     pub server_user: Option<String>,
     pub server_password: Option<String>,
+    pub server_auth: ServerAuth,
+}
+
+/// As whom a user's statements run on servers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ServerAuth {
+    /// As the shard's URL, or the user's `server_user`, says.
+    Url,
+    /// As itself, with what it proved to the proxy.
+    PassThrough,
 }
 
 /// `[[database]]`
@@ -154,6 +169,12 @@ pub struct Database {
     /// Per-database overrides of `[pool]`.
     pub pool_mode: Option<PoolMode>,
     pub pool_size: Option<usize>,
+    /// Finds users who are no [[user]]: name → name, password.
+    pub auth_query: Option<String>,
+    /// How long its answers are kept.
+    pub auth_cache: Duration,
+    /// For the users it finds.
+    pub server_auth: ServerAuth,
 }
 
 /// `[[database.shard]]`
@@ -192,6 +213,12 @@ impl std::fmt::Display for Host {
             true => write!(f, "[{}]:{}", self.host, self.port),
             false => write!(f, "{}:{}", self.host, self.port),
         }
+    }
+}
+
+impl std::fmt::Debug for User {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("User").field("name", &self.name).field("auth", &self.auth).finish()
     }
 }
 

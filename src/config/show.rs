@@ -2,7 +2,10 @@
 
 use super::keys::{Fallback, Key};
 use super::units::{show_bytes, show_duration};
-use super::{AuthMethod, Config, Database, ListenTls, LogFormat, PoolMode, Secret, User};
+use super::{
+    AuthMethod, Config, Database, ListenTls, LogFormat, PoolMode, Rule, RuleMethod, Secret,
+    ServerAuth, User,
+};
 
 const MASK: &str = "********";
 
@@ -12,6 +15,7 @@ pub fn show(config: &Config) -> Vec<(String, String, String)> {
     let mut rows = Rows::default();
     sections(config, &mut rows);
     config.users.iter().for_each(|it| user(it, &mut rows));
+    config.rules.iter().enumerate().for_each(|(at, it)| rule(at, it, &mut rows));
     config.databases.iter().for_each(|it| database(it, &mut rows));
     rows.0
 }
@@ -77,6 +81,7 @@ fn sections(config: &Config, rows: &mut Rows) {
         &[
             ("clients", limits.clients.to_string()),
             ("login_timeout", show_duration(limits.login_timeout)),
+            ("login_delay", show_duration(limits.login_delay)),
             ("message_bytes", show_bytes(limits.message_bytes as u64)),
             ("plans", limits.plans.to_string()),
             ("merge_bytes", show_bytes(limits.merge_bytes as u64)),
@@ -103,6 +108,21 @@ fn user(user: &User, rows: &mut Rows) {
     rows.add("user.admin", &name, user.admin);
     rows.add("user.server_user", &name, or_empty(&user.server_user));
     rows.add("user.server_password", &name, masked(user.server_password.is_some()));
+    rows.add("user.server_auth", &name, server_auth(user.server_auth));
+}
+
+/// Rules have no names: they are numbered from 1.
+fn rule(at: usize, rule: &Rule, rows: &mut Rows) {
+    let name = format!("rule.{}", at + 1);
+    let networks: Vec<String> = rule.networks.iter().map(ToString::to_string).collect();
+    let map = rule.map.iter().map(|(name, users)| format!("{name} = {}", users.join(", ")));
+    rows.add("rule.users", &name, rule.users.join(", "));
+    rows.add("rule.databases", &name, rule.databases.join(", "));
+    rows.add("rule.networks", &name, networks.join(", "));
+    rows.add("rule.tls", &name, rule.tls);
+    rows.add("rule.method", &name, method(rule.method));
+    rows.add("rule.map", &name, map.collect::<Vec<_>>().join("; "));
+    rows.add("rule.allow_cleartext", &name, rule.allow_cleartext);
 }
 
 fn database(database: &Database, rows: &mut Rows) {
@@ -118,6 +138,9 @@ fn database(database: &Database, rows: &mut Rows) {
         ("allow_local_keys", database.allow_local_keys.to_string()),
         ("pool_mode", database.pool_mode.map(mode).unwrap_or_default().to_owned()),
         ("pool_size", or_empty(&database.pool_size)),
+        ("auth_query", or_empty(&database.auth_query)),
+        ("auth_cache", show_duration(database.auth_cache)),
+        ("server_auth", server_auth(database.server_auth).to_owned()),
         ("tenants", tenants(database)),
     ] {
         rows.add(&format!("database.{key}"), &name, value);
@@ -152,6 +175,21 @@ fn mode(mode: PoolMode) -> &'static str {
     match mode {
         PoolMode::Transaction => "transaction",
         PoolMode::Session => "session",
+    }
+}
+
+fn method(method: RuleMethod) -> &'static str {
+    match method {
+        RuleMethod::Ask(method) => auth(method),
+        RuleMethod::Certificate => "certificate",
+        RuleMethod::Reject => "reject",
+    }
+}
+
+fn server_auth(it: ServerAuth) -> &'static str {
+    match it {
+        ServerAuth::Url => "url",
+        ServerAuth::PassThrough => "pass-through",
     }
 }
 

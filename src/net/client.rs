@@ -86,6 +86,14 @@ impl Client {
         self.stream.tls()?.peer_certificate()
     }
 
+    /// Its address; `None` by a Unix socket.
+    pub fn address(&self) -> Option<std::net::IpAddr> {
+        match self.peer {
+            Peer::Tcp(address) => Some(address.ip()),
+            Peer::Unix { .. } => None,
+        }
+    }
+
     /// The next whole frame of the input, if it is there.
     ///
     /// # Errors

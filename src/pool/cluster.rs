@@ -1,7 +1,7 @@
 //! An immutable snapshot: databases → shards → hosts → pools. A transaction loads one and uses it to
 //! its end, so that a reload never changes the map under it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -11,6 +11,8 @@ use dashmap::DashMap;
 use parking_lot::Mutex;
 
 use super::control::Control;
+use super::login::ServerLogin;
+use super::lookup::Lookup;
 use super::pool::{Pool, PoolLimits};
 use crate::auth::scram::{ITERATIONS, Verifier};
 use crate::auth::{AuthMethod, Secret};
@@ -18,7 +20,7 @@ use crate::catalog::Catalog;
 use crate::config::{self, Config, Host as Address, PoolMode, User};
 use crate::metrics::{DatabaseMetrics, HostMetrics, Metrics};
 use crate::plan::cache::PlanCache;
-use crate::server::Target;
+use crate::server::PassedThrough;
 use crate::shard::{Map, ShardId};
 
 /// Statements longer than this are planned each time; their plans are not kept.
@@ -54,14 +56,20 @@ pub struct DatabaseState {
     pub catalog: ArcSwapOption<Catalog>,
     pub plans: PlanCache,
     pub metrics: DatabaseMetrics,
-    /// ParameterStatus values as a server of the home shard reports them.
-    pub parameters: ArcSwap<BTreeMap<String, String>>,
+    /// ParameterStatus values as a server of the home shard reports them, by user on the server.
+    pub parameters: DashMap<String, Arc<BTreeMap<String, String>>>,
+    /// Users that `auth_query` found.
+    pub lookup: Lookup,
+    /// What users have proved who log in to servers by it.
+    passed: DashMap<String, Arc<PassedThrough>>,
     /// Where schemas of shards differ from the home shard's: a line each.
     pub drift: ArcSwap<Vec<String>>,
     /// Differences that the last load found, before they are told.
     pub drift_seen: Mutex<Vec<String>>,
     /// Why two-phase commit is impossible, by shard; empty if all can do it.
     pub no_two_phase: ArcSwap<BTreeMap<ShardId, String>>,
+    /// Shards whose URL names a superuser, who may end what others have prepared.
+    pub ends_all: ArcSwap<BTreeSet<ShardId>>,
     /// Told when a load of the catalog has ended, so that a statement can wait for the next.
     pub refresh: tokio::sync::Notify,
     /// Wakes the task that loads it.
@@ -164,10 +172,13 @@ impl DatabaseState {
             catalog: ArcSwapOption::empty(),
             plans: PlanCache::new(config.limits.plans, PLAN_KEY_BYTES),
             metrics: metrics.database(name),
-            parameters: ArcSwap::default(),
+            parameters: DashMap::new(),
+            lookup: Lookup::default(),
+            passed: DashMap::new(),
             drift: ArcSwap::default(),
             drift_seen: Mutex::default(),
             no_two_phase: ArcSwap::default(),
+            ends_all: ArcSwap::default(),
             refresh: tokio::sync::Notify::new(),
             wanted: tokio::sync::Notify::new(),
             loading: tokio::sync::Mutex::new(()),
@@ -181,6 +192,11 @@ impl DatabaseState {
 }
 
 impl DatabaseState {
+    /// Where what the user proves is kept.
+    pub fn passed(&self, user: &str) -> Arc<PassedThrough> {
+        Arc::clone(&self.passed.entry(user.to_owned()).or_default())
+    }
+
     /// The schema has changed and cannot be read: nobody plans by the old one.
     pub fn forget_catalog(&self) {
         self.epoch.fetch_add(1, Ordering::AcqRel);
@@ -231,10 +247,11 @@ impl Cluster {
     }
 }
 
-/// Users who log in by SCRAM with a password that is known in clear; those of `old` are kept.
+/// Users who may log in by SCRAM with a password that is known in clear; those of `old` are kept.
 fn verifiers(config: &Config, old: Option<&Cluster>) -> HashMap<String, Secret> {
     let mut found = HashMap::new();
-    for user in config.users.iter().filter(|it| it.auth == AuthMethod::ScramSha256) {
+    let by_scram = |it: &&User| it.auth == AuthMethod::ScramSha256 || !config.rules.is_empty();
+    for user in config.users.iter().filter(by_scram) {
         let Secret::Plain(password) = &user.secret else { continue };
         let same = old.filter(|old| old.config.users.iter().any(|it| it == user));
         let known = same.and_then(|old| old.verifiers.get(&user.name)).cloned();
@@ -312,33 +329,20 @@ impl Database {
     }
 
     /// The user's pool to a host; made on first use.
-    pub fn pool(&self, host: &Host, user: &User, name: &Arc<str>) -> Arc<Pool> {
-        if let Some(pool) = host.pools.get(name) {
+    pub fn pool(&self, host: &Host, user: &User, login: &ServerLogin) -> Arc<Pool> {
+        if let Some(pool) = host.pools.get(&login.key) {
             return Arc::clone(&pool);
         }
         let make = || {
-            let mut address = host.address.clone();
-            if let Some(server_user) = &user.server_user {
-                address.user.clone_from(server_user);
-                address.password.clone_from(&user.server_password);
-            }
-            let target = Target {
-                client_user: user.name.clone(),
-                database: self.config.name.clone(),
-                host: address,
-            };
-            let pool = Pool::new(
-                target,
-                self.limits.clone(),
-                host.metrics.clone(),
-                Arc::clone(&host.outstanding),
-            );
+            let target = login.target(user, &self.config.name, &host.address);
+            let outstanding = Arc::clone(&host.outstanding);
+            let pool = Pool::new(target, self.limits.clone(), host.metrics.clone(), outstanding);
             if self.state.is_paused.load(Ordering::Relaxed) {
                 pool.pause();
             }
             pool
         };
-        Arc::clone(&host.pools.entry(Arc::clone(name)).or_insert_with(make))
+        Arc::clone(&host.pools.entry(Arc::clone(&login.key)).or_insert_with(make))
     }
 }
 

@@ -50,6 +50,28 @@ impl Control {
         })
     }
 
+    /// The only row of a statement with one parameter of text; its columns are text, too.
+    ///
+    /// # Errors
+    /// As the server says; also for several rows.
+    pub async fn row(
+        &self,
+        sql: &str,
+        parameter: &str,
+    ) -> Result<Option<Vec<Option<String>>>, ControlError> {
+        let client = self.client().await?;
+        let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 1] = [&parameter];
+        let work = client.query_opt(sql, &parameters);
+        let row = match tokio::time::timeout(self.timeout, work).await {
+            Ok(done) => done.map_err(|error| ControlError(describe(&error)))?,
+            Err(_) => {
+                drop(Object::take(client));
+                return Err(ControlError(format!("no answer within {:?}", self.timeout)));
+            }
+        };
+        row.map(|row| (0..row.len()).map(|at| text(&row, at)).collect()).transpose()
+    }
+
     /// Runs statements without parameters; the rows of the last as text.
     ///
     /// # Errors
@@ -77,6 +99,14 @@ impl Control {
         }
         Ok(rows)
     }
+}
+
+/// A column as text; for types that are something else a mistake.
+fn text(row: &tokio_postgres::Row, at: usize) -> Result<Option<String>, ControlError> {
+    row.try_get(at).map_err(|_| {
+        let column = &row.columns()[at];
+        ControlError(format!("column {} is of type {}, not text", column.name(), column.type_()))
+    })
 }
 
 /// An error with its causes, as tokio-postgres hides the server's message in them.

@@ -7,7 +7,7 @@ use bytes::BytesMut;
 
 use super::open::{self, Attempt};
 use super::{CancelKey, Server, Statements, Target, error_of};
-use crate::auth::{ClientExchange, ClientNext};
+use crate::auth::{ClientExchange, ClientNext, Credential};
 use crate::error::{PgError, sqlstate};
 use crate::wire::pipeline::Pipeline;
 use crate::wire::{backend, frontend};
@@ -122,7 +122,10 @@ async fn log_in(server: &mut Server, target: &Target) -> Result<(), Refused> {
     let mut nonce = [0; crate::auth::scram::NONCE_BYTES];
     getrandom::fill(&mut nonce)
         .map_err(|error| PgError::new(sqlstate::INTERNAL_ERROR, error.to_string()))?;
-    let mut exchange = Some(ClientExchange::new(&host.user, host.password.as_deref(), nonce));
+    let tls = server.stream.as_ref().and_then(crate::net::Stream::tls);
+    let end_point = tls.and_then(|it| it.end_point()).map(<[u8]>::to_vec);
+    let exchange = ClientExchange::new(&host.user, credential(target), nonce);
+    let mut exchange = Some(exchange.bound_to(end_point));
     loop {
         server.flush().await?;
         let (tag, frame) = raw_frame(server).await?;
@@ -169,8 +172,30 @@ async fn log_in(server: &mut Server, target: &Target) -> Result<(), Refused> {
     }
 }
 
+fn credential(target: &Target) -> Credential {
+    match &target.passed {
+        Some(passed) => passed.newest(),
+        None => target.host.password.as_deref().into(),
+    }
+}
+
+/// A server does not take what the client has proved to us.
+fn not_passed(target: &Target, error: &PgError) -> PgError {
+    let Target { host, database, .. } = target;
+    let why = [Some(error.message.as_str()), error.detail.as_deref()];
+    PgError::new(
+        sqlstate::INVALID_PASSWORD,
+        format!("server {host} of database {database:?} does not let user {:?} in", host.user),
+    )
+    .detail(why.into_iter().flatten().collect::<Vec<_>>().join(": "))
+    .hint("connect again: pass-through needs a login by SCRAM or MD5 with the verifier that the server has")
+}
+
 /// A server's refusal, with the address it came from; the user's own password is not at fault.
 fn refused(target: &Target, error: &PgError) -> PgError {
+    if target.passed.is_some() && matches!(error.code.as_ref(), "28P01" | "28000") {
+        return not_passed(target, error);
+    }
     let code = match error.code.as_ref() {
         // Not the client's password, but the one in the configuration.
         "28P01" | "28000" => sqlstate::CANNOT_CONNECT_NOW.into(),

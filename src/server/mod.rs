@@ -3,6 +3,7 @@
 mod cancel;
 mod connect;
 pub mod open;
+mod passed;
 mod settings;
 mod statements;
 
@@ -20,6 +21,7 @@ use crate::wire::{backend, frame, frontend};
 use bytes::{Buf, Bytes, BytesMut};
 
 pub use cancel::CancelKey;
+pub use passed::PassedThrough;
 pub use settings::{Setting, Settings, SharedSettings, difference, quote};
 pub use statements::Statements;
 
@@ -30,7 +32,7 @@ const READ_BYTES: usize = 16 * 1024;
 const WHOLE_BYTES: usize = 64 * 1024;
 
 /// Whom a connection is for and where it goes.
-#[derive(Clone, PartialEq, Eq, Hash)]
+#[derive(Clone)]
 pub struct Target {
     /// The client's user; the server's is `host.user`.
     pub client_user: String,
@@ -38,6 +40,8 @@ pub struct Target {
     pub database: String,
     /// Address and credentials.
     pub host: Host,
+    /// In place of the password: what the client's user has proved.
+    pub passed: Option<Arc<PassedThrough>>,
 }
 
 /// A connection to a Postgres server.

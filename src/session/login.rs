@@ -3,10 +3,8 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use bytes::Bytes;
-
+use super::authenticate::{Account, authenticate};
 use super::{PATIENCE, Role, Routing, Session, open};
-use crate::auth::{Next, Random, ServerExchange};
 use crate::config::User;
 use crate::error::{PgError, sqlstate};
 use crate::net::Client;
@@ -220,13 +218,14 @@ async fn admit(
     thread: usize,
     wanted: Wanted,
 ) -> Result<Outcome, (Client, PgError)> {
-    let user = match authenticate(proxy, &mut client, &wanted.user).await {
-        Ok(user) => user,
+    let cluster = proxy.cluster.load_full();
+    let who = (wanted.user.as_str(), wanted.database.as_str());
+    let account = match authenticate(proxy, &cluster, &mut client, who).await {
+        Ok(account) => account,
         Err(error) => return Err((client, error)),
     };
-    let cluster = proxy.cluster.load_full();
     let database = cluster.databases.get(&wanted.database).cloned();
-    if let Err(error) = may_enter(proxy, &cluster, &wanted, &user, database.is_some()) {
+    if let Err(error) = may_enter(proxy, &cluster, &wanted, &account.user, database.is_some()) {
         return Err((client, error));
     }
     let handle = match register(proxy, &client, &wanted, thread) {
@@ -238,7 +237,7 @@ async fn admit(
         return Ok(Outcome::Admin(client, handle));
     };
     let mut session =
-        Box::new(new_session(proxy, client, handle, user, cluster, database, &wanted, thread));
+        Box::new(new_session(proxy, client, handle, account, cluster, database, &wanted, thread));
     match session.learn_parameters().await {
         Ok(parameters) => {
             let handle = Arc::clone(&session.handle);
@@ -294,59 +293,6 @@ fn may_enter(
     }
 }
 
-async fn authenticate(proxy: &Proxy, client: &mut Client, name: &str) -> Result<User, PgError> {
-    let user = proxy.user(name);
-    let method = user.as_ref().map_or(crate::auth::AuthMethod::ScramSha256, |it| it.auth);
-    let cluster = proxy.cluster.load_full();
-    let derived = cluster.verifiers.get(name);
-    let secret = derived.or(user.as_ref().map(|it| &it.secret));
-    let mut next = ServerExchange::start(method, name, secret, &random(proxy)?);
-    loop {
-        match next {
-            Next::Failed(error) => return Err(error),
-            Next::Done(frames) => {
-                client.out.extend_from_slice(&frames);
-                return user.ok_or_else(gone);
-            }
-            Next::Send(frames, exchange) => {
-                client.out.extend_from_slice(&frames);
-                client.flush(PATIENCE).await.map_err(|_| gone())?;
-                next = exchange.step(&password_frame(client).await?);
-            }
-        }
-    }
-}
-
-fn random(proxy: &Proxy) -> Result<Random, PgError> {
-    let mut random = Random { nonce: Default::default(), salt: [0; 4], key: proxy.salt_key };
-    let filled =
-        getrandom::fill(&mut random.nonce).and_then(|()| getrandom::fill(&mut random.salt));
-    filled.map_err(|error| PgError::new(sqlstate::INTERNAL_ERROR, error.to_string()))?;
-    Ok(random)
-}
-
-async fn password_frame(client: &mut Client) -> Result<Bytes, PgError> {
-    loop {
-        match client.take_frame()? {
-            Some((b'p', frame)) => return Ok(frame),
-            Some((tag, _)) => {
-                return Err(PgError::new(
-                    sqlstate::PROTOCOL_VIOLATION,
-                    format!("expected password response, got message type {tag}"),
-                ));
-            }
-            None => match client.fill().await {
-                Ok(0) | Err(_) => return Err(gone()),
-                Ok(_) => (),
-            },
-        }
-    }
-}
-
-fn gone() -> PgError {
-    PgError::new(sqlstate::CONNECTION_FAILURE, "the client has gone")
-}
-
 fn register(
     proxy: &Proxy,
     client: &Client,
@@ -383,7 +329,7 @@ fn new_session(
     proxy: &Arc<Proxy>,
     client: Client,
     handle: Arc<Handle>,
-    user: User,
+    Account { user, login }: Account,
     cluster: Arc<Cluster>,
     database: Arc<Database>,
     wanted: &Wanted,
@@ -394,7 +340,7 @@ fn new_session(
         handle,
         client,
         thread,
-        user_name: user.name.as_str().into(),
+        login,
         database_name: database.config.name.as_str().into(),
         user,
         cluster,
@@ -441,21 +387,25 @@ impl Session {
         if let Some(tenant) = self.routing.tenant.clone() {
             self.owner_of(&tenant)?;
         }
-        let known = self.database.state.parameters.load_full();
-        let is_harmless = |name: &String| name == "application_name";
-        if !known.is_empty() && self.settings.keys().all(is_harmless) {
-            return Ok(reported(&known));
-        }
         let home = Arc::clone(&self.database.home().primary);
-        let pool = self.database.pool(&home, &self.user, &self.user_name);
+        let name = self.login.name(&self.user, &home.address);
+        let parameters = &self.database.state.parameters;
+        let known = parameters.get(name).map(|it| Arc::clone(&it));
+        let is_harmless = |name: &String| name == "application_name";
+        if let Some(known) = &known
+            && self.settings.keys().all(is_harmless)
+        {
+            return Ok(reported(known));
+        }
+        let pool = self.database.pool(&home, &self.user, &self.login);
         let mut lease = match pool.take(self.thread).await {
             Ok(lease) => lease,
             // Without the home shard's primary a replica knows the same.
             Err(error) => self.any_replica().await.ok_or(error)?,
         };
         let server = lease.server();
-        if known.is_empty() && server.settings.is_empty() {
-            self.database.state.parameters.store(Arc::new(server.status.clone()));
+        if known.is_none() && server.settings.is_empty() {
+            parameters.insert(name.to_owned(), Arc::new(server.status.clone()));
         }
         if let Some(sql) = difference(&server.settings, &self.settings) {
             if let Err(error) = server.run(&sql).await {
@@ -469,7 +419,7 @@ impl Session {
 
     async fn any_replica(&self) -> Option<crate::pool::Lease> {
         for host in &self.database.home().replicas {
-            let pool = self.database.pool(host, &self.user, &self.user_name);
+            let pool = self.database.pool(host, &self.user, &self.login);
             if let Ok(lease) = pool.take(self.thread).await {
                 return Some(lease);
             }

@@ -1,6 +1,7 @@
 //! One client, from its first byte to its last: frames become requests, requests become plans, plans
 //! run on leased servers. One task owns it all.
 
+mod authenticate;
 mod express;
 mod extended;
 mod fan_out;
@@ -26,6 +27,7 @@ use crate::error::{PgError, sqlstate};
 use crate::exec::{Failure, Member};
 use crate::net::{Client, Stream, Thread};
 use crate::pool::cluster::{Cluster, Database};
+use crate::pool::login::ServerLogin;
 use crate::proxy::{Handle, Proxy, Signals};
 use crate::server::Settings;
 use crate::shard::ShardId;
@@ -46,7 +48,8 @@ struct Session {
     client: Client,
     thread: usize,
     user: User,
-    user_name: Arc<str>,
+    /// Its account on servers.
+    login: ServerLogin,
     database_name: Arc<str>,
     cluster: Arc<Cluster>,
     database: Arc<Database>,
