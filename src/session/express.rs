@@ -154,8 +154,10 @@ impl Session {
         let version = self.database.state.catalog.load().as_ref()?.version;
         let database = &*self.database_name;
         let parsed = Parsed { sql: parse.sql, types: &types, path, database, version };
-        let prepared = self.proxy.prepared.find(&parsed).filter(|_| parse.name.is_empty());
-        prepared
+        match parse.name.is_empty() {
+            true => self.proxy.prepared.find(&parsed),
+            false => None,
+        }
     }
 
     /// Notes that a statement is on its way.
