@@ -11,7 +11,7 @@ use dashmap::DashMap;
 use parking_lot::Mutex;
 
 use super::control::Control;
-use super::login::ServerLogin;
+use super::login::{Account, Accounts};
 use super::lookup::Lookup;
 use super::pool::{Pool, PoolLimits};
 use crate::auth::scram::{ITERATIONS, Verifier};
@@ -32,10 +32,13 @@ pub struct Cluster {
     /// By user: plain passwords as SCRAM verifiers, whose derivation takes thousands of hashes.
     pub verifiers: HashMap<String, Secret>,
     pub databases: HashMap<String, Arc<Database>>,
+    /// Of the users who have logged in.
+    pub accounts: Accounts,
 }
 
 /// A database as clients name it.
 pub struct Database {
+    pub name: Arc<str>,
     pub config: config::Database,
     pub shards: BTreeMap<ShardId, Shard>,
     pub state: Arc<DatabaseState>,
@@ -229,7 +232,7 @@ impl Cluster {
             databases.insert(it.name.clone(), Arc::new(database));
         }
         let verifiers = verifiers(&config, old);
-        Self { config, verifiers, databases }
+        Self { config, verifiers, databases, accounts: Accounts::default() }
     }
 
     /// Every host of every database.
@@ -287,6 +290,7 @@ impl Database {
             (shard.id, Shard { id: shard.id, primary, replicas })
         });
         let database = Self {
+            name: it.name.as_str().into(),
             config: it.clone(),
             shards: shards.collect(),
             state,
@@ -329,7 +333,8 @@ impl Database {
     }
 
     /// The user's pool to a host; made on first use.
-    pub fn pool(&self, host: &Host, user: &User, login: &ServerLogin) -> Arc<Pool> {
+    pub fn pool(&self, host: &Host, account: &Account) -> Arc<Pool> {
+        let Account { user, login } = account;
         if let Some(pool) = host.pools.get(&login.key) {
             return Arc::clone(&pool);
         }

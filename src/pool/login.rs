@@ -1,10 +1,54 @@
 //! As whom a client's statements run on servers, which is whose pools it uses.
 
+use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
+use parking_lot::Mutex;
+
 use crate::config::{Host as Address, Secret, ServerAuth, User};
 use crate::server::{PassedThrough, Target};
+
+/// Accounts that are kept for sharing; beyond it, those nobody uses are dropped.
+const ACCOUNTS: usize = 10_000;
+
+/// A client that has proved who it is, and its account on servers.
+#[derive(PartialEq)]
+pub struct Account {
+    pub user: User,
+    pub login: ServerLogin,
+}
+
+/// Accounts by user: one object for all clients of a user.
+#[derive(Default)]
+pub struct Accounts(Mutex<HashMap<String, Arc<Account>>>);
+
+impl Accounts {
+    /// The one object that is like this account.
+    pub fn share(&self, account: Account) -> Arc<Account> {
+        let mut known = self.0.lock();
+        if let Some(same) = known.get(&account.user.name).filter(|it| ***it == account) {
+            return Arc::clone(same);
+        }
+        if known.len() >= ACCOUNTS {
+            known.retain(|_, it| Arc::strong_count(it) > 1);
+        }
+        let account = Arc::new(account);
+        known.insert(account.user.name.clone(), Arc::clone(&account));
+        account
+    }
+}
+
+impl PartialEq for ServerLogin {
+    fn eq(&self, other: &Self) -> bool {
+        let same_passed = match (&self.passed, &other.passed) {
+            (None, None) => true,
+            (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+            _ => false,
+        };
+        same_passed && self.key == other.key
+    }
+}
 
 /// A client's account on servers. Clients of one name share connections only if all of it is equal.
 #[derive(Clone)]

@@ -1,5 +1,7 @@
 //! Who a client is: the rule it falls under, the user it names, and the exchange that proves it.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 use super::PATIENCE;
@@ -11,18 +13,12 @@ use crate::config::User;
 use crate::error::{PgError, sqlstate};
 use crate::net::Client;
 use crate::pool::cluster::Cluster;
-use crate::pool::login::{ServerLogin, passes_through};
+use crate::pool::login::{Account, ServerLogin, passes_through};
 use crate::proxy::Proxy;
 use crate::proxy::failed_logins::Source;
 
 /// The longest message of an exchange, as in Postgres (`PG_MAX_AUTH_TOKEN_LENGTH`).
 const MESSAGE_BYTES: usize = 65_535;
-
-/// A client that has proved who it is, and its account on servers.
-pub(super) struct Account {
-    pub(super) user: User,
-    pub(super) login: ServerLogin,
-}
 
 /// Finds out whether the client is the user it says, for the database it names. A user that does not
 /// exist goes the way of any other, to the same refusal.
@@ -31,7 +27,7 @@ pub(super) async fn authenticate(
     cluster: &Cluster,
     client: &mut Client,
     (name, database): (&str, &str),
-) -> Result<Account, PgError> {
+) -> Result<Arc<Account>, PgError> {
     let (address, is_tls) = (client.address(), client.is_tls());
     let visitor = Visitor { user: name, database, address, is_tls };
     let rules = &cluster.config.rules;
@@ -55,7 +51,7 @@ pub(super) async fn authenticate(
         }
     };
     let user = user.ok_or_else(gone)?;
-    Ok(account(cluster, user, database, proven))
+    Ok(cluster.accounts.share(account(cluster, user, database, proven)))
 }
 
 /// The user, of the configuration or of `auth_query`.

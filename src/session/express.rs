@@ -238,7 +238,7 @@ impl Session {
         let hosts = self.database.shards.get(&shard)?;
         let replica = (role == Role::Replica).then(|| hosts.idlest_replica()).flatten();
         let host = replica.unwrap_or(&hosts.primary);
-        let pool = self.database.pool(host, &self.user, &self.login);
+        let pool = self.database.pool(host, &self.account);
         let mut lease = pool.take_now(self.thread, since)?.of_primary(replica.is_none());
         let server = lease.server();
         if !Arc::ptr_eq(&server.settings, settings) {

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::authenticate::{Account, authenticate};
+use super::authenticate::authenticate;
 use super::{PATIENCE, Role, Routing, Session, open};
 use crate::config::User;
 use crate::error::{PgError, sqlstate};
 use crate::net::Client;
 use crate::pool::cluster::{Cluster, Database};
+use crate::pool::login::Account;
 use crate::proxy::{ClientState, Handle, Proxy};
 use crate::server::{Setting, Settings, difference};
 use crate::wire::backend;
@@ -329,7 +330,7 @@ fn new_session(
     proxy: &Arc<Proxy>,
     client: Client,
     handle: Arc<Handle>,
-    Account { user, login }: Account,
+    account: Arc<Account>,
     cluster: Arc<Cluster>,
     database: Arc<Database>,
     wanted: &Wanted,
@@ -340,9 +341,8 @@ fn new_session(
         handle,
         client,
         thread,
-        login,
-        database_name: database.config.name.as_str().into(),
-        user,
+        account,
+        database_name: Arc::clone(&database.name),
         cluster,
         database,
         settings: proxy.settings.intern(Arc::clone(&wanted.settings)),
@@ -388,7 +388,7 @@ impl Session {
             self.owner_of(&tenant)?;
         }
         let home = Arc::clone(&self.database.home().primary);
-        let name = self.login.name(&self.user, &home.address);
+        let name = self.account.login.name(&self.account.user, &home.address);
         let parameters = &self.database.state.parameters;
         let known = parameters.get(name).map(|it| Arc::clone(&it));
         let is_harmless = |name: &String| name == "application_name";
@@ -397,7 +397,7 @@ impl Session {
         {
             return Ok(reported(known));
         }
-        let pool = self.database.pool(&home, &self.user, &self.login);
+        let pool = self.database.pool(&home, &self.account);
         let mut lease = match pool.take(self.thread).await {
             Ok(lease) => lease,
             // Without the home shard's primary a replica knows the same.
@@ -419,7 +419,7 @@ impl Session {
 
     async fn any_replica(&self) -> Option<crate::pool::Lease> {
         for host in &self.database.home().replicas {
-            let pool = self.database.pool(host, &self.user, &self.login);
+            let pool = self.database.pool(host, &self.account);
             if let Ok(lease) = pool.take(self.thread).await {
                 return Some(lease);
             }

@@ -127,7 +127,7 @@ impl Session {
     }
 
     async fn take(&self, host: &Host) -> Result<Lease, PgError> {
-        self.database.pool(host, &self.user, &self.login).take(self.thread).await
+        self.database.pool(host, &self.account).take(self.thread).await
     }
 
     /// Gives servers back, as far as the session does not keep them.

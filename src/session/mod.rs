@@ -22,12 +22,11 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use crate::config::User;
 use crate::error::{PgError, sqlstate};
 use crate::exec::{Failure, Member};
 use crate::net::{Client, Stream, Thread};
 use crate::pool::cluster::{Cluster, Database};
-use crate::pool::login::ServerLogin;
+use crate::pool::login::Account;
 use crate::proxy::{Handle, Proxy, Signals};
 use crate::server::Settings;
 use crate::shard::ShardId;
@@ -47,9 +46,8 @@ struct Session {
     handle: Arc<Handle>,
     client: Client,
     thread: usize,
-    user: User,
+    account: Arc<Account>,
     /// Its account on servers.
-    login: ServerLogin,
     database_name: Arc<str>,
     cluster: Arc<Cluster>,
     database: Arc<Database>,
@@ -57,7 +55,7 @@ struct Session {
     settings: Settings,
     defaults: Settings,
     routing: Routing,
-    tx: Option<Transaction>,
+    tx: Option<Box<Transaction>>,
     members: Vec<Member>,
     /// Why the session keeps its servers.
     pin: Option<&'static str>,

@@ -231,8 +231,8 @@ impl Session {
     /// The session's own search_path, as far as it can be told from what was SET.
     fn search_path(&self) -> Option<Vec<String>> {
         match self.settings.get("search_path")? {
-            Setting::Value(value) => Some(search_path::schemas(value, &self.user.name)),
-            Setting::Statement(sql) => search_path::of_set(sql, &self.user.name),
+            Setting::Value(value) => Some(search_path::schemas(value, &self.account.user.name)),
+            Setting::Statement(sql) => search_path::of_set(sql, &self.account.user.name),
         }
     }
 

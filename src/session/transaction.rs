@@ -76,7 +76,7 @@ impl Session {
         isolation: Option<Isolation>,
     ) {
         self.handle.state.lock().in_transaction = true;
-        self.tx = Some(Transaction {
+        self.tx = Some(Box::new(Transaction {
             begin: begin.to_owned(),
             is_explicit,
             read_only,
@@ -88,7 +88,7 @@ impl Session {
             routing: self.routing.clone(),
             cursors: HashMap::new(),
             buckets: SmallVec::new(),
-        });
+        }));
     }
 
     /// Opens a block of the proxy's own, around statements that must happen together.
@@ -263,7 +263,7 @@ impl Session {
         let Some(address) = self.database.shards.get(&shard).map(|it| &it.primary.address) else {
             return Ok(());
         };
-        let name = self.login.name(&self.user, address);
+        let name = self.account.login.name(&self.account.user, address);
         match name == address.user || state.ends_all.load().contains(&shard) {
             true => Ok(()),
             false => Err(no_two_phase(
@@ -296,7 +296,7 @@ impl Session {
     }
 
     /// Rolls every member back and takes the settings back to BEGIN.
-    async fn undo(&mut self, tx: Transaction) {
+    async fn undo(&mut self, tx: Box<Transaction>) {
         for member in self.members.iter_mut().filter(|it| it.in_tx) {
             let server = member.lease.server();
             if server.is_broken() || server.run("ROLLBACK").await.is_err() {
