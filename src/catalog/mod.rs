@@ -17,6 +17,8 @@ pub struct Catalog {
     /// The schemas that unqualified names are looked up in, `pg_catalog` first.
     pub search_path: Vec<String>,
     /// Whether the database's default collation compares bytes (`C`, `POSIX`).
+    /// What may change its session unseen.
+    pub suspects: Suspects,
     pub default_collation_is_c: bool,
     /// `server_version_num`, e.g. 150018.
     pub server_version: u32,
@@ -35,6 +37,15 @@ pub struct Catalog {
     pub allow_local_keys: bool,
     /// Changes whenever anything above does; part of the plan cache's key.
     pub version: u64,
+}
+
+/// What may leave settings, temporary tables or locks in its session although the statement does not
+/// show it; by bare names.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Suspects {
+    pub functions: HashSet<String>,
+    /// Relations that call such functions: triggers, rules, defaults.
+    pub relations: HashSet<String>,
 }
 
 /// A table, partitioned table, foreign table, view or sequence.

@@ -110,6 +110,8 @@ pub const KEYS: &[Key] = &[
 
     key("pool.mode", MODE, Value(r#""transaction""#),
         "\"transaction\": a client holds a server only while a transaction runs. \"session\": until it disconnects."),
+    key("pool.pin", Kind::Choice(&["allow", "refuse"]), Value(r#""allow""#),
+        "What becomes of a statement that ties its session to a server in transaction mode (temporary table, session lock, …): \"allow\" keeps the server until DISCARD ALL, \"refuse\" is error 0A000."),
     key("pool.size", count(1), Value("20"),
         "Server connections per user, database and host."),
     key("pool.wait_timeout", WAIT, Value(r#""5s""#),
@@ -129,6 +131,8 @@ pub const KEYS: &[Key] = &[
 
     key("limits.clients", count(1), Value("10000"),
         "Client connections; one more gets error 53300."),
+    key("limits.pinned", count(1), Absent("no limit"),
+        "Sessions of one database that may be tied to a server at a time in transaction mode; one more gets error 53400."),
     key("limits.login_timeout", WAIT, Value(r#""15s""#),
         "How long a client may take to log in."),
     key("limits.login_delay", WAIT_OR_ZERO, Value(r#""5s""#),

@@ -65,6 +65,8 @@ pub struct Listen {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Pool {
     pub mode: PoolMode,
+    /// Whether statements may tie a session to a server in transaction mode.
+    pub may_pin: bool,
     /// Server connections per user, database and host.
     pub size: usize,
     pub wait_timeout: Duration,
@@ -91,6 +93,8 @@ pub enum PoolMode {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Limits {
     pub clients: usize,
+    /// Sessions of one database that may be tied to a server.
+    pub pinned: Option<usize>,
     pub login_timeout: Duration,
     /// The longest time a failed login is held; zero: not at all.
     pub login_delay: Duration,

@@ -119,6 +119,7 @@ fn listen(section: &Section<'_>, outside: &Outside<'_>) -> Listen {
 fn pool(section: &Section<'_>) -> Pool {
     Pool {
         mode: pool_mode(&section.value("mode", values::choice)),
+        may_pin: section.value("pin", values::choice) == "allow",
         size: section.value("size", values::count),
         wait_timeout: section.value("wait_timeout", values::duration),
         connect_timeout: section.value("connect_timeout", values::duration),
@@ -138,6 +139,7 @@ pub(super) fn pool_mode(word: &str) -> PoolMode {
 fn limits(section: &Section<'_>) -> Limits {
     let limits = Limits {
         clients: section.value("clients", values::count),
+        pinned: section.optional("pinned", values::count),
         login_timeout: section.value("login_timeout", values::duration),
         login_delay: section.value("login_delay", values::duration),
         message_bytes: section.value("message_bytes", values::bytes),

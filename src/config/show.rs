@@ -66,6 +66,7 @@ fn sections(config: &Config, rows: &mut Rows) {
         "pool",
         &[
             ("mode", mode(pool.mode).to_owned()),
+            ("pin", if pool.may_pin { "allow" } else { "refuse" }.to_owned()),
             ("size", pool.size.to_string()),
             ("wait_timeout", show_duration(pool.wait_timeout)),
             ("connect_timeout", show_duration(pool.connect_timeout)),
@@ -80,6 +81,7 @@ fn sections(config: &Config, rows: &mut Rows) {
         "limits",
         &[
             ("clients", limits.clients.to_string()),
+            ("pinned", limits.pinned.map(|it| it.to_string()).unwrap_or_default()),
             ("login_timeout", show_duration(limits.login_timeout)),
             ("login_delay", show_duration(limits.login_delay)),
             ("message_bytes", show_bytes(limits.message_bytes as u64)),

@@ -24,6 +24,9 @@ pub struct Metrics {
     errors: IntCounterVec,
     transactions: IntCounterVec,
     two_phase: IntCounterVec,
+    pins: IntCounterVec,
+    pins_refused: IntCounterVec,
+    pinned: IntGaugeVec,
     host_up: IntGaugeVec,
     pub clients: IntGauge,
     pub logins_failed: IntCounter,
@@ -55,6 +58,19 @@ pub struct DatabaseMetrics {
     pub transactions: IntCounter,
     /// Transactions committed in two phases.
     pub two_phase: IntCounter,
+    /// Sessions tied to a server now.
+    pub pinned: IntGauge,
+    /// Statements refused since they would tie one.
+    pub pins_refused: IntCounter,
+    pins: IntCounterVec,
+    name: String,
+}
+
+impl DatabaseMetrics {
+    /// Sessions tied to a server for this reason, since the start.
+    pub fn pins(&self, reason: &str) -> IntCounter {
+        self.pins.with_label_values(&[&self.name, reason])
+    }
 }
 
 impl Metrics {
@@ -83,6 +99,11 @@ impl Metrics {
             &["database", "shard", "role", "host"],
         )?;
         registry.register(Box::new(host_up.clone()))?;
+        let pinned = IntGaugeVec::new(
+            Opts::new("sluice_pinned_sessions", "Sessions that keep a server in transaction mode."),
+            &["database"],
+        )?;
+        registry.register(Box::new(pinned.clone()))?;
         let clients = IntGauge::new("sluice_clients", "Connected clients.")?;
         registry.register(Box::new(clients.clone()))?;
         Ok(Self {
@@ -106,6 +127,17 @@ impl Metrics {
                 "Transactions committed on several shards.",
                 &["database"],
             )?,
+            pins: counters(
+                "sluice_pins_total",
+                "Sessions tied to a server, by reason.",
+                &["database", "reason"],
+            )?,
+            pins_refused: counters(
+                "sluice_pins_refused_total",
+                "Statements refused by pool.pin or limits.pinned.",
+                &["database"],
+            )?,
+            pinned,
             host_up,
             clients,
             logins_failed: counter("sluice_logins_failed_total", "Logins that failed.")?,
@@ -137,6 +169,10 @@ impl Metrics {
             errors: of(&self.errors),
             transactions: of(&self.transactions),
             two_phase: of(&self.two_phase),
+            pinned: self.pinned.with_label_values(&[name]),
+            pins_refused: of(&self.pins_refused),
+            pins: self.pins.clone(),
+            name: name.to_owned(),
         }
     }
 

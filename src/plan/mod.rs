@@ -32,6 +32,10 @@ pub struct Plan {
     pub changes_schema: bool,
     /// The setting that `set_config(name, value, is_local)` makes.
     pub sets: Option<(String, Option<String>, bool)>,
+    /// Settings whose values must be asked of the server afterwards: `set_config` amid other things.
+    pub unsettled: Vec<String>,
+    /// The SQL-level prepared statements it looks at, apart from EXECUTE itself.
+    pub uses: Option<Uses>,
     /// Whether a refusal only says that the statement needs one shard: a session that named its
     /// tenant (`SET sluice.tenant`) may run it there, unchanged.
     pub is_lifted_by_tenant: bool,
@@ -45,6 +49,8 @@ impl Default for Plan {
             pin: None,
             changes_schema: false,
             sets: None,
+            unsettled: Vec::new(),
+            uses: None,
             is_lifted_by_tenant: false,
         }
     }
@@ -55,6 +61,15 @@ impl Plan {
     pub fn refuse(error: PgError) -> Self {
         Self { action: Action::Refuse(error), ..Self::default() }
     }
+}
+
+/// Which of the client's prepared statements the server must have under the client's own names.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Uses {
+    /// EXPLAIN EXECUTE, CREATE TABLE AS EXECUTE.
+    Statement(String),
+    /// A look at `pg_prepared_statements`.
+    Statements,
 }
 
 /// What the session does with a statement.
@@ -193,6 +208,8 @@ pub enum Local {
     /// `RESET name`; `None` is RESET ALL.
     Reset(Option<String>),
     DiscardAll,
+    /// PREPARE TRANSACTION on the one shard: ends the block.
+    PrepareTransaction,
     /// SQL-level DEALLOCATE; `None` is ALL.
     Deallocate(Option<String>),
     /// `EXPLAIN (SLUICE) statement`: the explained statement's byte range.

@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use super::cluster::Database;
 use super::control::{Control, ControlError};
+use super::suspects::SUSPECTS;
 use crate::catalog::{
-    Catalog, Column, ColumnDefault, Function, FunctionKind, Table, TableKind, Volatility,
+    Catalog, Column, ColumnDefault, Function, FunctionKind, Suspects, Table, TableKind, Volatility,
 };
 use crate::config;
 use crate::server::Server;
@@ -234,13 +235,22 @@ async fn load(
     mut control: impl Source,
     config: &config::Database,
 ) -> Result<(Catalog, BTreeMap<String, String>), ControlError> {
+    // With one server to ask it is never the tables that matter.
+    let is_alone =
+        config.tenant_column.is_none() && config.shards.iter().all(|it| it.replicas.is_empty());
+    let is_alone = is_alone && config.shards.len() == 1;
     let settings = control.rows(SETTINGS).await?;
     let setting = |i: usize| settings.first().and_then(|row| row[i].clone()).unwrap_or_default();
-    let columns = control.rows(COLUMNS).await?;
-    let (keys, triggers) = (control.rows(KEYS).await?, control.rows(TRIGGERS).await?);
-    let (functions, types) = (control.rows(FUNCTIONS).await?, control.rows(TYPES).await?);
-    let operators = control.rows(OPERATORS).await?;
-    let system = control.rows(SYSTEM).await?;
+    let (mut columns, mut keys, mut triggers) = (Rows::new(), Rows::new(), Rows::new());
+    let (mut types, mut operators, mut system) = (Rows::new(), Rows::new(), Rows::new());
+    if !is_alone {
+        columns = control.rows(COLUMNS).await?;
+        (keys, triggers) = (control.rows(KEYS).await?, control.rows(TRIGGERS).await?);
+        (types, operators) = (control.rows(TYPES).await?, control.rows(OPERATORS).await?);
+        system = control.rows(SYSTEM).await?;
+    }
+    let functions = control.rows(FUNCTIONS).await?;
+    let suspects = control.rows(SUSPECTS).await?;
     let default_collation_is_c = matches!(setting(2).as_str(), "C" | "POSIX");
     let mut tables = tables(&columns, config, default_collation_is_c);
     add_system(&mut tables, &system);
@@ -248,11 +258,13 @@ async fn load(
     add_triggers(&mut tables, &triggers);
     let mut version = std::hash::DefaultHasher::new();
     (&settings, &columns, &keys, &triggers, &functions, &types, &operators).hash(&mut version);
+    suspects.hash(&mut version);
     (&config.tenant_column, &config.reference_tables, &config.trusted_functions).hash(&mut version);
     config.allow_local_keys.hash(&mut version);
     let catalog = Catalog {
         tables,
         functions: read_functions(&functions),
+        suspects: read_suspects(&suspects),
         types: types.iter().filter_map(|row| Some((row[0].clone()?, number(row, 1)))).collect(),
         search_path: setting(1).split('\x1f').map(str::to_owned).collect(),
         default_collation_is_c,
@@ -397,6 +409,14 @@ fn add_triggers(tables: &mut HashMap<(String, String), Table>, rows: &Rows) {
             table.trigger_functions.push(cell(2));
         }
     }
+}
+
+fn read_suspects(rows: &Rows) -> Suspects {
+    let of = |kind| {
+        let rows = rows.iter().filter(move |row| row[0].as_deref() == Some(kind));
+        rows.filter_map(|row| row[1].clone()).collect()
+    };
+    Suspects { functions: of("f"), relations: of("r") }
 }
 
 fn read_functions(rows: &Rows) -> HashMap<String, Vec<Function>> {

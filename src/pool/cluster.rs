@@ -59,6 +59,8 @@ pub struct DatabaseState {
     pub catalog: ArcSwapOption<Catalog>,
     pub plans: PlanCache,
     pub metrics: DatabaseMetrics,
+    /// Whether clients ask for `currval` and `lastval`, which another session's server must not tell.
+    pub uses_sequences: AtomicBool,
     /// ParameterStatus values as a server of the home shard reports them, by user on the server.
     pub parameters: DashMap<String, Arc<BTreeMap<String, String>>>,
     /// Users that `auth_query` found.
@@ -180,6 +182,7 @@ impl DatabaseState {
             passed: DashMap::new(),
             drift: ArcSwap::default(),
             drift_seen: Mutex::default(),
+            uses_sequences: AtomicBool::new(false),
             no_two_phase: ArcSwap::default(),
             ends_all: ArcSwap::default(),
             refresh: tokio::sync::Notify::new(),

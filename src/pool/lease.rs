@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::pool::Pool;
 use crate::server::Server;
+use crate::wire::pipeline::TxStatus;
 
 /// How long an abandoned server may take to end its statement and roll back.
 const CLEAN_UP: Duration = Duration::from_secs(10);
@@ -19,7 +20,8 @@ pub struct Lease {
 }
 
 impl Lease {
-    pub(super) fn new(server: Box<Server>, pool: Arc<Pool>) -> Self {
+    pub(super) fn new(mut server: Box<Server>, pool: Arc<Pool>) -> Self {
+        server.leases += 1;
         pool.numbers.outstanding.fetch_add(1, Ordering::Relaxed);
         pool.host_outstanding.fetch_add(1, Ordering::Relaxed);
         Self { server: Some(server), pool, is_primary: true }
@@ -33,6 +35,11 @@ impl Lease {
     /// Whether the server still owes replies.
     pub fn is_owing(&self) -> bool {
         self.server.as_ref().is_some_and(|it| it.is_owing())
+    }
+
+    /// The state of the server's transaction.
+    pub fn tx(&self) -> TxStatus {
+        self.server.as_ref().map_or(TxStatus::Idle, |it| it.tx())
     }
 
     /// The pool it belongs to.

@@ -10,6 +10,7 @@ pub mod login;
 pub mod lookup;
 #[expect(clippy::module_inception, reason = "the folder's noun")]
 mod pool;
+mod suspects;
 
 pub use lease::Lease;
 pub use pool::{Pool, PoolLimits, PoolNumbers, PoolState};

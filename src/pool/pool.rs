@@ -17,7 +17,7 @@ use tokio::sync::oneshot;
 use super::lease::{Lease, Slot};
 use crate::error::{PgError, sqlstate};
 use crate::metrics::HostMetrics;
-use crate::server::{Server, Target};
+use crate::server::{Server, Target, Turn};
 
 /// The limits of a pool; replaced as a whole by a reload, connections stay.
 #[derive(Clone, Debug, PartialEq)]
@@ -132,6 +132,18 @@ impl Pool {
                 return Ok(lease);
             }
         }
+    }
+
+    /// Leases this very server, if nobody has had it since.
+    pub async fn take_again(self: &Arc<Self>, thread: usize, turn: Turn) -> Option<Lease> {
+        let server = {
+            let mut state = self.state.lock();
+            let idle = state.idle.get_mut(thread)?;
+            let at = idle.iter().position(|it| it.turn() == turn)?;
+            idle.swap_remove(at)
+        };
+        self.numbers.leases.fetch_add(1, Ordering::Relaxed);
+        self.checked(self.lease(server), thread).await
     }
 
     fn next(&self, thread: usize) -> Result<Next, PgError> {

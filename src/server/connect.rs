@@ -101,6 +101,7 @@ async fn dial_by(
         own_error: None,
         thread: 0,
         created: now,
+        leases: 0,
         used: now,
         cancel: CancelKey::new(target.host.clone(), 0, Vec::new(), attempt).into(),
         status: BTreeMap::new(),

@@ -22,7 +22,7 @@ use bytes::{Buf, Bytes, BytesMut};
 
 pub use cancel::CancelKey;
 pub use passed::PassedThrough;
-pub use settings::{Setting, Settings, SharedSettings, difference, quote};
+pub use settings::{IDENTITY, Setting, Settings, SharedSettings, difference, quote};
 pub use statements::Statements;
 
 /// Room for one read from a server.
@@ -67,6 +67,8 @@ pub struct Server {
     /// The data-plane thread whose reactor the socket is registered with.
     pub thread: usize,
     pub created: Instant,
+    /// How often it was leased: whether anybody had it in between.
+    pub leases: u64,
     pub used: Instant,
     /// Address, process id and secret for a cancel request.
     pub cancel: Arc<CancelKey>,
@@ -93,6 +95,23 @@ enum Stale {
     Hide,
     /// It has happened; `is_hidden`: the client was not told.
     Found { is_hidden: bool },
+}
+
+/// One lease of one connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Turn {
+    process: i32,
+    created: Instant,
+    leases: u64,
+}
+
+impl Turn {
+    /// The lease after this one.
+    #[must_use]
+    pub fn next(mut self) -> Self {
+        self.leases += 1;
+        self
+    }
 }
 
 /// What stands at the front of a server's input.
@@ -178,6 +197,11 @@ impl Server {
             end += next.len;
         }
         self.input.split_to(end)
+    }
+
+    /// Which connection it is, and as whose it is used now: to know it again if nobody else had it.
+    pub fn turn(&self) -> Turn {
+        Turn { process: self.cancel.process, created: self.created, leases: self.leases }
     }
 
     /// A new request begins: [`Self::has_failed`] tells of its errors only.

@@ -42,24 +42,23 @@ impl SharedSettings {
     }
 }
 
+/// Who the session is, in the order in which it is said.
+pub const IDENTITY: [&str; 2] = ["session_authorization", "role"];
+
 /// The SQL that brings a server with the settings `from` to `to`; `None` if there is no difference.
-/// Role and session authorization come last, so that the other settings are made with the
-/// connection's own rights.
+/// Session authorization and role, which it resets, come last, so that the other settings are made
+/// with the connection's own rights.
 pub fn difference(from: &Settings, to: &Settings) -> Option<String> {
     if Arc::ptr_eq(from, to) || from == to {
         return None;
     }
-    let is_identity = |name: &str| matches!(name, "role" | "session_authorization");
+    let own = |name: &&String| !IDENTITY.contains(&name.as_str());
     let mut sql = Vec::new();
-    for identity in [true, false] {
-        let gone = from.keys().filter(|it| !to.contains_key(*it) && is_identity(it) == identity);
-        sql.extend(gone.map(|name| reset(name)));
-    }
-    for identity in [false, true] {
-        let new = to.iter().filter(|(name, it)| from.get(*name) != Some(*it));
-        let new = new.filter(|(name, _)| is_identity(name) == identity);
-        sql.extend(new.map(|(name, setting)| set(name, setting)));
-    }
+    sql.extend(IDENTITY.iter().rev().filter(|it| from.contains_key(**it)).map(|it| reset(it)));
+    sql.extend(from.keys().filter(own).filter(|it| !to.contains_key(*it)).map(|it| reset(it)));
+    let new = to.iter().filter(|(name, it)| own(name) && from.get(*name) != Some(*it));
+    sql.extend(new.map(|(name, setting)| set(name, setting)));
+    sql.extend(IDENTITY.iter().filter_map(|name| Some(set(name, to.get(*name)?))));
     Some(sql.join("; "))
 }
 

@@ -1,6 +1,7 @@
 //! Which prepared statements exist on a server: a bounded set, the least recently used goes first.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 /// The ids of statements prepared on one server under names of our own.
 #[derive(Debug)]
@@ -10,12 +11,20 @@ pub struct Statements {
     used: HashMap<u64, u64, foldhash::fast::FixedState>,
     /// The statement that the unnamed one is now.
     pub unnamed: Option<u64>,
+    /// Statements under names of clients, by SQL-level PREPARE: what they were made of.
+    pub named: HashMap<String, Arc<str>>,
 }
 
 impl Statements {
     /// An empty set for at most `limit` statements (at least one).
     pub fn new(limit: usize) -> Self {
-        Self { limit: limit.max(1), clock: 0, used: HashMap::default(), unnamed: None }
+        Self {
+            limit: limit.max(1),
+            clock: 0,
+            used: HashMap::default(),
+            unnamed: None,
+            named: HashMap::new(),
+        }
     }
 
     /// The name of a statement on servers.
@@ -54,9 +63,29 @@ impl Statements {
         self.used.remove(&id);
     }
 
+    /// Names that must be deallocated before a client's own can have `name`.
+    pub fn take_name(&mut self, name: &str) -> Vec<String> {
+        let mut taken: Vec<String> =
+            self.named.remove_entry(name).into_iter().map(|it| it.0).collect();
+        if self.named.len() >= self.limit {
+            let other = self.named.keys().next().cloned();
+            taken.extend(other.inspect(|it| drop(self.named.remove(it))));
+        }
+        taken
+    }
+
+    /// Takes out all but those that are a client's own; gives their names on the server.
+    pub fn take_others(&mut self, is_own: impl Fn(&str, &Arc<str>) -> bool) -> Vec<String> {
+        let mut names: Vec<String> = self.used.drain().map(|(id, _)| Self::name(id)).collect();
+        let others = self.named.extract_if(|name, text| !is_own(name, text));
+        names.extend(others.map(|(name, _)| name));
+        names
+    }
+
     /// Forgets all: after DISCARD ALL or DEALLOCATE ALL.
     pub fn clear(&mut self) {
         self.used.clear();
+        self.named.clear();
         self.unnamed = None;
     }
 

@@ -4,13 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::transaction::{SchemaOfBlock, text_of};
+use super::transaction::{SchemaOfBlock, in_failed_block, text_of};
 use super::{Role, Session};
 use crate::error::{PgError, sqlstate};
 use crate::exec::Failure;
 use crate::plan::route::Arguments;
 use crate::plan::{Action as PlanAction, Local, Plan, Statement};
-use crate::server::Setting;
+use crate::server::{IDENTITY, Setting, Settings, difference};
 use crate::shard::{KeyType, ShardId};
 use crate::wire::backend;
 
@@ -25,14 +25,28 @@ impl Session {
             local,
             Local::Commit { .. } | Local::Rollback { .. } | Local::RollbackTo(_) | Local::Empty
         );
+        if self.passes(local) {
+            return self.pass(local, statement).await;
+        }
         if !ends {
             self.check_not_failed()?;
+        }
+        self.check_pin(&statement.plan)?;
+        let is_answered_here = matches!(
+            local,
+            Local::SetSluice { .. }
+                | Local::ShowSluice(_)
+                | Local::Explain(_)
+                | Local::Deallocate(_)
+        );
+        if is_answered_here && self.server_has_failed() {
+            return Err(in_failed_block().into());
         }
         let sql = text_of(&statement.text).to_owned();
         match local {
             Local::Begin { read_only, isolation } => self.begin_block(&sql, *read_only, *isolation),
             Local::Commit { chain } => return self.commit_block(*chain).await,
-            Local::Rollback { chain } => self.rollback_block(*chain).await,
+            Local::Rollback { chain } => self.rollback_block(*chain).await?,
             Local::Savepoint(name) => {
                 self.savepoint(name.clone(), &sql).await?;
                 self.complete("SAVEPOINT");
@@ -57,6 +71,7 @@ impl Session {
             }
             Local::ShowSluice(name) => self.show_sluice(name)?,
             Local::Reset(name) => self.reset(name.as_deref(), &sql).await?,
+            Local::PrepareTransaction => self.everywhere(&sql).await?,
             Local::DiscardAll => self.discard_all().await?,
             Local::Deallocate(name) => self.deallocate(name.as_deref())?,
             Local::Explain(range) => self.explain(&sql[range.clone()]).await?,
@@ -65,7 +80,10 @@ impl Session {
             }
             Local::Prepare { name, types, statement: range } => {
                 let text = statement.text.slice(range.clone());
-                self.prepare_sql(name, types, &text).await?;
+                match self.database.is_sharded() {
+                    true => self.prepare_sql(name, types, &text).await?,
+                    false => self.prepare_whole(name, types, &text, &sql).await?,
+                }
             }
             Local::Execute { name, args } => {
                 let args = args.as_ref().map_or("", |range| &sql[range.clone()]);
@@ -98,7 +116,7 @@ impl Session {
     }
 
     async fn commit_block(&mut self, chain: bool) -> Result<(), Failure> {
-        let begin = self.chained(chain)?;
+        let begin = self.chained("COMMIT", chain)?;
         if self.tx.as_ref().is_none_or(|tx| !tx.is_explicit) {
             self.warn(sqlstate::NO_ACTIVE_SQL_TRANSACTION, "there is no transaction in progress");
         }
@@ -108,20 +126,22 @@ impl Session {
         Ok(())
     }
 
-    async fn rollback_block(&mut self, chain: bool) {
-        let begin = self.chained(chain).ok().flatten();
+    async fn rollback_block(&mut self, chain: bool) -> Result<(), PgError> {
+        let begin = self.chained("ROLLBACK", chain)?;
         if self.tx.as_ref().is_none_or(|tx| !tx.is_explicit) {
             self.warn(sqlstate::NO_ACTIVE_SQL_TRANSACTION, "there is no transaction in progress");
         }
         self.rollback().await;
         self.complete("ROLLBACK");
         self.chain(begin);
+        Ok(())
     }
 
     /// The BEGIN of the transaction that AND CHAIN opens.
     #[expect(clippy::type_complexity, reason = "the parts of a BEGIN")]
     fn chained(
         &self,
+        what: &str,
         chain: bool,
     ) -> Result<Option<(String, Option<bool>, Option<crate::plan::Isolation>)>, PgError> {
         match &self.tx {
@@ -129,7 +149,7 @@ impl Session {
             Some(tx) if tx.is_explicit => Ok(Some((tx.begin.clone(), tx.read_only, tx.isolation))),
             _ => Err(PgError::new(
                 sqlstate::NO_ACTIVE_SQL_TRANSACTION,
-                "AND CHAIN can only be used in transaction blocks",
+                format!("{what} AND CHAIN can only be used in transaction blocks"),
             )),
         }
     }
@@ -159,6 +179,7 @@ impl Session {
             return Ok(());
         }
         let setting = match value {
+            _ if let Some(told) = self.told(name) => told,
             Some(value) if is_plain(name) => Setting::Value(value.to_owned()),
             _ => Setting::Statement(sql.trim().trim_end_matches(';').to_owned()),
         };
@@ -169,9 +190,25 @@ impl Session {
         Ok(())
     }
 
+    /// The value that the server has just reported, where it reports that setting: DateStyle is made
+    /// of what several SETs say.
+    fn told(&mut self, name: &str) -> Option<Setting> {
+        if IDENTITY.contains(&name) {
+            return None;
+        }
+        let home = self.database.config.home_shard;
+        let member = self.members.iter_mut().find(|it| it.shard == home)?;
+        let status = &member.lease.server().status;
+        let told = status.iter().find(|(it, _)| it.eq_ignore_ascii_case(name))?;
+        Some(Setting::Value(told.1.clone()))
+    }
+
     /// Keeps a setting, or takes it back to the session's start.
     fn keep(&mut self, name: &str, setting: Option<Setting>) {
         let settings = Arc::make_mut(&mut self.settings);
+        if name == "session_authorization" {
+            settings.remove("role");
+        }
         match setting.or_else(|| self.defaults.get(name).cloned()) {
             Some(setting) => settings.insert(name.to_owned(), setting),
             None => settings.remove(name),
@@ -197,7 +234,9 @@ impl Session {
         if is_local {
             return;
         }
-        self.keep(&name.to_lowercase(), Some(Setting::Value(value.to_owned())));
+        let name = name.to_lowercase();
+        let setting = self.told(&name).unwrap_or_else(|| Setting::Value(value.to_owned()));
+        self.keep(&name, Some(setting));
     }
 
     /// Runs a statement on every server of the block, or on one of the home shard; the first one's
@@ -293,6 +332,7 @@ impl Session {
         if self.has_failed() {
             return Ok(());
         }
+        self.repeat_defaults(name).await?;
         if let Some(tx) = &mut self.tx {
             tx.replay.push(sql.trim().trim_end_matches(';').to_owned());
         }
@@ -306,13 +346,21 @@ impl Session {
                 self.mark_members();
             }
         }
-        // Servers were reset to their own defaults, which are not the session's where it has some.
-        if !self.defaults.is_empty() {
-            let defaults = Arc::clone(&self.defaults);
-            for member in self.members.iter_mut().filter(|it| !it.in_tx) {
-                let settings = Arc::make_mut(&mut member.lease.server().settings);
-                settings.retain(|it, _| !defaults.contains_key(it));
-            }
+        Ok(())
+    }
+
+    /// Servers were reset to their own defaults, which are not the session's where its start-up
+    /// packet gave some.
+    async fn repeat_defaults(&mut self, name: Option<&str>) -> Result<(), Failure> {
+        let is_meant = |it: &String| name.is_none_or(|name| name == it);
+        let mut wanted = Arc::clone(&self.defaults);
+        Arc::make_mut(&mut wanted).retain(|it, _| is_meant(it));
+        let Some(sql) = difference(&Settings::default(), &wanted) else { return Ok(()) };
+        for member in self.members.iter_mut().filter(|it| it.in_tx || self.tx.is_none()) {
+            member.lease.server().run(&sql).await?;
+        }
+        if let Some(tx) = &mut self.tx {
+            tx.replay.push(sql);
         }
         Ok(())
     }
@@ -335,8 +383,9 @@ impl Session {
         self.portals.clear();
         self.settings = Arc::clone(&self.defaults);
         self.routing = super::Routing::default();
-        self.pin = None;
-        self.handle.state.lock().pin = None;
+        self.sql_statements.clear();
+        self.doubt = None;
+        self.unpin();
         self.complete("DISCARD ALL");
         Ok(())
     }
@@ -346,9 +395,11 @@ impl Session {
         match name {
             None => {
                 self.statements.retain(|name, _| name.is_empty());
+                self.sql_statements.clear();
                 self.complete("DEALLOCATE ALL");
             }
             Some(name) => {
+                self.sql_statements.remove(name);
                 if self.statements.remove(name.as_bytes()).is_none() {
                     return Err(PgError::new(
                         sqlstate::UNDEFINED_STATEMENT,
@@ -422,8 +473,7 @@ impl Session {
             tx.cursors.insert(cursor.to_owned(), (shard, routed.role));
         }
         if is_holdable && !self.has_failed() {
-            self.pin.get_or_insert("cursor WITH HOLD");
-            self.handle.state.lock().pin = self.pin;
+            self.pin_for("WITH HOLD cursor");
         }
         self.after(statement).await;
         Ok(())

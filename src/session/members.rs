@@ -2,6 +2,7 @@
 //! back.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
@@ -14,7 +15,7 @@ use crate::net::Client;
 use crate::plan::Isolation;
 use crate::pool::Lease;
 use crate::pool::cluster::Host;
-use crate::server::difference;
+use crate::server::{Turn, difference};
 use crate::shard::ShardId;
 use crate::wire::pipeline::Action;
 
@@ -75,6 +76,10 @@ impl Session {
     fn hold(&mut self, shard: ShardId, mut lease: Lease) -> usize {
         let server = lease.server();
         server.begin_request();
+        let tells = self.database.state.uses_sequences.load(Ordering::Relaxed);
+        if tells && self.last_server.map(Turn::next) != Some(server.turn()) {
+            server.push_query("DISCARD SEQUENCES", Action::Skip);
+        }
         self.handle.servers.lock().push(Arc::clone(&server.cancel));
         let is_primary = lease.is_primary();
         let since = Instant::now();
@@ -126,8 +131,28 @@ impl Session {
         Ok(self.take(&hosts.primary).await?.of_primary(true))
     }
 
+    /// `currval` and the like are about to be asked for: what other sessions did is not told.
+    pub(super) fn hide_sequences(&mut self) {
+        self.database.state.uses_sequences.store(true, Ordering::Relaxed);
+        let own = self.last_server.map(Turn::next);
+        // What a block has written on a server may be what is asked for.
+        for member in self.members.iter_mut().filter(|it| !it.wrote) {
+            let server = member.lease.server();
+            if own != Some(server.turn()) {
+                server.push_query("DISCARD SEQUENCES", Action::Skip);
+            }
+        }
+    }
+
     async fn take(&self, host: &Host) -> Result<Lease, PgError> {
-        self.database.pool(host, &self.account).take(self.thread).await
+        let pool = self.database.pool(host, &self.account);
+        if self.database.state.uses_sequences.load(Ordering::Relaxed)
+            && let Some(turn) = self.last_server
+            && let Some(lease) = pool.take_again(self.thread, turn).await
+        {
+            return Ok(lease);
+        }
+        pool.take(self.thread).await
     }
 
     /// Gives servers back, as far as the session does not keep them.
@@ -138,17 +163,23 @@ impl Session {
         let keeps = self.keeps_servers();
         // Before they are given back: a cancel request must not find them here any more.
         self.handle.servers.lock().clear();
+        let mut is_lost = false;
         self.members.retain_mut(|member| {
             let server = member.lease.server();
+            is_lost |= keeps && server.is_broken();
             // In the middle of a pipeline without a Sync the server holds an implicit transaction.
             let is_held = (keeps || server.is_in_batch()) && !server.is_broken();
             member.wrote = false;
             if !is_held {
+                if member.is_primary {
+                    self.last_server = Some(server.turn());
+                }
                 let time = member.since.elapsed().as_secs_f64();
                 member.lease.pool().metrics.query.observe(time);
             }
             is_held
         });
+        self.has_lost_state |= is_lost;
         if self.members.is_empty() {
             return;
         }

@@ -8,9 +8,11 @@ mod fan_out;
 mod local;
 mod login;
 mod members;
+mod one_shard;
 mod open;
 mod prepare;
 mod run;
+mod settled;
 mod statement;
 mod transaction;
 
@@ -57,9 +59,18 @@ struct Session {
     routing: Routing,
     tx: Option<Box<Transaction>>,
     members: Vec<Member>,
-    /// Why the session keeps its servers.
+    /// Why the session keeps its servers, and whether nothing but DISCARD ALL ends that.
     pin: Option<&'static str>,
+    is_pinned_for_good: bool,
+    /// Its last lease: that server may know the session's `currval`.
+    last_server: Option<crate::server::Turn>,
+    /// A server was lost that had state of the session: another one would not be the same.
+    has_lost_state: bool,
+    /// Settings to ask the server for before it is given back, since a statement may have made them.
+    doubt: Option<Vec<String>>,
     statements: HashMap<Bytes, Arc<Prepared>, foldhash::fast::RandomState>,
+    /// Those of SQL-level PREPARE, as it was written; each is in `statements`, too.
+    sql_statements: HashMap<String, Arc<str>, foldhash::fast::RandomState>,
     portals: HashMap<Bytes, Portal, foldhash::fast::RandomState>,
     /// Messages of the extended protocol since the last Sync or Flush.
     batch: Vec<(u8, Bytes)>,
@@ -315,7 +326,14 @@ impl Session {
 
     /// A request has ended: servers go back, then the client gets the rest of its answer.
     async fn end_request(&mut self) -> Result<(), Failure> {
+        if self.doubt.is_some() && self.tx.is_none() {
+            Box::pin(self.settle_doubt()).await;
+        }
         self.release();
+        if self.has_lost_state {
+            self.say_goodbye("the server that kept this session's state was lost").await;
+            return Err(Failure::Gone);
+        }
         self.flush().await
     }
 
@@ -385,6 +403,7 @@ impl Session {
         self.proxy.metrics.bytes_sent.inc_by(self.client.sent);
         self.handle.servers.lock().clear();
         let keeps = self.keeps_servers();
+        self.unpin();
         for member in self.members.drain(..) {
             if keeps {
                 member.lease.reset();

@@ -4,16 +4,17 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 
-use super::Session;
 use super::extended::{Portal, Prepared};
+use super::{Role, Session};
 use crate::error::{PgError, sqlstate};
 use crate::exec::Failure;
-use crate::plan::Action as PlanAction;
+use crate::plan::{Action as PlanAction, Plan, Uses};
 use crate::sql::fingerprint::Slot;
 use crate::sql::lexer::Lexer;
 use crate::sql::literal::literal_value;
 use crate::wire::frontend;
 use crate::wire::frontend::view::Parse;
+use crate::wire::pipeline::Action;
 
 impl Session {
     /// PREPARE: a server judges the statement, the client's name is kept here.
@@ -74,6 +75,152 @@ impl Session {
         }
         self.step_run(&portal, 0, &Bytes::new()).await
     }
+}
+
+/// SQL-level statements of a database with one shard: a server has them under the clients' own names,
+/// so that EXECUTE goes to it as it is. One of another client's stands in the way only until it is
+/// deallocated.
+impl Session {
+    pub(super) async fn prepare_whole(
+        &mut self,
+        name: &str,
+        types: &[u32],
+        inner: &Bytes,
+        sql: &str,
+    ) -> Result<(), Failure> {
+        let is_known = self.statements.contains_key(name.as_bytes());
+        if is_known && !self.server_has_failed() {
+            self.check_name(name.as_bytes())?;
+        }
+        self.take_name(name).await?;
+        self.relay_home(sql).await?;
+        if self.members.iter_mut().any(|it| it.server().has_failed()) {
+            return Ok(());
+        }
+        let text: Arc<str> = sql.into();
+        if let Some(at) = self.home_member() {
+            self.members[at].lease.server().statements.named.insert(name.to_owned(), text.clone());
+        }
+        self.sql_statements.insert(name.to_owned(), text);
+        let mut frame = BytesMut::new();
+        frontend::parse(&mut frame, name.as_bytes(), inner, types.iter().copied());
+        let frame = frame.freeze();
+        let prepared = self.prepare(&Parse::read(&frame)?, &frame).await?;
+        self.statements.insert(Bytes::copy_from_slice(name.as_bytes()), prepared);
+        Ok(())
+    }
+
+    /// Sees to it that the server has the statements that this one names.
+    pub(super) async fn name_statements(&mut self, plan: &Plan) -> Result<(), Failure> {
+        match &plan.uses {
+            Some(Uses::Statement(name)) => self.name_statement(name).await,
+            Some(Uses::Statements) => self.name_all().await,
+            None => Ok(()),
+        }
+    }
+
+    /// The server has exactly the client's own statements, as `pg_prepared_statements` shows them.
+    async fn name_all(&mut self) -> Result<(), Failure> {
+        if self.server_has_failed() {
+            return Ok(());
+        }
+        let at = self.member(self.database.config.home_shard, Role::Primary).await?;
+        let own = &self.sql_statements;
+        let server = self.members[at].lease.server();
+        for name in server.statements.take_others(|name, text| own.get(name) == Some(text)) {
+            server.run(&deallocate(&name)).await?;
+        }
+        let names: Vec<String> = own.keys().cloned().collect();
+        for name in names {
+            // One whose tables are gone cannot be made again; in a block that would fail the block.
+            if self.tx.is_none()
+                && let Err(Failure::Gone) = self.name_statement(&name).await
+            {
+                return Err(Failure::Gone);
+            }
+        }
+        self.members[at].lease.server().begin_request();
+        Ok(())
+    }
+
+    /// The server knows the name as the client does.
+    async fn name_statement(&mut self, name: &str) -> Result<(), Failure> {
+        if self.server_has_failed() {
+            return Ok(());
+        }
+        let at = self.member(self.database.config.home_shard, Role::Primary).await?;
+        let known = self.statements.get(name.as_bytes()).cloned();
+        if let Some(prepared) = &known {
+            // What it does is done by this name from now on.
+            if let Some(pin) = prepared.statement.plan.pin {
+                self.pin_for(pin);
+            }
+            if !prepared.statement.plan.unsettled.is_empty()
+                || prepared.statement.plan.sets.is_some()
+            {
+                let plan = Arc::clone(&prepared.statement.plan);
+                let set = plan.sets.iter().map(|(name, ..)| name.clone());
+                self.doubt(plan.unsettled.iter().cloned().chain(set));
+            }
+        }
+        let own = match (self.sql_statements.get(name), &known) {
+            (Some(sql), _) => Some(Arc::clone(sql)),
+            (None, Some(it)) => Some(format!("{}", it.text.id).into()),
+            (None, None) => None,
+        };
+        let server = self.members[at].lease.server();
+        let theirs = server.statements.named.get(name);
+        if theirs == own.as_ref() {
+            return Ok(());
+        }
+        self.take_name(name).await?;
+        let Some(own) = own else { return Ok(()) };
+        let server = self.members[at].lease.server();
+        match (self.sql_statements.contains_key(name), known) {
+            (false, Some(prepared)) => {
+                let text = &prepared.text;
+                server.push_with(b'P', Action::Skip, |out| {
+                    let types = text.types().iter().copied();
+                    frontend::parse(out, name.as_bytes(), text.sql(), types);
+                });
+                server.push_sync();
+                server.finish().await?;
+            }
+            _ => server.run(&own).await?,
+        }
+        server.statements.named.insert(name.to_owned(), own);
+        Ok(())
+    }
+
+    /// Another client's statement of that name goes, or one that is too many.
+    async fn take_name(&mut self, name: &str) -> Result<(), Failure> {
+        if self.server_has_failed() {
+            return Ok(());
+        }
+        let at = self.member(self.database.config.home_shard, Role::Primary).await?;
+        let server = self.members[at].lease.server();
+        let taken = server.statements.take_name(name);
+        for name in taken {
+            server.run(&deallocate(&name)).await?;
+        }
+        Ok(())
+    }
+
+    /// Hands a statement to the one server, as it is.
+    async fn relay_home(&mut self, sql: &str) -> Result<(), Failure> {
+        let mut message = BytesMut::new();
+        frontend::query(&mut message, sql.as_bytes());
+        self.relay_to(self.database.config.home_shard, Role::Primary, true, &message).await
+    }
+
+    fn home_member(&self) -> Option<usize> {
+        let home = self.database.config.home_shard;
+        self.members.iter().position(|it| it.shard == home && it.is_primary)
+    }
+}
+
+fn deallocate(name: &str) -> String {
+    format!("DEALLOCATE \"{}\"", name.replace('"', "\"\""))
 }
 
 /// Arguments as text values: literals, signed numbers, NULL and booleans.

@@ -98,6 +98,9 @@ impl Session {
         statements: SmallVec<[Statement; 1]>,
         frame: &Bytes,
     ) -> Result<(), Failure> {
+        if !self.database.is_sharded() && statements.iter().all(|it| goes_whole(&it.plan)) {
+            return self.whole(&statements, frame).await;
+        }
         if let Some((shard, role)) = self.one_place(&statements) {
             self.check_not_failed()?;
             let writes = statements.iter().any(|it| !it.is_read());
@@ -159,6 +162,10 @@ impl Session {
             PlanAction::Run(run) => {
                 self.check_not_failed()?;
                 self.check_lock(statement)?;
+                self.check_pin(&statement.plan)?;
+                if statement.plan.uses.is_some() {
+                    self.name_statements(&statement.plan).await?;
+                }
                 self.run(statement, run, frame).await
             }
         }
@@ -228,12 +235,25 @@ impl Session {
     /// What a statement leaves behind: a pin, a setting, a changed schema.
     pub(super) async fn after(&mut self, statement: &Statement) {
         let failed = self.members.iter_mut().any(|it| it.server().has_failed());
+        if let Some(pin) = statement.plan.pin
+            && (!failed || outlives_error(pin))
+        {
+            self.pin_for(pin);
+        }
         if failed {
             return;
         }
-        if let Some(pin) = statement.plan.pin {
-            self.pin.get_or_insert(pin);
-            self.handle.state.lock().pin = self.pin;
+        // A function that this block has replaced is not what the catalog says of it.
+        let writes =
+            matches!(&statement.plan.action, PlanAction::Run(run) if run.access == Access::Write);
+        if self.reload_at_commit && writes && !self.database.is_sharded() {
+            self.pin_for("a function made in the same block");
+        }
+        if self.pin.is_some() && !self.is_pinned_for_good && may_release(statement) {
+            self.doubt(std::iter::empty());
+        }
+        if !statement.plan.unsettled.is_empty() {
+            self.doubt(statement.plan.unsettled.iter().cloned());
         }
         if let Some((name, value, is_local)) = &statement.plan.sets {
             self.note_set_config(name, value.as_deref(), *is_local);
@@ -429,6 +449,38 @@ impl Session {
                 }
             }
         }
+    }
+}
+
+/// Whether what ties a session to its server may end with the statement.
+fn may_release(statement: &Statement) -> bool {
+    let sql = statement.sql();
+    let begins = |word: &str| {
+        sql.trim_start().get(..word.len()).is_some_and(|it| it.eq_ignore_ascii_case(word))
+    };
+    ["drop", "discard", "close"].into_iter().any(begins) || sql.contains("advisory_unlock")
+}
+
+/// Whether a failed statement may have left it on the server all the same.
+fn outlives_error(pin: &str) -> bool {
+    !pin.starts_with("temporary") && pin != "WITH HOLD cursor"
+}
+
+/// Whether a statement amid others needs nothing of the proxy.
+fn goes_whole(plan: &crate::plan::Plan) -> bool {
+    use crate::plan::Local as L;
+    match &plan.action {
+        PlanAction::Run(_) => true,
+        PlanAction::Refuse(_) => false,
+        PlanAction::Local(local) => !matches!(
+            local,
+            L::SetSluice { .. }
+                | L::ShowSluice(_)
+                | L::Explain(_)
+                | L::Prepare { .. }
+                | L::Deallocate(_)
+                | L::DiscardAll
+        ),
     }
 }
 

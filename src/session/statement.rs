@@ -9,8 +9,8 @@ use super::Session;
 use super::transaction::SchemaOfBlock;
 use crate::catalog::Catalog;
 use crate::error::{PgError, sqlstate};
-use crate::plan::cache::{Basis, CachedPlan, Sought};
-use crate::plan::{Plan, Statement, planner};
+use crate::plan::cache::{Basis, CachedPlan, Sought, Verb};
+use crate::plan::{Access, Action as PlanAction, Combine, Plan, Run, Scope, Statement, planner};
 use crate::server::Setting;
 use crate::sql::fingerprint::Fingerprint;
 use crate::sql::search_path;
@@ -35,6 +35,9 @@ impl Session {
         sql: &Bytes,
         types: &[u32],
     ) -> Result<SmallVec<[Statement; 1]>, PgError> {
+        if !self.database.is_sharded() && std::str::from_utf8(sql).is_err() {
+            return Ok(SmallVec::from_iter([unread(sql)]));
+        }
         let text = utf8(sql)?;
         let catalog = self.catalog().await?;
         let found = {
@@ -207,6 +210,8 @@ impl Session {
     /// a table just made is known for what it is.
     async fn catalog_of_block(&mut self) -> Result<Option<Arc<Catalog>>, PgError> {
         match &self.schema_of_block {
+            // One shard has it all: no table has to be known.
+            _ if !self.database.is_sharded() => return Ok(None),
             SchemaOfBlock::Unchanged => return Ok(None),
             SchemaOfBlock::Read(catalog) => return Ok(Some(Arc::clone(catalog))),
             SchemaOfBlock::Changed => (),
@@ -242,6 +247,20 @@ impl Session {
             Some(Setting::Value(it) | Setting::Statement(it)) => fingerprint.hash_of(it.as_bytes()),
         }
     }
+}
+
+/// A statement in another encoding than UTF8: for the one server, whatever it is.
+fn unread(sql: &Bytes) -> Statement {
+    let error = PgError::refused("the statement runs on one shard only");
+    let run = Run { access: Access::Write, scope: Scope::Home, combine: Combine::Refuse(error) };
+    let plan = Plan {
+        action: PlanAction::Run(run),
+        pin: Some("text that is read otherwise"),
+        ..Plan::default()
+    };
+    let plan = Arc::new(plan);
+    // It may be a COPY as well as anything else.
+    Statement::exact(sql, Arc::new(CachedPlan { plan, slots: Box::default(), verb: Verb::Copy }))
 }
 
 fn utf8(sql: &Bytes) -> Result<&str, PgError> {

@@ -135,10 +135,7 @@ impl Session {
     /// An error unless the session may run statements.
     pub(super) fn check_not_failed(&self) -> Result<(), PgError> {
         match &self.tx {
-            Some(tx) if tx.has_failed => Err(PgError::new(
-                sqlstate::IN_FAILED_SQL_TRANSACTION,
-                "current transaction is aborted, commands ignored until end of transaction block",
-            )),
+            Some(tx) if tx.has_failed && !self.server_has_failed() => Err(in_failed_block()),
             _ => Ok(()),
         }
     }
@@ -163,16 +160,7 @@ impl Session {
         };
         match committed {
             Ok(()) => {
-                self.note_written(&tx.buckets);
-                for member in self.members.iter_mut().filter(|it| it.in_tx) {
-                    member.in_tx = false;
-                }
-                // What was set inside is in force on every server that took part.
-                self.mark_settings();
-                self.schema_of_block = SchemaOfBlock::Unchanged;
-                if std::mem::take(&mut self.reload_at_commit) {
-                    self.reload_after_ddl().await;
-                }
+                self.committed(&tx).await;
                 Ok("COMMIT")
             }
             Err(Failure::Gone) => Err(Failure::Gone),
@@ -181,6 +169,42 @@ impl Session {
                 self.undo(tx).await;
                 Err(failure)
             }
+        }
+    }
+
+    /// What holds once every member has committed.
+    async fn committed(&mut self, tx: &Transaction) {
+        self.note_written(&tx.buckets);
+        for member in self.members.iter_mut().filter(|it| it.in_tx) {
+            member.in_tx = false;
+        }
+        // What was set inside is in force on every server that took part.
+        self.mark_settings();
+        self.schema_of_block = SchemaOfBlock::Unchanged;
+        if std::mem::take(&mut self.reload_at_commit) {
+            self.reload_after_ddl().await;
+        }
+    }
+
+    /// What holds once every member has rolled back.
+    fn rolled_back(&mut self, tx: Transaction) {
+        self.schema_of_block = SchemaOfBlock::Unchanged;
+        self.reload_at_commit = false;
+        // A server that joined late was given the settings of that moment, outside of the block.
+        self.settings = tx.settings;
+        self.routing = tx.routing;
+    }
+
+    /// The one server has ended the block.
+    pub(super) async fn block_over(&mut self, tx: Transaction, committed: bool) {
+        self.handle.state.lock().in_transaction = false;
+        self.database.state.metrics.transactions.inc();
+        self.end_portals();
+        if committed {
+            self.committed(&tx).await;
+        } else {
+            self.members.iter_mut().for_each(|it| it.in_tx = false);
+            self.rolled_back(tx);
         }
     }
 
@@ -304,11 +328,7 @@ impl Session {
             }
             member.in_tx = false;
         }
-        self.schema_of_block = SchemaOfBlock::Unchanged;
-        self.reload_at_commit = false;
-        // A server that joined late was given the settings of that moment, outside of the block.
-        self.settings = tx.settings;
-        self.routing = tx.routing;
+        self.rolled_back(tx);
     }
 
     /// After a commit, servers of the block have what was SET in it.
@@ -345,17 +365,22 @@ impl Session {
     pub(super) async fn savepoint(&mut self, name: String, sql: &str) -> Result<(), Failure> {
         self.need_block("SAVEPOINT")?;
         self.on_all(sql).await?;
-        let (settings, routing) = (Arc::clone(&self.settings), self.routing.clone());
-        let Some(tx) = &mut self.tx else { return Ok(()) };
-        tx.replay.push(sql.to_owned());
-        tx.savepoints.push(Savepoint { name, replay: tx.replay.len(), settings, routing });
+        self.note_savepoint(name, sql.to_owned());
         Ok(())
+    }
+
+    /// The state to which ROLLBACK TO goes back.
+    pub(super) fn note_savepoint(&mut self, name: String, sql: String) {
+        let (settings, routing) = (Arc::clone(&self.settings), self.routing.clone());
+        let Some(tx) = &mut self.tx else { return };
+        tx.replay.push(sql);
+        tx.savepoints.push(Savepoint { name, replay: tx.replay.len(), settings, routing });
     }
 
     /// ROLLBACK TO SAVEPOINT: the block is whole again.
     pub(super) async fn rollback_to(&mut self, name: &str, sql: &str) -> Result<(), Failure> {
         self.need_block("ROLLBACK TO SAVEPOINT")?;
-        let at = self.savepoint_at(name)?;
+        self.savepoint_at(name)?;
         if self.members.iter_mut().any(|it| it.in_tx && it.lease.server().is_broken()) {
             return Err(PgError::new(
                 sqlstate::CONNECTION_FAILURE,
@@ -364,25 +389,38 @@ impl Session {
             .into());
         }
         self.on_all(sql).await?;
-        let Some(tx) = &mut self.tx else { return Ok(()) };
+        self.note_rollback_to(name);
+        Ok(())
+    }
+
+    /// The block is as it was at the savepoint.
+    pub(super) fn note_rollback_to(&mut self, name: &str) {
+        let at = self.savepoint_at(name).ok();
+        let Some(tx) = &mut self.tx else { return };
+        tx.has_failed = false;
+        let Some(at) = at else { return };
         tx.savepoints.truncate(at + 1);
         let savepoint = &tx.savepoints[at];
         tx.replay.truncate(savepoint.replay);
-        tx.has_failed = false;
         self.settings = Arc::clone(&savepoint.settings);
         self.routing = savepoint.routing.clone();
-        Ok(())
     }
 
     /// RELEASE SAVEPOINT.
     pub(super) async fn release_savepoint(&mut self, name: &str, sql: &str) -> Result<(), Failure> {
         self.need_block("RELEASE SAVEPOINT")?;
-        let at = self.savepoint_at(name)?;
+        self.savepoint_at(name)?;
         self.on_all(sql).await?;
-        let Some(tx) = &mut self.tx else { return Ok(()) };
-        tx.savepoints.truncate(at);
-        tx.replay.push(sql.to_owned());
+        self.note_release(name, sql.to_owned());
         Ok(())
+    }
+
+    /// The savepoint is no more.
+    pub(super) fn note_release(&mut self, name: &str, sql: String) {
+        let at = self.savepoint_at(name).ok();
+        let (Some(tx), Some(at)) = (&mut self.tx, at) else { return };
+        tx.savepoints.truncate(at);
+        tx.replay.push(sql);
     }
 
     fn need_block(&self, what: &str) -> Result<(), PgError> {
@@ -427,6 +465,14 @@ impl Session {
         let notice = PgError::new(code, message);
         backend::notice_response(&mut self.client.out, "WARNING", &notice);
     }
+}
+
+/// Nothing but the end of the block is possible.
+pub(super) fn in_failed_block() -> PgError {
+    PgError::new(
+        sqlstate::IN_FAILED_SQL_TRANSACTION,
+        "current transaction is aborted, commands ignored until end of transaction block",
+    )
 }
 
 fn no_two_phase(shard: ShardId, problem: &str) -> PgError {

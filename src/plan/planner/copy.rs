@@ -23,7 +23,12 @@ impl Planner<'_> {
         }
         match &it.source {
             CopySource::Query(query) => self.copy_query(query, it, range),
-            CopySource::Table(name) => self.copy_table(name, it, range),
+            CopySource::Table(name) => {
+                let mut plan = self.copy_table(name, it, range);
+                let is_suspect = self.catalog.suspects.relations.contains(&name.name);
+                plan.pin = plan.pin.or(is_suspect.then_some(super::walk::SUSPECT));
+                plan
+            }
         }
     }
 

@@ -56,9 +56,10 @@ impl Planner<'_> {
     pub(super) fn create_as(&self, it: &CreateAs, range: &Range<usize>) -> Plan {
         let mut home = Plan::run(Access::Write, Scope::Home);
         home.is_shareable = false;
-        home.changes_schema = !it.is_temporary;
+        home.changes_schema = self.sharded && !it.is_temporary;
         home.pin = it.is_temporary.then_some("temporary table");
         if !self.sharded {
+            home.uses = super::session::executed(&it.query);
             return home;
         }
         let mut analyzer = self.analyzer(range);
@@ -162,7 +163,7 @@ impl Planner<'_> {
         if !self.sharded {
             let mut plan = Plan::run(Access::Write, Scope::Home);
             plan.is_shareable = false;
-            plan.changes_schema = true;
+            plan.changes_schema = makes_code(it);
             return plan;
         }
         match self.check(&it.kind, range) {
@@ -407,6 +408,17 @@ impl Planner<'_> {
 
 fn everywhere() -> Plan {
     Plan { changes_schema: true, ..Plan::combined(Access::Write, Scope::All, Combine::Same) }
+}
+
+/// Whether it makes or renames what statements run unseen: functions, views, rules, triggers.
+fn makes_code(it: &Ddl) -> bool {
+    let begins = ["CREATE FUNCTION", "CREATE TRIG", "CREATE EXTENSION", "RULE", "RENAME", "DEFINE"];
+    let moves = it.what.contains("SCHEMA") || it.what.starts_with("ALTER FUNCTION");
+    match &it.kind {
+        DdlKind::CreateView { .. } => true,
+        DdlKind::Other => moves || begins.iter().any(|word| it.what.starts_with(word)),
+        _ => false,
+    }
 }
 
 /// Whether the change cannot run in a transaction.

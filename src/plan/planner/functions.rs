@@ -130,10 +130,8 @@ pub(super) fn belongs_home(name: &str) -> Option<Option<&'static str>> {
         "pg_advisory_lock"
         | "pg_advisory_lock_shared"
         | "pg_try_advisory_lock"
-        | "pg_try_advisory_lock_shared"
-        | "pg_advisory_unlock"
-        | "pg_advisory_unlock_shared"
-        | "pg_advisory_unlock_all" => Some(Some("session advisory lock")),
+        | "pg_try_advisory_lock_shared" => Some(Some("session advisory lock")),
+        "pg_advisory_unlock" | "pg_advisory_unlock_shared" | "pg_advisory_unlock_all" => Some(None),
         "currval" | "lastval" => Some(Some("sequence state")),
         "nextval"
         | "setval"

@@ -27,7 +27,7 @@ use std::rc::Rc;
 
 use self::walk::{Analyzer, Facts};
 use self::write::Fan;
-use super::{Access, Action, Combine, KeySource, Local, Plan, Run, Scope};
+use super::{Access, Action, Combine, KeySource, Local, Plan, Run, Scope, Uses};
 use crate::catalog::{Catalog, Volatility};
 use crate::error::{PgError, sqlstate};
 use crate::sql::parse::tree::{DdlKind, Expr, Kind, Literal, Statement, Stmt};
@@ -147,6 +147,8 @@ impl Plan {
             pin: None,
             changes_schema: false,
             sets: None,
+            unsettled: Vec::new(),
+            uses: None,
             is_lifted_by_tenant: false,
         }
     }
@@ -178,13 +180,19 @@ impl<'a> Planner<'a> {
             Stmt::Explain(explain) => self.explain(explain),
             Stmt::Session(it) => self.session(it),
             Stmt::Fixed("LISTEN") => Plan::run(Access::Write, Scope::Home).pinned("LISTEN"),
+            Stmt::Fixed("LOAD") => Plan::run(Access::Write, Scope::Home).pinned("LOAD"),
             Stmt::Fixed(_) => Plan::run(Access::Write, Scope::Home),
             Stmt::CreateAs(it) => self.create_as(it, range),
             Stmt::Truncate(tables) => self.truncate(tables),
             Stmt::Lock(tables) => self.lock(tables),
             Stmt::Maintain(it) => self.maintain(it),
             Stmt::Ddl(it) => self.ddl(it, range),
-            Stmt::Do if !self.sharded => Plan::run(Access::Write, Scope::Home),
+            Stmt::Do if !self.sharded => {
+                let mut plan = Plan::run(Access::Write, Scope::Home);
+                plan.pin = self.may_change_session(range).then_some(walk::SUSPECT);
+                plan.is_shareable = false;
+                plan
+            }
             Stmt::Do => Plan::refused(
                 PgError::refused("DO is not supported with several shards")
                     .detail("The proxy cannot tell which tables the block reads and writes.")
@@ -267,6 +275,9 @@ impl<'a> Planner<'a> {
             analyzer.query(query);
             plan = self.decide(&analyzer, None);
         }
+        let looks =
+            !self.sharded && analyzer.facts.tables.iter().any(|it| it == "pg_prepared_statements");
+        plan.uses = looks.then_some(Uses::Statements);
         self.set_config(plan, &analyzer, query)
     }
 
@@ -288,7 +299,11 @@ impl<'a> Planner<'a> {
         } else {
             Plan::run(access, Scope::Home)
         };
-        plan.pin = facts.pin.filter(|_| matches!(plan.action, Action::Run(_)));
+        let suspects = &self.catalog.suspects.relations;
+        let is_suspect = !self.sharded && facts.has_unknown_function
+            || !suspects.is_empty() && facts.tables.iter().any(|it| suspects.contains(it));
+        plan.pin = facts.pin.or(is_suspect.then_some(walk::SUSPECT));
+        plan.pin = plan.pin.filter(|_| matches!(plan.action, Action::Run(_)));
         let has_rows =
             matches!(&plan.action, Action::Run(run) if matches!(run.combine, Combine::Split(_)));
         plan.is_shareable &= !(facts.has_ordinals || has_rows);
@@ -390,8 +405,8 @@ impl<'a> Planner<'a> {
                 plan.sets = Some(sets);
                 plan
             }
-            // On one shard the setting ends with the transaction, which keeps its server.
-            None if !self.sharded && !found.facts.sets_for_session => plan,
+            // On one shard what ends with the transaction does not matter, the rest is asked for.
+            None if !self.sharded => unsettled(plan, &found.facts.set_for_session),
             None => Plan::forbidden(
                 PgError::refused("set_config is supported as the only item of a SELECT alone")
                     .detail("The session must know the setting to repeat it on other servers.")
@@ -400,15 +415,29 @@ impl<'a> Planner<'a> {
         }
     }
 
+    /// Whether the text of a DO may change its session, as far as words tell.
+    fn may_change_session(&self, range: &Range<usize>) -> bool {
+        const WORDS: [&str; 10] = [
+            "set", "execute", "temp", "advisory", "listen", "load", "prepare", "discard", "hold",
+            "shared",
+        ];
+        let text = self.sql.get(range.clone()).unwrap_or_default().to_lowercase();
+        let functions = &self.catalog.suspects.functions;
+        WORDS.iter().any(|it| text.contains(it)) || functions.iter().any(|it| text.contains(it))
+    }
+
     /// CALL.
     fn call(&self, call: &Expr, range: &Range<usize>) -> Plan {
-        let home = Plan::run(Access::Write, Scope::Home);
-        if !self.sharded {
-            return home;
-        }
+        let mut home = Plan::run(Access::Write, Scope::Home);
         let mut analyzer = self.analyzer(range);
         analyzer.enter();
         analyzer.expr(call);
+        home.pin = analyzer.facts.pin;
+        if !self.sharded {
+            let is_unknown = analyzer.facts.has_unknown_function;
+            home.pin = home.pin.or(is_unknown.then_some(walk::SUSPECT));
+            return home;
+        }
         match &analyzer.facts.refusal {
             Some(error) => Plan::refused(error.clone()),
             None if analyzer.graph.has_sharded() => {
@@ -417,6 +446,18 @@ impl<'a> Planner<'a> {
             None => home,
         }
     }
+}
+
+/// The plan of a statement that makes these settings, `None` where the name is not a literal.
+fn unsettled(mut plan: Plan, names: &[Option<String>]) -> Plan {
+    match names.iter().cloned().collect::<Option<Vec<String>>>() {
+        Some(names) => {
+            plan.is_shareable &= names.is_empty();
+            plan.unsettled = names;
+        }
+        None => plan.pin = Some("set_config of a computed name"),
+    }
+    plan
 }
 
 fn home_tables(table: &str) -> PgError {

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use super::types::oid_of;
 use super::{Planner, refuse};
 use crate::error::PgError;
-use crate::plan::{Access, Action, Combine, Isolation, Local, Plan, Run, Scope};
-use crate::sql::parse::tree::{Explain, Expr, Modes, Session, Statement, TypeName};
+use crate::plan::{Access, Action, Combine, Isolation, Local, Plan, Run, Scope, Uses};
+use crate::sql::parse::tree::{Explain, Expr, Modes, Session, Statement, Stmt, TypeName};
 
 /// Encodings whose characters may contain a backslash or quote byte: their text cannot be cut.
 const UNSAFE_ENCODINGS: [&str; 7] = ["sjis", "shiftjis", "big5", "gbk", "uhc", "gb18030", "johab"];
@@ -15,9 +15,9 @@ impl Planner<'_> {
     pub(super) fn session(&self, it: &Session) -> Plan {
         match it {
             Session::Begin(modes) => {
-                with_modes(modes, |read_only, isolation| Local::Begin { read_only, isolation })
+                self.with_modes(modes, |read_only, isolation| Local::Begin { read_only, isolation })
             }
-            Session::SetTransaction(modes) => with_modes(modes, |read_only, isolation| {
+            Session::SetTransaction(modes) => self.with_modes(modes, |read_only, isolation| {
                 Local::SetTransaction { read_only, isolation }
             }),
             Session::Commit { chain } => Plan::local(Local::Commit { chain: *chain }),
@@ -25,12 +25,16 @@ impl Planner<'_> {
             Session::Savepoint(name) => Plan::local(Local::Savepoint(name.clone())),
             Session::RollbackTo(name) => Plan::local(Local::RollbackTo(name.clone())),
             Session::Release(name) => Plan::local(Local::Release(name.clone())),
+            Session::TwoPhase("PREPARE TRANSACTION") if !self.sharded => {
+                Plan::local(Local::PrepareTransaction)
+            }
+            Session::TwoPhase(_) if !self.sharded => Plan::run(Access::Write, Scope::Home),
             Session::TwoPhase(what) => Plan::forbidden(
                 PgError::refused(format!("{what} is not supported"))
                     .detail("The proxy uses prepared transactions itself.")
                     .hint("Connect to the server directly."),
             ),
-            Session::Set { name, value, is_local } => set(name, value.as_ref(), *is_local),
+            Session::Set { name, value, is_local } => self.set(name, value.as_ref(), *is_local),
             Session::Reset(name) => reset(name.as_ref()),
             Session::Show(name) => match name.strip_prefix("sluice.") {
                 Some(name) => Plan::local(Local::ShowSluice(name.to_owned())),
@@ -39,6 +43,26 @@ impl Planner<'_> {
             Session::Discard("all") => Plan::local(Local::DiscardAll),
             Session::Discard(_) => self.everywhere(),
             Session::Prepare { name, types, inner } => self.prepare(name, types, inner),
+            Session::Execute { name, .. } if !self.sharded => {
+                let mut plan = Plan::run(Access::Write, Scope::Home);
+                plan.uses = Some(Uses::Statement(name.clone()));
+                plan.is_shareable = false;
+                plan
+            }
+            Session::Declare { hold, inner, .. } if !self.sharded => {
+                let mut plan = self.statement(inner);
+                if matches!(plan.action, Action::Run(_)) {
+                    let pin = plan.pin.or(hold.then_some("WITH HOLD cursor"));
+                    plan = Plan { pin, ..Plan::run(Access::Write, Scope::Home) };
+                }
+                plan.is_shareable = false;
+                plan
+            }
+            Session::Cursor(_) if !self.sharded => {
+                let mut plan = Plan::run(Access::Write, Scope::Home);
+                plan.is_shareable = false;
+                plan
+            }
             Session::Execute { name, args, range } => self.execute(name, args, range.clone()),
             Session::Deallocate(name) => Plan::local(Local::Deallocate(name.clone())),
             Session::Declare { cursor, hold, inner } => self.declare(cursor, *hold, inner),
@@ -120,7 +144,12 @@ impl Planner<'_> {
             }
             Action::Refuse(_) => inner,
             // EXPLAIN EXECUTE, EXPLAIN DECLARE.
-            Action::Local(_) if !self.sharded => Plan::run(Access::Write, Scope::Home),
+            Action::Local(_) if !self.sharded => {
+                let mut plan = Plan::run(Access::Write, Scope::Home);
+                plan.uses = executed(&it.inner.kind);
+                plan.is_shareable = false;
+                plan
+            }
             Action::Local(_) => Plan::forbidden(
                 PgError::refused("EXPLAIN of a prepared statement or a cursor is not supported")
                     .hint("EXPLAIN the statement itself."),
@@ -139,30 +168,54 @@ fn isolation(name: &str) -> Option<Isolation> {
     })
 }
 
-fn with_modes(modes: &Modes, local: impl FnOnce(Option<bool>, Option<Isolation>) -> Local) -> Plan {
-    let level = modes.isolation.as_deref().map(isolation);
-    if modes.unknown || modes.deferrable == Some(true) || level == Some(None) {
-        return Plan::forbidden(
-            PgError::refused("this transaction mode is not supported")
-                .detail("A snapshot or a deferrable transaction belongs to one server.")
-                .hint("Use READ ONLY, READ WRITE and ISOLATION LEVEL."),
-        );
+impl Planner<'_> {
+    fn with_modes(
+        &self,
+        modes: &Modes,
+        local: impl FnOnce(Option<bool>, Option<Isolation>) -> Local,
+    ) -> Plan {
+        let level = modes.isolation.as_deref().map(isolation);
+        let is_known = !modes.unknown && modes.deferrable != Some(true) && level != Some(None);
+        if self.sharded && !is_known {
+            return Plan::forbidden(
+                PgError::refused("this transaction mode is not supported")
+                    .detail("A snapshot or a deferrable transaction belongs to one server.")
+                    .hint("Use READ ONLY, READ WRITE and ISOLATION LEVEL."),
+            );
+        }
+        Plan::local(local(modes.read_only, level.flatten()))
     }
-    Plan::local(local(modes.read_only, level.flatten()))
+
+    fn set(&self, name: &str, value: Option<&String>, is_local: bool) -> Plan {
+        if let Some(own) = name.strip_prefix("sluice.") {
+            return Plan::local(Local::SetSluice {
+                name: own.to_owned(),
+                value: value.cloned(),
+                is_local,
+            });
+        }
+        let mut plan =
+            Plan::local(Local::Set { name: name.to_owned(), value: value.cloned(), is_local });
+        match forbidden(name, value) {
+            Some(error) if self.sharded => Plan::forbidden(error),
+            // The one server reads the text in any case; what is read of it here may be wrong.
+            Some(_) => {
+                plan.pin = Some("text that is read otherwise");
+                plan
+            }
+            None => plan,
+        }
+    }
 }
 
-fn set(name: &str, value: Option<&String>, is_local: bool) -> Plan {
-    if let Some(own) = name.strip_prefix("sluice.") {
-        return Plan::local(Local::SetSluice {
-            name: own.to_owned(),
-            value: value.cloned(),
-            is_local,
-        });
+/// The prepared statement that EXPLAIN EXECUTE or CREATE TABLE AS EXECUTE runs.
+pub(super) fn executed(statement: &Stmt) -> Option<Uses> {
+    match statement {
+        Stmt::Session(Session::Execute { name, .. }) => Some(Uses::Statement(name.clone())),
+        Stmt::Explain(it) => executed(&it.inner.kind),
+        Stmt::CreateAs(it) => executed(&it.query),
+        _ => None,
     }
-    if let Some(error) = forbidden(name, value) {
-        return Plan::forbidden(error);
-    }
-    Plan::local(Local::Set { name: name.to_owned(), value: value.cloned(), is_local })
 }
 
 fn reset(name: Option<&String>) -> Plan {

@@ -15,6 +15,9 @@ use crate::catalog::{Catalog, FunctionKind, Volatility};
 use crate::error::PgError;
 use crate::sql::parse::tree::{Call, Expr, Kind, Literal, SubForm, SubQuery, TypeName};
 
+/// Why a session keeps its server after a function that may have changed it.
+pub(super) const SUSPECT: &str = "function that may change the session";
+
 /// What the walk found, apart from keys.
 #[derive(Debug)]
 pub(super) struct Facts {
@@ -39,8 +42,8 @@ pub(super) struct Facts {
     /// An advisory lock is taken.
     pub(super) has_advisory: bool,
     pub(super) has_set_config: bool,
-    /// A set_config that outlives the transaction.
-    pub(super) sets_for_session: bool,
+    /// Settings made by set_config that outlive the transaction; `None` for a name that is no literal.
+    pub(super) set_for_session: Vec<Option<String>>,
     /// Name of a reference table that is written.
     pub(super) writes_reference: Option<String>,
     /// A position in GROUP BY or DISTINCT ON was read: its literal's value matters.
@@ -98,7 +101,7 @@ impl<'a> Analyzer<'a> {
             pin: None,
             has_advisory: false,
             has_set_config: false,
-            sets_for_session: false,
+            set_for_session: Vec::new(),
             writes_reference: None,
             has_ordinals: false,
             in_rows: false,
@@ -284,7 +287,16 @@ impl<'a> Analyzer<'a> {
             let is_local = Kind::Literal(Literal::Bool(true));
             let is_local = call.args.get(2).is_some_and(|it| it.kind == is_local);
             self.facts.has_set_config = true;
-            self.facts.sets_for_session |= !is_local;
+            if !is_local {
+                let name = call.args.first().map(|it| &it.kind);
+                self.facts.set_for_session.push(match name {
+                    Some(Kind::Literal(Literal::Text(name))) => Some(name.to_lowercase()),
+                    _ => None,
+                });
+            }
+        }
+        if !traits.is_builtin && self.catalog.suspects.functions.contains(&call.name) {
+            self.facts.pin = self.facts.pin.or(Some(SUSPECT));
         }
         if traits.is_builtin && functions::is_advisory(&call.name) {
             self.facts.has_advisory = true;

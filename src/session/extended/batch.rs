@@ -136,7 +136,8 @@ impl Session {
                     return Ok(None);
                 }
                 let prepared = self.prepare(&parse, frame).await?;
-                if !matches!(prepared.statement.plan.action, PlanAction::Run(_)) {
+                let plan_of = &prepared.statement.plan;
+                if !matches!(plan_of.action, PlanAction::Run(_)) || plan_of.uses.is_some() {
                     return Ok(None);
                 }
                 let name = frame.slice_ref(parse.name);
@@ -152,7 +153,7 @@ impl Session {
                         self.fresh(known).await?
                     }
                 };
-                if prepared.needs_types() {
+                if prepared.needs_types() || prepared.statement.plan.uses.is_some() {
                     return Ok(None);
                 }
                 let Some((exact, routed)) = self.route_bound(&prepared, frame)? else {
@@ -249,6 +250,9 @@ impl Session {
         if plan.writes {
             self.check_second_write(shard)?;
             plan.routed.iter().for_each(|it| self.note_buckets(it));
+        }
+        for prepared in &plan.executed {
+            self.check_pin(&prepared.statement.plan)?;
         }
         self.database.state.metrics.queries.inc_by(plan.executed.len() as u64);
         let at = self.member(shard, role).await?;

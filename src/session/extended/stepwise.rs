@@ -181,6 +181,7 @@ impl Session {
         hidden: bool,
     ) -> Result<(), Failure> {
         let (shard, role) = self.parse_place(prepared);
+        self.name_statements(&prepared.statement.plan).await?;
         let at = self.member(shard, role).await?;
         let server = self.members[at].lease.server();
         let text = &prepared.text;
@@ -223,6 +224,7 @@ impl Session {
             _ => None,
         };
         let Some(shard) = routed.shards.iter().next() else { return Ok(()) };
+        self.name_statements(&exact.statement.plan).await?;
         let at = self.member(shard, routed.role).await?;
         let server = self.members[at].lease.server();
         let text = &exact.text;
@@ -292,6 +294,7 @@ impl Session {
     ) -> Result<(), Failure> {
         self.check_not_failed()?;
         self.check_lock(&portal.prepared.statement)?;
+        self.check_pin(&portal.prepared.statement.plan)?;
         if let Some((shard, role)) = portal.place.filter(|_| !frame.is_empty()) {
             // Handed on by an earlier batch of this transaction: the server has it.
             let at = self.member(shard, role).await?;
@@ -348,6 +351,7 @@ impl Session {
         if writes {
             self.check_second_write(shard)?;
         }
+        self.name_statements(&exact.statement.plan).await?;
         let at = self.member(shard, role).await?;
         let member = &mut self.members[at];
         member.wrote |= writes;
