@@ -75,7 +75,7 @@ impl Session {
         let next = frame::next_frontend(input, self.client.message_limit).ok()??;
         let message = input.get(..next.len)?;
         let sql = std::str::from_utf8(frontend::view::query(message).ok()?).ok()?;
-        if may_have_directives(sql.as_bytes()) {
+        if may_have_directives(sql.as_bytes()) || self.may_unpin(sql) {
             return None;
         }
         let (cached, routed) = self.route_plain(sql)?;
@@ -105,6 +105,9 @@ impl Session {
         };
         let is_fresh = prepared.version == self.database.state.catalog.load().as_ref()?.version;
         let is_known = is_fresh && !prepared.needs_types();
+        if self.may_unpin(prepared.statement.sql()) {
+            return None;
+        }
         if !is_known || !bind.portal.is_empty() || may_have_directives(&prepared.statement.text) {
             return None;
         }
@@ -235,6 +238,10 @@ impl Session {
             member.wrote |= writes && member.in_tx;
             return Some(Express::new(Via::Member(0), shard, writes, since));
         }
+        // A server of another session knows that session's `currval`.
+        if self.database.state.uses_sequences.load(Ordering::Relaxed) {
+            return None;
+        }
         let hosts = self.database.shards.get(&shard)?;
         let replica = (role == Role::Replica).then(|| hosts.idlest_replica()).flatten();
         let host = replica.unwrap_or(&hosts.primary);
@@ -331,7 +338,8 @@ impl Session {
         if express.writes && self.tx.is_none() {
             self.note_written_on(express.shard);
         }
-        if let Via::Lease(lease) = express.via {
+        if let Via::Lease(mut lease) = express.via {
+            self.last_server = Some(lease.server().turn());
             let now = self.client.thread.now();
             let time = now.saturating_duration_since(express.since);
             lease.pool().metrics.query.observe(time.as_secs_f64());
@@ -364,6 +372,8 @@ fn plain_run(plan: &Plan, verb: Verb) -> Option<&Run> {
     let is_plain = plan.pin.is_none()
         && !plan.changes_schema
         && plan.sets.is_none()
+        && plan.unsettled.is_empty()
+        && plan.uses.is_none()
         && !matches!(verb, Verb::Lock | Verb::Copy)
         && !matches!(run.combine, Combine::OneByOne);
     is_plain.then_some(run)

@@ -249,7 +249,7 @@ impl Session {
         if self.reload_at_commit && writes && !self.database.is_sharded() {
             self.pin_for("a function made in the same block");
         }
-        if self.pin.is_some() && !self.is_pinned_for_good && may_release(statement) {
+        if self.may_unpin(statement.sql()) {
             self.doubt(std::iter::empty());
         }
         if !statement.plan.unsettled.is_empty() {
@@ -450,15 +450,6 @@ impl Session {
             }
         }
     }
-}
-
-/// Whether what ties a session to its server may end with the statement.
-fn may_release(statement: &Statement) -> bool {
-    let sql = statement.sql();
-    let begins = |word: &str| {
-        sql.trim_start().get(..word.len()).is_some_and(|it| it.eq_ignore_ascii_case(word))
-    };
-    ["drop", "discard", "close"].into_iter().any(begins) || sql.contains("advisory_unlock")
 }
 
 /// Whether a failed statement may have left it on the server all the same.

@@ -65,6 +65,17 @@ impl Session {
         }
     }
 
+    /// Whether what ties the session to its server may end with the statement.
+    pub(super) fn may_unpin(&self, sql: &str) -> bool {
+        if self.pin.is_none() || self.is_pinned_for_good {
+            return false;
+        }
+        let begins = |word: &str| {
+            sql.trim_start().get(..word.len()).is_some_and(|it| it.eq_ignore_ascii_case(word))
+        };
+        ["drop", "discard", "close"].into_iter().any(begins) || sql.contains("advisory_unlock")
+    }
+
     /// The session may have any server again.
     pub(super) fn unpin(&mut self) {
         self.is_pinned_for_good = false;
