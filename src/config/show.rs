@@ -54,6 +54,7 @@ fn sections(config: &Config, rows: &mut Rows) {
         &[
             ("mode", mode(pool.mode).to_owned()),
             ("size", pool.size.to_string()),
+            ("host_size", or_empty(&pool.host_size)),
             ("wait_timeout", show_duration(pool.wait_timeout)),
             ("connect_timeout", show_duration(pool.connect_timeout)),
             ("idle_timeout", show_duration(pool.idle_timeout)),
@@ -66,9 +67,22 @@ fn sections(config: &Config, rows: &mut Rows) {
         "limits",
         &[
             ("clients", limits.clients.to_string()),
+            ("clients_per_user", or_empty(&limits.clients_per_user)),
+            ("clients_per_database", or_empty(&limits.clients_per_database)),
+            ("clients_per_address", or_empty(&limits.clients_per_address)),
             ("login_timeout", show_duration(limits.login_timeout)),
+            ("query_timeout", show_duration(limits.timeouts.query)),
+            ("transaction_timeout", show_duration(limits.timeouts.transaction)),
+            ("idle_transaction_timeout", show_duration(limits.timeouts.idle_transaction)),
+            ("client_idle_timeout", show_duration(limits.timeouts.client_idle)),
+            ("write_timeout", show_duration(limits.write_timeout)),
             ("message_bytes", show_bytes(limits.message_bytes as u64)),
+            ("query_bytes", or_empty(&limits.query_bytes.map(|it| show_bytes(it as u64)))),
+            ("client_statements", limits.client_statements.to_string()),
+            ("statement_bytes", show_bytes(limits.statement_bytes as u64)),
+            ("buffer_bytes", show_bytes(limits.buffer_bytes as u64)),
             ("plans", limits.plans.to_string()),
+            ("plan_bytes", show_bytes(limits.plan_bytes as u64)),
             ("merge_bytes", show_bytes(limits.merge_bytes as u64)),
         ],
     );
@@ -91,6 +105,7 @@ fn user(user: &User, rows: &mut Rows) {
     rows.add("user.password", &name, masked(user.secret != Secret::None));
     rows.add("user.auth", &name, auth(user.auth));
     rows.add("user.admin", &name, user.admin);
+    rows.add("user.clients", &name, or_empty(&user.clients));
     rows.add("user.server_user", &name, or_empty(&user.server_user));
     rows.add("user.server_password", &name, masked(user.server_password.is_some()));
 }
@@ -98,6 +113,7 @@ fn user(user: &User, rows: &mut Rows) {
 fn database(database: &Database, rows: &mut Rows) {
     let name = format!("database.{}", database.name);
     let lists = (database.reference_tables.join(", "), database.trusted_functions.join(", "));
+    let timeouts = &database.timeouts;
     for (key, value) in [
         ("name", database.name.clone()),
         ("tenant_column", or_empty(&database.tenant_column)),
@@ -108,6 +124,11 @@ fn database(database: &Database, rows: &mut Rows) {
         ("allow_local_keys", database.allow_local_keys.to_string()),
         ("pool_mode", database.pool_mode.map(mode).unwrap_or_default().to_owned()),
         ("pool_size", or_empty(&database.pool_size)),
+        ("clients", or_empty(&database.clients)),
+        ("query_timeout", or_empty(&timeouts.query.map(show_duration))),
+        ("transaction_timeout", or_empty(&timeouts.transaction.map(show_duration))),
+        ("idle_transaction_timeout", or_empty(&timeouts.idle_transaction.map(show_duration))),
+        ("client_idle_timeout", or_empty(&timeouts.client_idle.map(show_duration))),
         ("tenants", tenants(database)),
     ] {
         rows.add(&format!("database.{key}"), &name, value);

@@ -574,5 +574,6 @@ pub fn error_of(frame: &[u8]) -> PgError {
         detail: text(b'D'),
         hint: text(b'H'),
         position: None,
+        limit: None,
     }
 }
