@@ -24,6 +24,7 @@ pub struct Proxy {
     pub metrics: Metrics,
     /// Connected clients by the process id they were told.
     pub clients: DashMap<i32, Arc<Handle>>,
+    pub seats: Seats,
     /// Statement texts that clients have prepared.
     pub texts: DashMap<TextKey, Arc<Text>>,
     pub started: Instant,
@@ -66,8 +67,10 @@ pub struct Text {
     pub inferred: std::sync::OnceLock<Vec<u32>>,
 }
 
+mod seats;
 mod signals;
 
+pub use seats::{Seat, Seats};
 pub use signals::Signals;
 
 /// A connected client, as others see it: for cancel, SHOW CLIENTS and KILL.
@@ -115,6 +118,7 @@ impl Proxy {
             cluster: ArcSwap::from_pointee(Cluster::new(config, None, &metrics)),
             metrics,
             clients: DashMap::new(),
+            seats: Seats::default(),
             texts: DashMap::new(),
             started: Instant::now(),
             is_draining: AtomicBool::new(false),

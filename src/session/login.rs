@@ -11,7 +11,7 @@ use crate::config::User;
 use crate::error::{PgError, sqlstate};
 use crate::net::Client;
 use crate::pool::cluster::{Cluster, Database};
-use crate::proxy::{ClientState, Handle, Proxy};
+use crate::proxy::{ClientState, Handle, Proxy, Seat};
 use crate::server::{Setting, Settings, difference};
 use crate::wire::frontend::view::Initial;
 use crate::wire::pipeline::TxStatus;
@@ -43,7 +43,7 @@ const REPORTED: &[&str] = &[
 /// What a connection turned out to be.
 pub(super) enum Outcome {
     Session(Box<Session>),
-    Admin(Client, Arc<Handle>),
+    Admin(Client, Arc<Handle>, Seat),
     /// It was told why it may not stay.
     Ended,
 }
@@ -83,6 +83,7 @@ pub(super) async fn log_in(
 async fn refuse(proxy: &Proxy, client: &mut Client, error: PgError) {
     tracing::info!(peer = %client.peer, code = %error.code, "login refused: {}", error.message);
     proxy.metrics.logins_failed.inc();
+    proxy.metrics.limits.count(&error);
     backend::error_response(&mut client.out, &error.fatal());
     let _ = client.flush(std::time::Duration::from_secs(5)).await;
 }
@@ -267,25 +268,36 @@ async fn admit(
     thread: usize,
     wanted: Wanted,
 ) -> Result<Outcome, (Client, PgError)> {
+    let cluster = proxy.cluster.load_full();
+    let limits = &cluster.config.limits;
+    let mut seat = match Seat::take(proxy, client.peer, wanted.database == ADMIN, limits) {
+        Ok(seat) => seat,
+        Err(error) => return Err((client, error)),
+    };
     let user = match authenticate(proxy, &mut client, &wanted.user).await {
         Ok(user) => user,
         Err(error) => return Err((client, error)),
     };
-    let cluster = proxy.cluster.load_full();
     let database = cluster.databases.get(&wanted.database).cloned();
-    if let Err(error) = may_enter(proxy, &cluster, &wanted, &user, database.is_some()) {
+    if let Err(error) = may_enter(proxy, &wanted, &user, database.is_some()) {
         return Err((client, error));
     }
-    let handle = match register(proxy, &client, &wanted, thread) {
+    let handle = match database
+        .as_ref()
+        .map_or(Ok(()), |it| seat.name(&user, &it.config, limits))
+        .and_then(|()| register(proxy, &client, &wanted, thread))
+    {
         Ok(handle) => handle,
         Err(error) => return Err((client, error)),
     };
+    seat.register(&handle);
     let Some(database) = database else {
         greet(&mut client, &handle, &crate::admin::parameters(), &wanted);
-        return Ok(Outcome::Admin(client, handle));
+        return Ok(Outcome::Admin(client, handle, seat));
     };
     let mut session =
         Box::new(new_session(proxy, client, handle, user, cluster, database, &wanted, thread));
+    session.seat = Some(seat);
     match session.learn_parameters().await {
         Ok(parameters) => {
             let handle = Arc::clone(&session.handle);
@@ -305,21 +317,10 @@ async fn admit(
     }
 }
 
-fn may_enter(
-    proxy: &Proxy,
-    cluster: &Cluster,
-    wanted: &Wanted,
-    user: &User,
-    is_known: bool,
-) -> Result<(), PgError> {
+fn may_enter(proxy: &Proxy, wanted: &Wanted, user: &User, is_known: bool) -> Result<(), PgError> {
     if proxy.is_draining() {
         return Err(PgError::new(sqlstate::CANNOT_CONNECT_NOW, "the proxy is going down")
             .hint("connect again"));
-    }
-    if proxy.clients.len() >= cluster.config.limits.clients {
-        return Err(PgError::new(sqlstate::TOO_MANY_CONNECTIONS, "too many clients already")
-            .detail(format!("limits.clients = {}", cluster.config.limits.clients))
-            .hint("close idle connections, or raise limits.clients"));
     }
     if wanted.database == ADMIN && !is_known {
         return match proxy.is_admin(user) {
@@ -419,8 +420,6 @@ fn register(
         }),
         signals: crate::proxy::Signals::default(),
     });
-    proxy.clients.insert(handle.pid, Arc::clone(&handle));
-    proxy.metrics.clients.inc();
     Ok(handle)
 }
 
@@ -438,6 +437,7 @@ fn new_session(
     Session {
         proxy: Arc::clone(proxy),
         handle,
+        seat: None,
         client,
         thread,
         user_name: user.name.as_str().into(),

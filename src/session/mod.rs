@@ -23,7 +23,7 @@ use crate::error::{PgError, sqlstate};
 use crate::exec::{Failure, Member};
 use crate::net::{Client, Stream};
 use crate::pool::cluster::{Cluster, Database};
-use crate::proxy::{Handle, Proxy, Signals};
+use crate::proxy::{Handle, Proxy, Seat, Signals};
 use crate::server::Settings;
 use crate::shard::ShardId;
 use crate::wire::backend;
@@ -39,6 +39,8 @@ const PATIENCE: Duration = Duration::from_secs(600);
 struct Session {
     proxy: Arc<Proxy>,
     handle: Arc<Handle>,
+    /// Given back at its end.
+    seat: Option<Seat>,
     client: Client,
     thread: usize,
     user: User,
@@ -114,13 +116,15 @@ pub async fn serve(proxy: Arc<Proxy>, stream: Stream, thread: usize) {
     let login = Box::pin(login::log_in(&proxy, client, thread));
     match tokio::time::timeout(login_timeout, login).await {
         Ok(Some(login::Outcome::Session(session))) => session.live().await,
-        Ok(Some(login::Outcome::Admin(client, handle))) => {
-            Box::pin(crate::admin::serve(Arc::clone(&proxy), client, Arc::clone(&handle))).await;
-            proxy.clients.remove(&handle.pid);
-            proxy.metrics.clients.dec();
+        Ok(Some(login::Outcome::Admin(client, handle, seat))) => {
+            Box::pin(crate::admin::serve(Arc::clone(&proxy), client, handle)).await;
+            drop(seat);
         }
         Ok(None | Some(login::Outcome::Ended)) => (),
-        Err(_) => tracing::debug!(%peer, "a client did not log in in time"),
+        Err(_) => {
+            proxy.metrics.limits.reached("limits.login_timeout");
+            tracing::debug!(%peer, "a client did not log in in time");
+        }
     }
 }
 
@@ -246,6 +250,7 @@ impl Session {
     /// Tells the client an error.
     fn tell(&mut self, error: &PgError) {
         let metrics = &self.database.state.metrics;
+        self.proxy.metrics.limits.count(error);
         if error.code == sqlstate::FEATURE_NOT_SUPPORTED {
             metrics.refused.inc();
         } else {
@@ -298,8 +303,6 @@ impl Session {
     }
 
     fn end(&mut self) {
-        self.proxy.clients.remove(&self.handle.pid);
-        self.proxy.metrics.clients.dec();
         self.proxy.metrics.bytes_received.inc_by(self.client.received);
         self.proxy.metrics.bytes_sent.inc_by(self.client.sent);
         self.handle.servers.lock().clear();

@@ -31,6 +31,8 @@ pub struct ProxySpec {
     pub limits: String,
     pub health: String,
     pub database: String,
+    /// Lines of `app`'s `[[user]]`, and further sections.
+    pub users: String,
 }
 
 impl ProxySpec {
@@ -58,6 +60,7 @@ impl ProxySpec {
             limits: String::new(),
             health: "interval = \"200ms\"\ncatalog_refresh = \"500ms\"\n".to_owned(),
             database,
+            users: String::new(),
         }
     }
 
@@ -75,9 +78,9 @@ impl ProxySpec {
         let mut text = format!(
             "[listen]\naddress = \"127.0.0.1:{port}\"\nhttp = \"127.0.0.1:{http}\"\n{}\
              [pool]\n{}[limits]\n{}[health]\n{}\
-             [[user]]\nname = \"app\"\npassword = \"app\"\nadmin = true\n\
+             [[user]]\nname = \"app\"\npassword = \"app\"\nadmin = true\n{}\
              [[database]]\nname = \"app\"\n{}",
-            self.listen, self.pool, self.limits, self.health, self.database
+            self.listen, self.pool, self.limits, self.health, self.users, self.database
         );
         let url =
             |(port, name): &(u16, String)| format!("postgres://app:app@127.0.0.1:{port}/{name}");

@@ -1,0 +1,58 @@
+//! SHOW LIMITS: every limit with its value, how much of it is used, and how often it was reached.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use super::show::Table;
+use crate::config::LIMITS;
+use crate::proxy::Proxy;
+
+/// One row per key of [`LIMITS`]. `used` is the fullest user, database, address, pool or cache, and
+/// empty where that has no meaning.
+pub(super) fn limits(proxy: &Proxy) -> Table {
+    let mut table = Table::new(&["limit", "value", "used", "reached"]);
+    let shown = crate::config::show(&proxy.cluster.load().config);
+    for key in LIMITS {
+        let value = shown.iter().find(|(it, ..)| it == key);
+        let value = value.map_or("", |(_, value, default)| match value.as_str() {
+            "" => default,
+            written => written,
+        });
+        table.row([
+            (*key).to_owned(),
+            value.to_owned(),
+            used(proxy, key).map(|it| it.to_string()).unwrap_or_default(),
+            reached(proxy, key).to_string(),
+        ]);
+    }
+    table
+}
+
+fn used(proxy: &Proxy, key: &str) -> Option<usize> {
+    let seats = proxy.seats.fullest();
+    let cluster = proxy.cluster.load();
+    let plans = || cluster.databases.values().map(|it| it.state.plans.counts());
+    match key {
+        "limits.clients" => Some(seats.all),
+        "limits.clients_per_user" => Some(seats.user),
+        "limits.clients_per_database" => Some(seats.database),
+        "limits.clients_per_address" => Some(seats.address),
+        "pool.size" => {
+            let pools = cluster.hosts().flat_map(|host| host.pools());
+            pools.map(|pool| pool.state().open).max()
+        }
+        "limits.plans" => plans().map(|it| it.entries).max(),
+        _ => None,
+    }
+}
+
+/// What is counted elsewhere anyway is taken from there.
+fn reached(proxy: &Proxy, key: &'static str) -> u64 {
+    let cluster = proxy.cluster.load();
+    match key {
+        "pool.size" => {
+            let pools = cluster.hosts().flat_map(|host| host.pools());
+            pools.map(|pool| pool.numbers.waits.load(Relaxed)).sum()
+        }
+        _ => proxy.metrics.limits.of(key).get(),
+    }
+}
