@@ -109,7 +109,8 @@ pub struct PgError {
     /// 1-based character of the statement the error is about.
     pub position: Option<u32>,
     /// The key of the configuration whose bound was reached; whoever tells the error counts it.
-    pub limit: Option<&'static str>,
+    /// Behind a pointer of one word, which keeps the error small.
+    pub limit: Option<&'static &'static str>,
 }
 
 impl PgError {
@@ -130,7 +131,7 @@ impl PgError {
     pub fn limit(
         code: &'static str,
         message: impl Into<String>,
-        key: &'static str,
+        key: &'static &'static str,
         value: impl fmt::Display,
     ) -> Self {
         Self { limit: Some(key), ..Self::new(code, message).detail(format!("{key} = {value}")) }

@@ -36,7 +36,7 @@ impl Memory {
         PgError::limit(
             sqlstate::CONFIGURATION_LIMIT_EXCEEDED,
             format!("merging the shards' rows needs more than {} bytes", self.limits.bytes),
-            "limits.merge_bytes",
+            &"limits.merge_bytes",
             self.limits.bytes,
         )
         .hint("Narrow the statement, or raise limits.merge_bytes.")

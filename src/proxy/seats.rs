@@ -78,14 +78,14 @@ impl Seat {
         let mut taken = proxy.seats.0.lock();
         let reserve = if is_console { CONSOLE } else { 0 };
         if taken.all >= limits.clients + reserve {
-            return Err(full("too many clients already", "limits.clients", limits.clients)
+            return Err(full("too many clients already", &"limits.clients", limits.clients)
                 .hint("close idle connections, or raise limits.clients"));
         }
         if let Some(address) = address {
             let limit = limits.clients_per_address.unwrap_or(usize::MAX);
             if !count(&mut taken.addresses, address, limit) {
                 let message = format!("too many clients from {address} already");
-                return Err(full(message, "limits.clients_per_address", limit)
+                return Err(full(message, &"limits.clients_per_address", limit)
                     .hint("close idle connections there, or raise limits.clients_per_address"));
             }
         }
@@ -112,7 +112,7 @@ impl Seat {
         let mut taken = self.proxy.seats.0.lock();
         if !count(&mut taken.users, Arc::clone(&names.0), of_user) {
             let message = format!("too many clients of user {:?} already", user.name);
-            return Err(full(message, "limits.clients_per_user", of_user).hint(
+            return Err(full(message, &"limits.clients_per_user", of_user).hint(
                 "close idle connections, or raise limits.clients_per_user or the user's clients",
             ));
         }
@@ -121,7 +121,7 @@ impl Seat {
             let message = format!("too many clients of database {:?} already", database.name);
             let hint = "close idle connections, or raise limits.clients_per_database or the \
                         database's clients";
-            return Err(full(message, "limits.clients_per_database", of_database).hint(hint));
+            return Err(full(message, &"limits.clients_per_database", of_database).hint(hint));
         }
         drop(taken);
         self.named = Some(names);
@@ -172,6 +172,6 @@ fn leave<K: Hash + Eq + Clone>(taken: &mut HashMap<K, usize>, who: &K) {
     }
 }
 
-fn full(message: impl Into<String>, key: &'static str, limit: usize) -> PgError {
+fn full(message: impl Into<String>, key: &'static &'static str, limit: usize) -> PgError {
     PgError::limit(sqlstate::TOO_MANY_CONNECTIONS, message, key, limit)
 }
