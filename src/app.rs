@@ -2,6 +2,7 @@
 
 pub mod check;
 mod reload;
+mod sweep;
 mod tasks;
 
 use std::path::{Path, PathBuf};

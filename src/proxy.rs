@@ -67,9 +67,12 @@ pub struct Text {
     pub inferred: std::sync::OnceLock<Vec<u32>>,
 }
 
+mod activity;
+mod overdue;
 mod seats;
 mod signals;
 
+pub use activity::{Activity, Allowed, Overdue};
 pub use seats::{Seat, Seats};
 pub use signals::Signals;
 
@@ -87,6 +90,7 @@ pub struct Handle {
     pub state: Mutex<ClientState>,
     /// What others want of the session.
     pub signals: Signals,
+    pub activity: Activity,
 }
 
 /// What SHOW CLIENTS tells of a client.

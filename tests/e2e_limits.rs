@@ -3,8 +3,10 @@
 
 mod support;
 
+use pgsluice::playground::Node;
+use pgsluice::wire::frontend;
 use support::proxy::{Proxy, ProxySpec, wait_for};
-use support::wire::Wire;
+use support::wire::{Arguments, Wire};
 
 /// One shard, without replicas, in a database of its own; and the database's name.
 fn one_shard(name: &str) -> (ProxySpec, String) {
@@ -71,4 +73,141 @@ fn clients_of_a_database_and_of_an_address_are_bounded() {
     assert_eq!(reached(&proxy, "limits.clients_per_database"), 1);
     drop((near, far));
     wait_for("a seat", || from("127.0.0.2").is_ok());
+}
+
+/// Runs what must end with an error of this code and with this text.
+fn fails(client: &mut Wire, sql: &str, code: &str, text: &str) {
+    let answer = client.query(sql);
+    let (found, message) = answer.error.unwrap();
+    assert_eq!(found, code, "{sql}: {message}");
+    assert!(message.contains(text), "{sql}: {message}");
+}
+
+/// What the proxy says unasked before it closes the connection.
+fn farewell(client: &mut Wire) -> (String, String) {
+    client.answer(b"").error.unwrap()
+}
+
+#[test]
+fn long_queries_are_cancelled() {
+    let (mut spec, _) = one_shard("queries");
+    spec.limits = "query_timeout = \"300ms\"\n".into();
+    spec.pool = "size = 1\n".into();
+    let proxy = Proxy::start(spec);
+    let mut client = proxy.client();
+    client.run("CREATE TABLE t (a int)");
+    let timeout = |client: &mut Wire, sql: &str| fails(client, sql, "57014", "query timeout");
+    timeout(&mut client, "SELECT pg_sleep(10)");
+    assert_eq!(client.run("SELECT 1").first(), "1");
+    let slow = Arguments { types: &[], values: &[], format: 0 };
+    let answer = client.extended("SELECT pg_sleep(10)", &slow);
+    assert_eq!((answer.code(), answer.status), ("57014", 'I'));
+    // Half of a result is not lost.
+    let answer = client.query("SELECT i, pg_sleep(i / 900 * 10) FROM generate_series(1, 1000) i");
+    assert_eq!(answer.code(), "57014");
+    // In a transaction nothing is left of it.
+    client.run("BEGIN");
+    client.run("INSERT INTO t VALUES (1)");
+    timeout(&mut client, "SELECT pg_sleep(10)");
+    fails(&mut client, "SELECT 1", "25P02", "aborted");
+    assert_eq!(client.query("COMMIT").tags, ["ROLLBACK"]);
+    assert_eq!(client.run("SELECT count(*) FROM t").first(), "0");
+    // Waiting for a server counts.
+    client.run("BEGIN");
+    client.run("SELECT 1");
+    let mut other = proxy.client();
+    timeout(&mut other, "SELECT 2");
+    client.run("COMMIT");
+    assert_eq!(other.run("SELECT 2").first(), "2");
+    assert_eq!(reached(&proxy, "limits.query_timeout"), 5);
+}
+
+#[test]
+fn a_database_has_timeouts_of_its_own() {
+    let (mut spec, _) = one_shard("own_timeouts");
+    spec.limits = "query_timeout = \"200ms\"\n".into();
+    spec.database = "query_timeout = \"0s\"\nclient_idle_timeout = \"300ms\"\n".into();
+    let proxy = Proxy::start(spec.clone());
+    let mut client = proxy.client();
+    client.run("SELECT pg_sleep(0.7)");
+    let (code, message) = farewell(&mut client);
+    assert_eq!(code, "57P05", "{message}");
+    let mut pinned = proxy.client();
+    pinned.run("BEGIN");
+    spec.database = "client_idle_timeout = \"0s\"\n".into();
+    proxy.rewrite(&spec);
+    assert_eq!(proxy.admin("RELOAD").error, None);
+    pinned.run("COMMIT");
+    fails(&mut pinned, "SELECT pg_sleep(10)", "57014", "query timeout");
+}
+
+#[test]
+fn idle_transactions_and_long_ones_end() {
+    let (mut spec, name) = one_shard("transactions");
+    spec.limits = "idle_transaction_timeout = \"300ms\"\ntransaction_timeout = \"1s\"\n".into();
+    spec.pool = "size = 1\n".into();
+    let proxy = Proxy::start(spec);
+    let mut client = proxy.client();
+    client.run("CREATE TABLE t (a int)");
+    client.run("BEGIN");
+    client.run("INSERT INTO t VALUES (1)");
+    let (code, message) = farewell(&mut client);
+    assert_eq!(code, "25P03", "{message}");
+    // Its server is free again, and nothing was committed.
+    let mut client = proxy.client();
+    assert_eq!(client.run("SELECT count(*) FROM t").first(), "0");
+    client.run("BEGIN");
+    let busy = (0..20).map(|_| client.query("SELECT pg_sleep(0.1)")).find(|it| it.error.is_some());
+    let (code, message) = busy.unwrap().error.unwrap();
+    assert_eq!(code, "25P04", "{message}");
+    // A statement of its own is a transaction too.
+    let mut client = proxy.client();
+    fails(&mut client, "SELECT pg_sleep(10)", "25P04", "transaction timeout");
+    // Others are not concerned: one after the other, none of them long.
+    let mut client = proxy.client();
+    for _ in 0..6 {
+        client.run("BEGIN");
+        client.run("SELECT pg_sleep(0.2)");
+        client.run("COMMIT");
+    }
+    let sleeping = format!(
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = '{name}' AND query LIKE '%pg_sleep(10)%' AND state = 'active' AND pid <> pg_backend_pid()"
+    );
+    let node = Node::Primary(0);
+    wait_for("nothing sleeps", || {
+        support::shared().sql(node, &name, &sleeping).unwrap()[0][0].as_deref() == Some("0")
+    });
+    assert_eq!(reached(&proxy, "limits.idle_transaction_timeout"), 1);
+    assert_eq!(reached(&proxy, "limits.transaction_timeout"), 2);
+}
+
+#[test]
+fn a_client_that_takes_nothing_gives_its_server_back() {
+    let (mut spec, _) = one_shard("slow_reader");
+    spec.limits = "write_timeout = \"400ms\"\nbuffer_bytes = \"8KiB\"\n".into();
+    spec.pool = "size = 1\n".into();
+    let proxy = Proxy::start(spec);
+    let (mut lazy, mut slow) = (proxy.client(), proxy.client());
+    frontend::query(&mut lazy.out, b"SELECT repeat('x', 1000) FROM generate_series(1, 100000)");
+    lazy.send().unwrap();
+    wait_for("bytes that wait", || {
+        !matches!(&*shown(&proxy, "limits.buffer_bytes", "used"), "" | "0")
+    });
+    // Who waits for the server gets it, and may read as slowly as it likes.
+    frontend::query(&mut slow.out, b"SELECT repeat('y', 1000) FROM generate_series(1, 20000)");
+    slow.send().unwrap();
+    let mut rows = 0;
+    loop {
+        let (tag, _) = slow.frame().unwrap();
+        rows += usize::from(tag == b'D');
+        if rows % 4000 == 0 {
+            std::thread::sleep(std::time::Duration::from_millis(150));
+        }
+        if tag == b'Z' {
+            break;
+        }
+    }
+    assert_eq!(rows, 20_000);
+    assert_eq!(reached(&proxy, "limits.write_timeout"), 1);
+    assert_eq!(proxy.client().run("SELECT 3").first(), "3");
 }

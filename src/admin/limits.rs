@@ -6,8 +6,8 @@ use super::show::Table;
 use crate::config::LIMITS;
 use crate::proxy::Proxy;
 
-/// One row per key of [`LIMITS`]. `used` is the fullest user, database, address, pool or cache, and
-/// empty where that has no meaning.
+/// One row per key of [`LIMITS`]. `used` is the fullest user, database, address, pool or cache (of buffers all that wait for
+/// clients), and empty where that has no meaning.
 pub(super) fn limits(proxy: &Proxy) -> Table {
     let mut table = Table::new(&["limit", "value", "used", "reached"]);
     let shown = crate::config::show(&proxy.cluster.load().config);
@@ -39,6 +39,9 @@ fn used(proxy: &Proxy, key: &str) -> Option<usize> {
         "pool.size" => {
             let pools = cluster.hosts().flat_map(|host| host.pools());
             pools.map(|pool| pool.state().open).max()
+        }
+        "limits.buffer_bytes" => {
+            Some(proxy.clients.iter().map(|it| it.activity.backlog.waiting() as usize).sum())
         }
         "limits.plans" => plans().map(|it| it.entries).max(),
         _ => None,

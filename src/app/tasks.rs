@@ -101,6 +101,7 @@ pub(super) fn supervise(proxy: &Arc<Proxy>) {
     tokio::spawn(check_hosts(Arc::clone(proxy)));
     tokio::spawn(load_schemas(Arc::clone(proxy)));
     tokio::spawn(recover(Arc::clone(proxy)));
+    tokio::spawn(super::sweep::sweep(Arc::clone(proxy)));
 }
 
 /// Health checks of all hosts, side by side, and the upkeep of their pools.

@@ -2,11 +2,13 @@
 
 use std::future::poll_fn;
 use std::io;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 
+use super::backlog::Backlog;
 use super::{Peer, Stream};
 use crate::error::PgError;
 use crate::wire::frame;
@@ -15,6 +17,8 @@ use crate::wire::frame;
 const READ_BYTES: usize = 8 * 1024;
 /// What a client may send ahead while its statement runs.
 const AHEAD_BYTES: usize = 64 * 1024;
+/// What a client's output may hold, unless told otherwise.
+const BUFFER_BYTES: usize = 64 * 1024;
 /// A buffer that grew past this is given back when empty.
 const KEEP_BYTES: usize = 16 * 1024;
 
@@ -33,6 +37,11 @@ pub struct Client {
     /// Bytes received and sent so far.
     pub received: u64,
     pub sent: u64,
+    /// What `out` may hold before it must be written.
+    pub buffer_limit: usize,
+    /// What it does not take, for others to see.
+    pub backlog: Arc<Backlog>,
+    is_blocked: bool,
 }
 
 impl Client {
@@ -47,6 +56,9 @@ impl Client {
             has_copied: false,
             received: 0,
             sent: 0,
+            buffer_limit: BUFFER_BYTES,
+            backlog: Arc::default(),
+            is_blocked: false,
         }
     }
 
@@ -124,12 +136,20 @@ impl Client {
     /// Writes as much of `out` as the socket takes now; ready when all is written.
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.out.is_empty() {
-            let written = ready!(self.stream.poll_write(cx, &self.out))?;
+            let Poll::Ready(written) = self.stream.poll_write(cx, &self.out) else {
+                self.is_blocked = true;
+                self.backlog.stop(self.sent, self.out.len());
+                return Poll::Pending;
+            };
+            let written = written?;
             if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             self.sent += written as u64;
             self.out.advance(written);
+        }
+        if std::mem::take(&mut self.is_blocked) {
+            self.backlog.clear();
         }
         Poll::Ready(Ok(()))
     }

@@ -1,5 +1,6 @@
 //! Cancel requests to servers.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -7,6 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::config::Host;
+use crate::error::PgError;
 use crate::wire::frontend;
 
 /// How long a cancel request may take.
@@ -22,12 +24,14 @@ pub struct CancelKey {
     pub process: i32,
     pub secret: Vec<u8>,
     was_used: AtomicBool,
+    /// What the client is told in place of the server's "canceling statement due to user request".
+    reason: OnceLock<PgError>,
 }
 
 impl CancelKey {
     /// The key that a server gave in BackendKeyData.
     pub fn new(host: Host, process: i32, secret: Vec<u8>) -> Self {
-        Self { host, process, secret, was_used: AtomicBool::new(false) }
+        Self { host, process, secret, was_used: AtomicBool::new(false), reason: OnceLock::new() }
     }
 
     /// Whether a cancel request was sent, or is under way.
@@ -38,6 +42,17 @@ impl CancelKey {
     /// From now on the connection is for nobody else.
     pub fn mark(&self) {
         self.was_used.store(true, Ordering::Release);
+    }
+
+    /// As [`Self::mark`]; the statement that is cancelled ends with this error.
+    pub fn mark_because(&self, error: &PgError) {
+        self.mark();
+        self.reason.get_or_init(|| error.clone());
+    }
+
+    /// Why a statement was cancelled, if it was for a reason of the proxy's own.
+    pub fn reason(&self) -> Option<&PgError> {
+        self.reason.get()
     }
 
     /// Sends a cancel request and waits until the server has taken it. Failure is silent, as the

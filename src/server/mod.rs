@@ -113,6 +113,11 @@ impl Server {
         self.pipeline.is_copy_in()
     }
 
+    /// Whether the client was given only a part of a frame so far.
+    pub fn is_passing(&self) -> bool {
+        self.passing != 0
+    }
+
     /// Whether replies are still to come.
     pub fn is_owing(&self) -> bool {
         self.pipeline.is_owing()
@@ -481,6 +486,11 @@ impl Server {
                 if is_fatal {
                     self.is_broken = true;
                     return Err(error_of(frame));
+                }
+                if let Some(reason) = self.cancel.reason()
+                    && error_of(frame).code == sqlstate::QUERY_CANCELED
+                {
+                    return Err(reason.clone());
                 }
             }
             b'S' => {

@@ -43,7 +43,7 @@ const REPORTED: &[&str] = &[
 /// What a connection turned out to be.
 pub(super) enum Outcome {
     Session(Box<Session>),
-    Admin(Client, Arc<Handle>, Seat),
+    Admin(Box<(Client, Arc<Handle>, Seat)>),
     /// It was told why it may not stay.
     Ended,
 }
@@ -293,7 +293,7 @@ async fn admit(
     seat.register(&handle);
     let Some(database) = database else {
         greet(&mut client, &handle, &crate::admin::parameters(), &wanted);
-        return Ok(Outcome::Admin(client, handle, seat));
+        return Ok(Outcome::Admin(Box::new((client, handle, seat))));
     };
     let mut session =
         Box::new(new_session(proxy, client, handle, user, cluster, database, &wanted, thread));
@@ -419,6 +419,7 @@ fn register(
             ..ClientState::default()
         }),
         signals: crate::proxy::Signals::default(),
+        activity: crate::proxy::Activity::new(Arc::clone(&client.backlog)),
     });
     Ok(handle)
 }

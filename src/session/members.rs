@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-use super::{Role, Session};
+use super::{Role, Session, timeouts};
 use crate::balance;
 use crate::config::PoolMode;
 use crate::error::PgError;
@@ -124,7 +124,8 @@ impl Session {
     }
 
     async fn take(&self, host: &Host) -> Result<Lease, PgError> {
-        self.database.pool(host, &self.user, &self.user_name).take(self.thread).await
+        let pool = self.database.pool(host, &self.user, &self.user_name);
+        timeouts::in_time(&self.handle, pool.take(self.thread)).await
     }
 
     /// Gives servers back, as far as the session does not keep them.

@@ -9,6 +9,7 @@ mod members;
 mod prepare;
 mod run;
 mod statement;
+mod timeouts;
 mod transaction;
 
 use std::collections::HashMap;
@@ -30,6 +31,7 @@ use crate::wire::backend;
 use crate::wire::pipeline::TxStatus;
 
 use extended::{Portal, Prepared};
+use timeouts::Dropped;
 use transaction::Transaction;
 
 /// How long a client may take nothing of what it is sent.
@@ -108,15 +110,18 @@ impl Role {
 pub async fn serve(proxy: Arc<Proxy>, stream: Stream, thread: usize) {
     let Ok(peer) = stream.peer() else { return };
     stream.set_nodelay();
-    let (message_bytes, login_timeout) = {
+    let (message_bytes, buffer_bytes, login_timeout) = {
         let cluster = proxy.cluster.load();
-        (cluster.config.limits.message_bytes, cluster.config.limits.login_timeout)
+        let limits = &cluster.config.limits;
+        (limits.message_bytes, limits.buffer_bytes, limits.login_timeout)
     };
-    let client = Client::new(stream, peer, message_bytes);
+    let mut client = Client::new(stream, peer, message_bytes);
+    client.buffer_limit = buffer_bytes;
     let login = Box::pin(login::log_in(&proxy, client, thread));
     match tokio::time::timeout(login_timeout, login).await {
         Ok(Some(login::Outcome::Session(session))) => session.live().await,
-        Ok(Some(login::Outcome::Admin(client, handle, seat))) => {
+        Ok(Some(login::Outcome::Admin(console))) => {
+            let (client, handle, seat) = *console;
             Box::pin(crate::admin::serve(Arc::clone(&proxy), client, handle)).await;
             drop(seat);
         }
@@ -133,33 +138,38 @@ impl Session {
     async fn live(mut self: Box<Self>) {
         let handle = Arc::clone(&self.handle);
         handle.signals.attach().await;
-        while !self.step(&handle.signals).await {}
+        self.note_rest();
+        while !self.step(&handle).await {}
         self.end();
     }
 
     /// Handles one message, or waits for the client; whether the session is over.
-    async fn step(&mut self, signals: &Signals) -> bool {
+    async fn step(&mut self, handle: &Handle) -> bool {
         match self.client.take_frame() {
             Ok(Some((b'X', _))) => true,
             Ok(Some((tag, frame))) => {
                 let done = {
                     let mut request = Box::pin(self.handle(tag, frame));
                     // If killed, what runs is dropped: its servers are cleaned up.
-                    signals.unless(Signals::KILL, request.as_mut()).await
+                    timeouts::within(handle, request.as_mut()).await
                 };
                 match done {
-                    Some(done) => done.is_err(),
-                    None => self.end_by_kill().await,
+                    Ok(done) => done.is_err(),
+                    Err(Dropped::Killed) => self.end_by_kill().await,
+                    Err(Dropped::Overdue(error)) => self.end_by_timeout(&error).await,
                 }
             }
             Ok(None) if self.may_drain() => {
                 self.say_goodbye("the proxy is going down").await;
                 true
             }
-            Ok(None) => match self.wait(signals).await {
+            Ok(None) => match self.wait(&handle.signals).await {
                 Some(read) => !matches!(read, Ok(count) if count > 0),
-                None if signals.is_raised(Signals::KILL) => self.end_by_kill().await,
-                None => false,
+                None if handle.signals.is_raised(Signals::KILL) => self.end_by_kill().await,
+                None => match handle.timeout() {
+                    Some(error) => self.end_by_timeout(&error).await,
+                    None => false,
+                },
             },
             Err(error) => {
                 self.tell(&error.fatal());
@@ -185,7 +195,7 @@ impl Session {
         self.client.rest();
         let (members, client) = (&mut self.members, &mut self.client);
         std::future::poll_fn(|cx| {
-            if signals.is_raised(Signals::KILL) || signals.take(Signals::DRAIN) {
+            if signals.is_raised(Signals::KILL | Signals::TIMEOUT) || signals.take(Signals::DRAIN) {
                 return Poll::Ready(None);
             }
             members::poll_idle(members, client, cx).map(Some)
@@ -226,6 +236,7 @@ impl Session {
     /// A request begins: outside a transaction it gets the newest snapshot.
     fn begin_request(&mut self) {
         self.queries += 1;
+        self.handle.activity.run(self.queries);
         self.client.has_copied = false;
         self.members.iter_mut().for_each(|it| it.server().begin_request());
         if self.tx.is_some() {
@@ -244,6 +255,7 @@ impl Session {
     /// A request has ended: servers go back, then the client gets the rest of its answer.
     async fn end_request(&mut self) -> Result<(), Failure> {
         self.release();
+        self.note_rest();
         self.client.flush(PATIENCE).await.map_err(|_| Failure::Gone)
     }
 
@@ -298,7 +310,10 @@ impl Session {
 
     async fn say_goodbye(&mut self, why: &str) {
         let error = PgError::new(sqlstate::ADMIN_SHUTDOWN, why).fatal();
-        self.tell(&error.hint("connect again"));
+        // In the middle of a row nothing can be told.
+        if !self.members.iter_mut().any(|it| it.server().is_passing()) {
+            self.tell(&error.hint("connect again"));
+        }
         let _ = self.client.flush(Duration::from_secs(1)).await;
     }
 

@@ -32,6 +32,8 @@ pub(super) enum SchemaOfBlock {
 
 /// An open transaction block.
 pub(super) struct Transaction {
+    /// The request that opened it.
+    pub(super) number: u64,
     /// What a shard is sent when it joins.
     pub(super) begin: String,
     /// Opened by the client's BEGIN, not by a string of several statements or a split write.
@@ -77,6 +79,7 @@ impl Session {
     ) {
         self.handle.state.lock().in_transaction = true;
         self.tx = Some(Transaction {
+            number: self.queries,
             begin: begin.to_owned(),
             is_explicit,
             read_only,
