@@ -3,6 +3,9 @@
 
 mod support;
 
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
 use pgsluice::playground::Node;
 use pgsluice::wire::frontend;
 use support::proxy::{Proxy, ProxySpec, wait_for};
@@ -201,7 +204,7 @@ fn a_client_that_takes_nothing_gives_its_server_back() {
         let (tag, _) = slow.frame().unwrap();
         rows += usize::from(tag == b'D');
         if rows % 4000 == 0 {
-            std::thread::sleep(std::time::Duration::from_millis(150));
+            std::thread::sleep(Duration::from_millis(150));
         }
         if tag == b'Z' {
             break;
@@ -210,4 +213,98 @@ fn a_client_that_takes_nothing_gives_its_server_back() {
     assert_eq!(rows, 20_000);
     assert_eq!(reached(&proxy, "limits.write_timeout"), 1);
     assert_eq!(proxy.client().run("SELECT 3").first(), "3");
+}
+
+/// `other`, who is `app` on the server.
+const OTHER: &str = "[[user]]\nname = \"other\"\npassword = \"other\"\n\
+                     server_user = \"app\"\nserver_password = \"app\"\n";
+
+#[test]
+fn users_share_a_full_server_fairly() {
+    let (mut spec, name) = one_shard("host_size");
+    spec.pool = "size = 4\nhost_size = 3\n".into();
+    spec.users = OTHER.into();
+    let proxy = Proxy::start(spec.clone());
+    let port = proxy.port;
+    let login = |user: &str| Wire::login(port, user, user, "app").unwrap();
+    // Idle connections of one user make room for another.
+    let mut idle: Vec<Wire> = (0..3).map(|_| login("app")).collect();
+    idle.iter_mut().for_each(|it| drop(it.run("BEGIN")));
+    idle.iter_mut().for_each(|it| drop(it.run("SELECT 1")));
+    let mut waits = login("app");
+    frontend::query(&mut waits.out, b"SELECT 4");
+    waits.send().unwrap();
+    idle.iter_mut().for_each(|it| drop(it.run("COMMIT")));
+    assert_eq!(waits.answer(b"").first(), "4");
+    assert_eq!(shown(&proxy, "pool.host_size", "used"), "3");
+    assert_eq!(login("other").run("SELECT 5").first(), "5");
+    let open = |proxy: &Proxy| (proxy.show("POOLS", "user"), proxy.show("POOLS", "open"));
+    assert_eq!(open(&proxy).1.iter().map(|it| it.parse::<u32>().unwrap()).sum::<u32>(), 3);
+    // A user under full load leaves another his part.
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                let mut client = login("app");
+                while !stop.load(Ordering::Relaxed) {
+                    client.run("SELECT pg_sleep(0.005)");
+                }
+            });
+        }
+        let mut few = login("other");
+        let begin = Instant::now();
+        for _ in 0..20 {
+            few.run("SELECT pg_sleep(0.005)");
+        }
+        let took = begin.elapsed();
+        stop.store(true, Ordering::Relaxed);
+        assert!(took < Duration::from_secs(2), "{took:?}");
+    });
+    let busy = format!(
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = '{name}' \
+         AND application_name = 'pgsluice' AND backend_type = 'client backend'"
+    );
+    let backends = || {
+        let rows = support::shared().sql(Node::Primary(0), &name, &busy).unwrap();
+        rows[0][0].clone().unwrap().parse::<u32>().unwrap()
+    };
+    wait_for("closed connections", || backends() <= 4); // One may be the health check's.
+    assert!(reached(&proxy, "pool.host_size") > 0);
+    // With all in transactions who comes next waits, and is told for what.
+    spec.pool = "size = 4\nhost_size = 3\nwait_timeout = \"300ms\"\n".into();
+    proxy.rewrite(&spec);
+    assert_eq!(proxy.admin("RELOAD").error, None);
+    idle.iter_mut().for_each(|it| drop(it.run("BEGIN")));
+    idle.iter_mut().for_each(|it| drop(it.run("SELECT 1")));
+    let mut other = login("other");
+    fails(&mut other, "SELECT 6", "53300", "pool.wait_timeout");
+    // A raised limit serves who waits.
+    frontend::query(&mut other.out, b"SELECT 7");
+    spec.pool = "size = 4\nhost_size = 4\n".into();
+    proxy.rewrite(&spec);
+    other.send().unwrap();
+    assert_eq!(proxy.admin("RELOAD").error, None);
+    assert_eq!(other.answer(b"").first(), "7");
+    idle.iter_mut().for_each(|it| drop(it.run("COMMIT")));
+    assert_eq!(reached(&proxy, "pool.wait_timeout"), 1);
+}
+
+#[test]
+fn one_place_is_shared_by_two_users() {
+    let (mut spec, _) = one_shard("one_place");
+    spec.pool = "host_size = 1\n".into();
+    spec.users = OTHER.into();
+    let proxy = Proxy::start(spec);
+    std::thread::scope(|scope| {
+        for user in ["app", "other", "app", "other"] {
+            let port = proxy.port;
+            scope.spawn(move || {
+                let mut client = Wire::login(port, user, user, "app").unwrap();
+                for number in 0..15 {
+                    assert_eq!(client.run(&format!("SELECT {number}")).first(), number.to_string());
+                }
+            });
+        }
+    });
+    assert_eq!(shown(&proxy, "pool.host_size", "used"), "1");
 }

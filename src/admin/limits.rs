@@ -40,6 +40,7 @@ fn used(proxy: &Proxy, key: &str) -> Option<usize> {
             let pools = cluster.hosts().flat_map(|host| host.pools());
             pools.map(|pool| pool.state().open).max()
         }
+        "pool.host_size" => cluster.quotas.values().map(|it| it.open()).max(),
         "limits.buffer_bytes" => {
             Some(proxy.clients.iter().map(|it| it.activity.backlog.waiting() as usize).sum())
         }

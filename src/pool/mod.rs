@@ -7,6 +7,8 @@ pub mod health;
 mod lease;
 #[expect(clippy::module_inception, reason = "the folder's noun")]
 mod pool;
+mod quota;
 
 pub use lease::Lease;
 pub use pool::{Pool, PoolLimits, PoolNumbers, PoolState};
+pub use quota::Quota;

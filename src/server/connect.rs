@@ -25,7 +25,11 @@ impl Server {
     ) -> Result<Self, PgError> {
         match tokio::time::timeout(deadline, dial(target, prepared_statements)).await {
             Ok(connected) => connected,
-            Err(_) => Err(unreachable(target, &format!("no answer within {deadline:?}"))),
+            Err(_) => {
+                let why = format!("no answer within pool.connect_timeout = {deadline:?}");
+                let limit = Some(&"pool.connect_timeout");
+                Err(PgError { limit, ..unreachable(target, &why) })
+            }
         }
     }
 }
@@ -62,6 +66,7 @@ async fn dial(target: &Target, prepared_statements: usize) -> Result<Server, PgE
         own_error: None,
         thread: 0,
         created: now,
+        jitter: 0,
         used: now,
         cancel: CancelKey::new(target.host.clone(), 0, Vec::new()).into(),
         status: BTreeMap::new(),
@@ -84,6 +89,7 @@ async fn log_in(server: &mut Server, target: &Target) -> Result<(), PgError> {
     let mut nonce = [0; crate::auth::scram::NONCE_BYTES];
     getrandom::fill(&mut nonce)
         .map_err(|error| PgError::new(sqlstate::INTERNAL_ERROR, error.to_string()))?;
+    server.jitter = nonce[0];
     let mut exchange = Some(ClientExchange::new(&host.user, host.password.as_deref(), nonce));
     loop {
         server.flush().await?;

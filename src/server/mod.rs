@@ -62,6 +62,8 @@ pub struct Server {
     /// The data-plane thread whose reactor the socket is registered with.
     pub thread: usize,
     pub created: Instant,
+    /// Drawn when it was made: how much earlier than others it ends.
+    jitter: u8,
     pub used: Instant,
     /// Address, process id and secret for a cancel request.
     pub cancel: Arc<CancelKey>,
@@ -84,6 +86,12 @@ pub enum Front {
 }
 
 impl Server {
+    /// How long this connection may live where `limit` is the most: up to a fifth less, so that those
+    /// made together do not end together.
+    pub fn lifetime(&self, limit: Duration) -> Duration {
+        limit - limit / 5 * u32::from(self.jitter) / 255
+    }
+
     /// Whether the connection may go back to its pool as it is.
     pub fn is_reusable(&mut self) -> bool {
         !self.is_broken
