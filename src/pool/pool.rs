@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use super::lease::{Lease, Slot};
-use super::quota::Quota;
+use super::quota::{Quota, SPARE};
 use crate::error::{PgError, sqlstate};
 use crate::metrics::HostMetrics;
 use crate::server::{Server, Target};
@@ -187,12 +187,8 @@ impl Pool {
         place: u64,
     ) -> Result<Grant, PgError> {
         let queued = Queued { pool: self, place };
-        // The server may have room all the same, or somebody's idle connection.
-        if self.quota.limit().is_some() {
-            self.quota.serve();
-        }
         let (begin, deadline) = (Instant::now(), self.limits.load().wait_timeout);
-        let granted = tokio::time::timeout(deadline, grant).await;
+        let granted = tokio::time::timeout(deadline, self.in_line(grant)).await;
         let waited = begin.elapsed();
         self.numbers.wait_us.fetch_add(waited.as_micros() as u64, Ordering::Relaxed);
         self.metrics.wait.observe(waited.as_secs_f64());
@@ -205,6 +201,21 @@ impl Pool {
                 Err(self.timed_out(deadline))
             }
         }
+    }
+
+    /// Waits for a grant. A server with a limit may have room all the same, or somebody's idle
+    /// connection, at once or in a moment.
+    async fn in_line(
+        &self,
+        mut grant: oneshot::Receiver<Grant>,
+    ) -> Result<Grant, oneshot::error::RecvError> {
+        while self.quota.limit().is_some() {
+            self.quota.serve();
+            if let Ok(granted) = tokio::time::timeout(SPARE, &mut grant).await {
+                return granted;
+            }
+        }
+        grant.await
     }
 
     fn timed_out(&self, deadline: Duration) -> PgError {
@@ -368,9 +379,11 @@ impl Pool {
         }
     }
 
-    /// Since when the pool's longest idle server is.
-    pub(super) fn idle_since(&self) -> Option<Instant> {
-        self.state.lock().idle.iter().filter_map(|it| it.first()).map(|it| it.used).min()
+    /// Since when the pool's longest idle server is, and how many connections there are.
+    pub(super) fn idle_since(&self) -> Option<(Instant, usize)> {
+        let state = self.state.lock();
+        let since = state.idle.iter().filter_map(|it| it.first()).map(|it| it.used).min()?;
+        Some((since, state.open))
     }
 
     /// Closes the longest idle server, whose place on the server's account stays taken.

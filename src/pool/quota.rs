@@ -7,6 +7,7 @@
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
@@ -14,6 +15,9 @@ use super::pool::Pool;
 
 /// Stands for no limit.
 const UNLIMITED: usize = usize::MAX;
+
+/// A connection that is idle for so long can be spared.
+pub(super) const SPARE: Duration = Duration::from_millis(100);
 
 /// One server's account.
 #[derive(Default)]
@@ -106,7 +110,7 @@ impl Quota {
         others.iter().filter(|it| !std::ptr::eq(&***it, pool)).any(|other| {
             let Some((place, has)) = other.line() else { return false };
             match line {
-                None => true,
+                None => yields(open, has),
                 // Not beyond an even share: who has one already does not take the other's last.
                 Some(own) => place < own && (has == 0 || has + 1 < open),
             }
@@ -118,29 +122,47 @@ impl Quota {
     pub(super) fn serve(&self) {
         while self.waiting.load(Ordering::Relaxed) > 0 {
             let pools = self.pools();
-            let line = |pool: &&Arc<Pool>| pool.line().map_or(u64::MAX, |(place, _)| place);
-            let Some(first) = pools.iter().filter(|it| it.line().is_some()).min_by_key(line) else {
+            let mut line: Vec<_> =
+                pools.iter().filter_map(|it| it.line().map(|line| (line, it))).collect();
+            line.sort_by_key(|((place, _), _)| *place);
+            let served = line.iter().any(|((_, has), pool)| {
+                (self.acquire() || self.evict(pool, *has, &pools)) && self.grant(pool)
+            });
+            if !served {
                 return;
-            };
-            if !self.acquire() && !self.evict(&pools) {
-                return;
-            }
-            if !first.grant() {
-                self.open.fetch_sub(1, Ordering::Relaxed);
             }
         }
     }
 
-    /// Closes the connection that is idle for longest; its place stays taken.
-    fn evict(&self, pools: &[Arc<Pool>]) -> bool {
+    /// Gives a place that was taken to the first in a pool's line; or gives it back.
+    fn grant(&self, pool: &Arc<Pool>) -> bool {
+        let is_granted = pool.grant();
+        if !is_granted {
+            self.open.fetch_sub(1, Ordering::Relaxed);
+        }
+        is_granted
+    }
+
+    /// Closes the connection that is idle for longest, of those that `pool`, which has so many, may
+    /// take away; its place stays taken.
+    fn evict(&self, pool: &Arc<Pool>, has: usize, pools: &[Arc<Pool>]) -> bool {
         if self.is_over() {
             return false;
         }
-        let idle = pools.iter().filter_map(|pool| Some((pool.idle_since()?, pool)));
-        idle.min_by_key(|(since, _)| *since).is_some_and(|(_, pool)| pool.evict())
+        let others = pools.iter().filter(|it| !Arc::ptr_eq(it, pool));
+        let idle = others.filter_map(|it| it.idle_since().map(|(since, open)| (since, open, it)));
+        let may_take = |since: Instant, open| yields(open, has) || since.elapsed() >= SPARE;
+        let idle = idle.filter(|(since, open, _)| may_take(*since, *open));
+        idle.min_by_key(|(since, ..)| *since).is_some_and(|(.., it)| it.evict())
     }
 
     fn pools(&self) -> Vec<Arc<Pool>> {
         self.pools.lock().iter().filter_map(Weak::upgrade).collect()
     }
+}
+
+/// Whether a pool with `open` connections, which it does not need now, gives one to a pool that waits
+/// and has `has`.
+fn yields(open: usize, has: usize) -> bool {
+    has == 0 || has < open
 }
