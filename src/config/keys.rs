@@ -140,7 +140,7 @@ pub const KEYS: &[Key] = &[
         "What may lie in memory for one client that reads slowly, before its server has to wait."),
     key("limits.plans", count(1), Value("5000"),
         "Plans kept in the plan cache, per database."),
-    key("limits.plan_bytes", Kind::Bytes { min: 64 * KIB, max: 64 * GIB }, Value(r#""64MiB""#),
+    key("limits.plan_bytes", Kind::Bytes { min: KIB * KIB, max: 64 * GIB }, Value(r#""64MiB""#),
         "Memory the plan cache may use, per database; above it those that were not used for long are dropped."),
     key("limits.merge_bytes", Kind::Bytes { min: 64 * KIB, max: 64 * GIB }, Value(r#""64MiB""#),
         "Memory one statement may use to sort, group or deduplicate rows of several shards; above it the statement fails with 53400."),

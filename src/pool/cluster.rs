@@ -168,7 +168,7 @@ impl DatabaseState {
     fn new(name: &str, config: &Config, metrics: &Metrics) -> Self {
         Self {
             catalog: ArcSwapOption::empty(),
-            plans: PlanCache::new(config.limits.plans, PLAN_KEY_BYTES),
+            plans: PlanCache::new(config.limits.plans, config.limits.plan_bytes, PLAN_KEY_BYTES),
             metrics: metrics.database(name),
             parameters: ArcSwap::default(),
             drift: ArcSwap::default(),
@@ -207,6 +207,7 @@ impl Cluster {
                 || Arc::new(DatabaseState::new(&it.name, &config, metrics)),
                 |old| Arc::clone(&old.state),
             );
+            state.plans.bound(config.limits.plans, config.limits.plan_bytes);
             let known = previous.map(|it| it.hosts().cloned().collect()).unwrap_or_default();
             let database = Database::new(it, &config, state, known, (&quotas, metrics));
             databases.insert(it.name.clone(), Arc::new(database));
