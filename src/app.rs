@@ -1,5 +1,6 @@
 //! Config → proxy → tasks: start, reload, drain.
 
+mod certificate;
 pub mod check;
 mod reload;
 mod sweep;
@@ -13,7 +14,10 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
 use crate::config::{Config, LogFormat};
-use crate::net::listener::{self, Worker};
+use crate::net::Thread;
+use crate::net::listener::{self, Listener, Worker};
+use crate::net::tls::TlsError;
+use crate::net::unix::UnixDoor;
 use crate::proxy::Proxy;
 
 /// Why the proxy could not start or had to stop; the text is for the user.
@@ -22,8 +26,10 @@ pub enum AppError {
     /// Mistakes in the configuration, a line each.
     #[error("{0}")]
     Config(String),
-    #[error("cannot listen on {key} = {address}: {source}; is another process using the port?")]
-    Listen { key: &'static str, address: std::net::SocketAddr, source: std::io::Error },
+    #[error("cannot listen on {key} = {address}: {source}; is another process using it?")]
+    Listen { key: &'static str, address: String, source: std::io::Error },
+    #[error("{file}: {error}")]
+    Tls { file: String, error: TlsError },
     #[error("cannot start: {0}")]
     Start(String),
 }
@@ -98,7 +104,8 @@ async fn serve(
     config: Arc<Config>,
     ready: impl FnOnce(),
 ) -> Result<(), AppError> {
-    let listener = bind("listen.address", config.listen.address).await?;
+    let mut listeners = vec![Listener::Tcp(bind("listen.address", config.listen.address).await?)];
+    listeners.extend(unix(&config)?.map(Listener::Unix));
     let http = match config.listen.http {
         Some(address) => Some(bind("listen.http", address).await?),
         None => None,
@@ -107,6 +114,9 @@ async fn serve(
     let (reloads, requests) = mpsc::channel(8);
     let proxy = Proxy::new(Arc::clone(&config), reloads)
         .map_err(|error| AppError::Start(error.to_string()))?;
+    let acceptor = certificate::load(&config)
+        .map_err(|error| AppError::Tls { file: path.display().to_string(), error })?;
+    proxy.tls.store(acceptor);
     if let Some(http) = http {
         let pages = Arc::clone(&proxy);
         tokio::spawn(crate::metrics::http::serve(http, move |path| tasks::page(&pages, path)));
@@ -115,24 +125,39 @@ async fn serve(
     tokio::spawn(reload::watch(Arc::clone(&proxy), path, force, requests));
     tasks::first_look(&proxy).await;
     let workers = workers(&proxy, config.listen.threads)?;
-    let accepting = tokio::spawn(listener::accept(listener, workers));
+    let accept = |it| tokio::spawn(listener::accept(it, Arc::clone(&workers)));
+    let accepting: Vec<_> = listeners.into_iter().map(accept).collect();
     tracing::info!(address = %config.listen.address, "pgsluice is ready for clients");
     ready();
     signals.until_end(&proxy).await;
-    accepting.abort();
+    accepting.iter().for_each(tokio::task::JoinHandle::abort);
+    drop(workers);
     drain(&proxy).await;
     Ok(())
 }
 
 async fn bind(key: &'static str, address: std::net::SocketAddr) -> Result<TcpListener, AppError> {
-    TcpListener::bind(address).await.map_err(|source| AppError::Listen { key, address, source })
+    let failed = |source| AppError::Listen { key, address: address.to_string(), source };
+    TcpListener::bind(address).await.map_err(failed)
 }
 
-fn workers(proxy: &Arc<Proxy>, count: usize) -> Result<Vec<Worker>, AppError> {
-    let start = |thread: usize| {
+fn unix(config: &Config) -> Result<Option<UnixDoor>, AppError> {
+    let listen = &config.listen;
+    let Some(folder) = &listen.unix_socket_dir else { return Ok(None) };
+    let door = UnixDoor::bind(folder, listen.address.port(), listen.unix_socket_mode);
+    door.map(Some).map_err(|source| AppError::Listen {
+        key: "listen.unix_socket_dir",
+        address: folder.clone(),
+        source,
+    })
+}
+
+fn workers(proxy: &Arc<Proxy>, count: usize) -> Result<Arc<[Worker]>, AppError> {
+    let start = |number: usize| {
         let proxy = Arc::clone(proxy);
-        Worker::start(thread, move |stream| {
-            crate::session::serve(Arc::clone(&proxy), stream, thread)
+        let thread = Arc::new(Thread::new(number, proxy.plan_seed));
+        Worker::start(Arc::clone(&thread), move |stream| {
+            crate::session::serve(Arc::clone(&proxy), stream, Arc::clone(&thread))
         })
     };
     (0..count.max(1))

@@ -1,32 +1,36 @@
 //! The only shared object: the current snapshot, clients, limits and metrics. Passed down, no statics.
 
+pub mod failed_logins;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
-use arc_swap::ArcSwap;
-use bytes::Bytes;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use dashmap::DashMap;
 use parking_lot::Mutex;
+use smallvec::SmallVec;
 
 use crate::config::{Config, User};
 use crate::error::{PgError, sqlstate};
 use crate::metrics::Metrics;
+use crate::net::tls::Acceptor;
 use crate::pool::cluster::Cluster;
-use crate::server::CancelKey;
-
-/// Statement texts kept for sharing over all clients; beyond it, those nobody uses are dropped.
-const TEXTS: usize = 20_000;
+use crate::server::{CancelKey, SharedSettings};
 
 /// The shared state of a running proxy.
 pub struct Proxy {
     pub cluster: ArcSwap<Cluster>,
+    /// None: TLS is off.
+    pub tls: ArcSwapOption<Acceptor>,
     pub metrics: Metrics,
     /// Connected clients by the process id they were told.
     pub clients: DashMap<i32, Arc<Handle>>,
     pub seats: Seats,
-    /// Statement texts that clients have prepared.
-    pub texts: DashMap<TextKey, Arc<Text>>,
+    /// What clients have prepared.
+    pub prepared: PreparedStatements,
+    /// Settings that sessions have in common.
+    pub settings: SharedSettings,
     pub started: Instant,
     /// Whether no new clients are taken and running transactions are awaited.
     is_draining: AtomicBool,
@@ -34,7 +38,9 @@ pub struct Proxy {
     pub reload: tokio::sync::mpsc::Sender<ReloadRequest>,
     /// What SCRAM salts of users without a stored one are made from.
     pub salt_key: [u8; 32],
-    next_text: AtomicU64,
+    /// Seeds the hashes of statements, which differ from process to process.
+    pub plan_seed: u64,
+    pub failed_logins: failed_logins::FailedLogins,
     next_client: AtomicU64,
 }
 
@@ -44,35 +50,14 @@ pub struct ReloadRequest {
     pub done: tokio::sync::oneshot::Sender<Result<String, String>>,
 }
 
-/// What makes two Parse messages the same statement on a server.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct TextKey {
-    pub sql: Bytes,
-    pub types: Vec<u32>,
-    /// Settings that change what a name means.
-    pub path: String,
-    pub database: Arc<str>,
-}
-
-/// A statement text that servers know under one name.
-#[derive(Debug)]
-pub struct Text {
-    pub id: u64,
-    pub sql: Bytes,
-    /// As declared by Parse; 0 or missing: inferred.
-    pub types: Vec<u32>,
-    /// The catalog version under which a server last took it; 0: never.
-    pub valid: AtomicU64,
-    /// As a server inferred them, once known.
-    pub inferred: std::sync::OnceLock<Vec<u32>>,
-}
-
 mod activity;
 mod overdue;
+mod prepared;
 mod seats;
 mod signals;
 
 pub use activity::{Activity, Allowed, Overdue};
+pub use prepared::{Parsed, Prepared, PreparedStatements, Text, TextKey};
 pub use seats::{Seat, Seats};
 pub use signals::Signals;
 
@@ -83,10 +68,11 @@ pub struct Handle {
     pub user: String,
     pub database: String,
     pub peer: crate::net::Peer,
+    pub is_tls: bool,
     pub connected: Instant,
     pub thread: usize,
     /// Servers that work for it now.
-    pub servers: Mutex<Vec<Arc<CancelKey>>>,
+    pub servers: Mutex<SmallVec<[Arc<CancelKey>; 1]>>,
     pub state: Mutex<ClientState>,
     /// What others want of the session.
     pub signals: Signals,
@@ -117,19 +103,30 @@ impl Proxy {
         let mut salt_key = [0; 32];
         getrandom::fill(&mut salt_key)
             .map_err(|error| PgError::new(sqlstate::INTERNAL_ERROR, error.to_string()))?;
+        let mut seed = [0; 8];
+        getrandom::fill(&mut seed)
+            .map_err(|error| PgError::new(sqlstate::INTERNAL_ERROR, error.to_string()))?;
         Ok(Arc::new(Self {
             salt_key,
+            plan_seed: u64::from_le_bytes(seed),
+            failed_logins: failed_logins::FailedLogins::default(),
             cluster: ArcSwap::from_pointee(Cluster::new(config, None, &metrics)),
+            tls: ArcSwapOption::empty(),
             metrics,
             clients: DashMap::new(),
             seats: Seats::default(),
-            texts: DashMap::new(),
+            prepared: PreparedStatements::default(),
+            settings: SharedSettings::default(),
             started: Instant::now(),
             is_draining: AtomicBool::new(false),
             reload,
-            next_text: AtomicU64::new(1),
             next_client: AtomicU64::new(1),
         }))
+    }
+
+    /// Whether this is the snapshot in force.
+    pub fn is_current(&self, cluster: &Arc<Cluster>) -> bool {
+        Arc::ptr_eq(&self.cluster.load(), cluster)
     }
 
     /// Whether the proxy is going down.
@@ -142,11 +139,6 @@ impl Proxy {
     pub fn drain(&self) {
         self.is_draining.store(true, Ordering::Relaxed);
         self.clients.iter().for_each(|it| it.signals.raise(Signals::DRAIN));
-    }
-
-    /// The user of that name.
-    pub fn user(&self, name: &str) -> Option<User> {
-        self.cluster.load().config.users.iter().find(|it| it.name == name).cloned()
     }
 
     /// Whether the user may use the admin console: named ones, or everybody if none is named.
@@ -163,26 +155,6 @@ impl Proxy {
                 return pid;
             }
         }
-    }
-
-    /// The shared statement of a Parse.
-    pub fn text(&self, key: TextKey) -> Arc<Text> {
-        if let Some(text) = self.texts.get(&key) {
-            return Arc::clone(&text);
-        }
-        if self.texts.len() >= TEXTS {
-            self.texts.retain(|_, text| Arc::strong_count(text) > 1);
-        }
-        let make = || {
-            Arc::new(Text {
-                id: self.next_text.fetch_add(1, Ordering::Relaxed),
-                sql: key.sql.clone(),
-                types: key.types.clone(),
-                valid: AtomicU64::new(0),
-                inferred: std::sync::OnceLock::new(),
-            })
-        };
-        Arc::clone(&self.texts.entry(key.clone()).or_insert_with(make))
     }
 
     /// Sends cancel requests to the servers that work for a client; silently nothing for a wrong key.
@@ -226,7 +198,7 @@ impl Proxy {
 impl Handle {
     /// Cancels what runs for this client.
     pub async fn cancel(&self) {
-        let servers: Vec<_> = {
+        let servers = {
             // Marked under the lock: a session takes a server off this list before it gives it
             // back, so that one that is still here is seen as marked then.
             let servers = self.servers.lock();

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)] // a test may panic in its helpers, too
 
 use bytes::{Bytes, BytesMut};
+use pgsluice::auth::scram::client::Binding;
 use pgsluice::auth::scram::{self, Verifier};
 use pgsluice::auth::{
     AuthMethod, ClientExchange, ClientNext, Next, Random, Secret, ServerExchange,
@@ -10,7 +11,8 @@ use pgsluice::auth::{
 use pgsluice::error::PgError;
 use pgsluice::wire::{backend, frame, frontend};
 
-const RANDOM: Random = Random { nonce: [1; scram::NONCE_BYTES], salt: *b"salt", key: [7; 32] };
+const RANDOM: Random =
+    Random { nonce: [1; scram::NONCE_BYTES], salt: *b"salt", key: [7; 32], iterations: 4096 };
 
 /// Runs both sides; gives the tags and codes on the wire and how it ended.
 fn exchange(
@@ -20,9 +22,9 @@ fn exchange(
 ) -> (String, Result<(), PgError>) {
     let mut wire = String::new();
     let mut client = ClientExchange::new("app", password, [2; scram::NONCE_BYTES]);
-    let mut server = match ServerExchange::start(method, "app", secret, &RANDOM) {
+    let mut server = match ServerExchange::start(method, "app", secret, &RANDOM, None) {
         Next::Send(frames, server) => Ok((frames, server)),
-        Next::Done(frames) => Err(frames),
+        Next::Done(frames, _) => Err(frames),
         Next::Failed(error) => return (wire, Err(error)),
     };
     loop {
@@ -41,7 +43,7 @@ fn exchange(
         let Ok((_, waiting)) = server else { panic!("the client answers AuthenticationOk") };
         server = match waiting.step(&answer) {
             Next::Send(frames, server) => Ok((frames, server)),
-            Next::Done(frames) => Err(frames),
+            Next::Done(frames, _) => Err(frames),
             Next::Failed(error) => return (wire, Err(error)),
         };
     }
@@ -87,10 +89,12 @@ fn right_passwords() {
         (Md5, plain("pencil"), Some("pencil"), " R5 p R0"),
         (ScramSha256, plain("pencil"), Some("pencil"), " R10 p R11 p R12 R0"),
         (ScramSha256, plain("p\u{e4}ss\u{2168}"), Some("p\u{e4}ssIX"), " R10 p R11 p R12 R0"),
-        // The stored secret decides.
-        (Password, verifier("pencil"), Some("pencil"), " R10 p R11 p R12 R0"),
+        // A password in clear fits everything that is stored.
+        (Password, verifier("pencil"), Some("pencil"), " R3 p R0"),
+        (Password, md5(), Some("pencil"), " R3 p R0"),
+        (Md5, md5(), Some("pencil"), " R5 p R0"),
+        // As in Postgres: MD5 cannot be asked for where a SCRAM verifier is stored.
         (Md5, verifier("pencil"), Some("pencil"), " R10 p R11 p R12 R0"),
-        (ScramSha256, md5(), Some("pencil"), " R5 p R0"),
     ];
     for (method, secret, password, expected) in cases {
         let (wire, end) = exchange(method, Some(&secret), password);
@@ -128,7 +132,7 @@ fn mock_salts_last() {
     let first = |nonce: u8| {
         let random = Random { nonce: [nonce; scram::NONCE_BYTES], ..RANDOM };
         let Next::Send(_, server) =
-            ServerExchange::start(AuthMethod::ScramSha256, "nobody", None, &random)
+            ServerExchange::start(AuthMethod::ScramSha256, "nobody", None, &random, None)
         else {
             panic!("SCRAM begins with a frame")
         };
@@ -191,7 +195,7 @@ fn servers_that_are_refused() {
     assert!(
         client_error(&[sasl.clone(), ok.clone()]).contains("expected AuthenticationSASLContinue")
     );
-    let first = scram::client::First::new(&[2; scram::NONCE_BYTES]).message();
+    let first = scram::client::First::new(&[2; scram::NONCE_BYTES], Binding::Unsupported).message();
     let server_first = format!("{}x,s=AAAA,i=1", first.strip_prefix("n,,n=,").unwrap());
     let next = frame(11, server_first.as_bytes());
     assert!(
@@ -205,10 +209,11 @@ fn servers_that_are_refused() {
 
 #[test]
 fn clients_that_break_the_protocol() {
-    let start = |method| match ServerExchange::start(method, "app", Some(&plain("x")), &RANDOM) {
-        Next::Send(_, server) => server,
-        _ => panic!("begins with a frame"),
-    };
+    let start =
+        |method| match ServerExchange::start(method, "app", Some(&plain("x")), &RANDOM, None) {
+            Next::Send(_, server) => server,
+            _ => panic!("begins with a frame"),
+        };
     let mut plus = BytesMut::new();
     frontend::sasl_initial_response(&mut plus, "SCRAM-SHA-256-PLUS", b"p=x,,n=,r=a").unwrap();
     for (server, frame) in [
@@ -226,7 +231,7 @@ fn clients_that_break_the_protocol() {
 #[test]
 fn scram_without_initial_data() {
     let Next::Send(_, server) =
-        ServerExchange::start(AuthMethod::ScramSha256, "app", Some(&plain("x")), &RANDOM)
+        ServerExchange::start(AuthMethod::ScramSha256, "app", Some(&plain("x")), &RANDOM, None)
     else {
         panic!("SCRAM begins with a frame")
     };
@@ -243,4 +248,116 @@ fn scram_without_initial_data() {
 fn verifier_of_postgres() {
     let secret = Secret::Verifier("SCRAM-SHA-256$4096:K8/Ha/NjADB9rh15KkKs1g==$WNxiUgqJjx59ZsO7CcN6qoSjFiFNNXx29WHAgpAMQ48=:B1kq9pSJ9EAXQSqh2hGLCAOLZnvW+JuXe4+R41Xs2ro=".into());
     assert_eq!(exchange(AuthMethod::ScramSha256, Some(&secret), Some("pencil")).1, Ok(()));
+}
+
+/// Runs SCRAM or a cleartext login and then one with what was proved, to a server with `stored`.
+fn passed_on(method: AuthMethod, secret: &Secret, stored: &Secret) -> Result<(), PgError> {
+    let mut client = ClientExchange::new("app", Some("pencil"), [2; scram::NONCE_BYTES]);
+    let mut next = ServerExchange::start(method, "app", Some(secret), &RANDOM, None);
+    let won = loop {
+        match next {
+            Next::Send(frames, server) => {
+                let (waiting, answer) = feed(client, frames, &mut String::new())?.unwrap();
+                client = waiting;
+                next = server.step(&answer);
+            }
+            Next::Done(_, won) => break won,
+            Next::Failed(error) => return Err(error),
+        }
+    };
+    assert!(!format!("{won:?}").contains("pencil"), "{won:?}");
+    let method = if matches!(stored, Secret::Md5(_)) { AuthMethod::Md5 } else { method };
+    let mut client = ClientExchange::new("app", won, [3; scram::NONCE_BYTES]);
+    let mut next = ServerExchange::start(method, "app", Some(stored), &RANDOM, None);
+    loop {
+        match next {
+            Next::Send(frames, server) => {
+                let Some((waiting, answer)) = feed(client, frames, &mut String::new())? else {
+                    return Ok(());
+                };
+                client = waiting;
+                next = server.step(&answer);
+            }
+            Next::Done(frames, _) => return feed(client, frames, &mut String::new()).map(drop),
+            Next::Failed(error) => return Err(error),
+        }
+    }
+}
+
+#[test]
+fn what_was_proved_logs_in_to_servers() {
+    use AuthMethod::{Md5, Password, ScramSha256};
+    let ours = verifier("pencil");
+    assert_eq!(passed_on(ScramSha256, &ours, &ours), Ok(()));
+    assert_eq!(passed_on(Md5, &md5(), &md5()), Ok(()));
+    assert_eq!(passed_on(Password, &plain("pencil"), &plain("pencil")), Ok(()));
+    let message = |it: Result<(), PgError>| it.unwrap_err().to_string();
+    // The same password with another salt.
+    let other = Verifier::derive("pencil", b"another salt", 64).to_string();
+    let error = message(passed_on(ScramSha256, &ours, &Secret::Verifier(other)));
+    assert!(error.contains("another verifier than the one logged in by"), "{error}");
+    let error = message(passed_on(ScramSha256, &ours, &md5()));
+    assert!(error.contains("an MD5 password for user \"app\", but only its SCRAM keys"), "{error}");
+    let error = message(passed_on(Md5, &md5(), &ours));
+    assert!(error.contains("a SCRAM-SHA-256 password"), "{error}");
+    // A password in clear gives keys, too.
+    let error = message(passed_on(Password, &ours, &ours));
+    assert!(error.contains("a cleartext password for user \"app\", but only its SCRAM"), "{error}");
+}
+
+/// A client that binds to the channel is let in by the certificate both sides see.
+#[test]
+fn scram_plus() {
+    let run = |ours: Option<&[u8]>, theirs: Option<&[u8]>| {
+        let end_point = |it: Option<&[u8]>| it.map(<[u8]>::to_vec);
+        let secret = verifier("pencil");
+        let (method, ours) = (AuthMethod::ScramSha256, end_point(ours));
+        let mut next = ServerExchange::start(method, "app", Some(&secret), &RANDOM, ours);
+        let mut client = ClientExchange::new("app", Some("pencil"), [2; scram::NONCE_BYTES])
+            .bound_to(end_point(theirs));
+        let mut mechanism = String::new();
+        loop {
+            match next {
+                Next::Send(frames, server) => {
+                    let (waiting, answer) = feed(client, frames, &mut String::new())?.unwrap();
+                    if mechanism.is_empty() {
+                        mechanism = String::from_utf8_lossy(&answer[5..23]).into_owned();
+                    }
+                    client = waiting;
+                    next = server.step(&answer);
+                }
+                Next::Done(frames, _) => {
+                    feed(client, frames, &mut String::new())?;
+                    return Ok(mechanism);
+                }
+                Next::Failed(error) => return Err(error),
+            }
+        }
+    };
+    let (x, y): (Option<&[u8]>, Option<&[u8]>) = (Some(&[1; 32]), Some(&[2; 32]));
+    assert_eq!(run(x, x).unwrap(), "SCRAM-SHA-256-PLUS");
+    assert!(run(None, None).unwrap().starts_with("SCRAM-SHA-256\0"));
+    // A TLS client of a server that does not offer it, and the other way round.
+    assert!(run(None, x).unwrap().starts_with("SCRAM-SHA-256\0"));
+    assert!(run(x, None).unwrap().starts_with("SCRAM-SHA-256\0"));
+    let error = run(x, y).unwrap_err().to_string();
+    assert_eq!(error, "FATAL 28000: SCRAM channel binding check failed");
+}
+
+/// Nothing that is derived for printing shows a secret.
+#[test]
+fn nothing_prints_secrets() {
+    let secret = plain("pencil");
+    let mut printed = format!("{secret:?} {:?} {:?}", verifier("pencil"), md5());
+    printed += &format!("{:?}", ClientExchange::new("app", Some("pencil"), [0; 18]));
+    for method in [AuthMethod::Password, AuthMethod::Md5, AuthMethod::ScramSha256] {
+        for secret in [&secret, &verifier("pencil"), &md5()] {
+            printed +=
+                &format!("{:?}", ServerExchange::start(method, "app", Some(secret), &RANDOM, None));
+        }
+    }
+    let Secret::Md5(stored) = md5() else { panic!("md5") };
+    for word in ["pencil", &stored, "SCRAM-SHA-256$"] {
+        assert!(!printed.contains(word), "{word}: {printed}");
+    }
 }

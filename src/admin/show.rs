@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 
+use crate::auth::delay;
 use crate::pool::cluster::{Database, Host};
 use crate::proxy::Proxy;
 use crate::wire::backend;
@@ -24,6 +25,7 @@ pub(super) const SHOWS: &[Show] = &[
     Show { name: "DATABASES", make: databases },
     Show { name: "STATS", make: stats },
     Show { name: "LIMITS", make: super::limits::limits },
+    Show { name: "LOGINS", make: logins },
     Show { name: "CONFIG", make: config },
     Show { name: "PLANS", make: plans },
     Show { name: "VERSION", make: version },
@@ -116,6 +118,7 @@ fn clients(proxy: &Proxy) -> Table {
         "database",
         "user",
         "address",
+        "tls",
         "application",
         "tenant",
         "in_transaction",
@@ -133,6 +136,7 @@ fn clients(proxy: &Proxy) -> Table {
             Some(handle.database.clone()),
             Some(handle.user.clone()),
             Some(handle.peer.to_string()),
+            Some(handle.is_tls.to_string()),
             Some(state.application),
             state.tenant,
             Some(state.in_transaction.to_string()),
@@ -321,6 +325,26 @@ fn stats(proxy: &Proxy) -> Table {
             proxy.started.elapsed().as_secs().to_string(),
         ]);
     });
+    table
+}
+
+/// Addresses that failed to log in, the worst first.
+fn logins(proxy: &Proxy) -> Table {
+    let columns = &["address", "failed", "failed_lately", "held", "delay_ms", "last_s"];
+    let mut table = Table::new(columns);
+    let longest = proxy.cluster.load().config.limits.login_delay;
+    for (source, count) in proxy.failed_logins.worst() {
+        let since = count.last.elapsed();
+        let lately = if since < delay::MEMORY { count.recent } else { 0 };
+        table.row([
+            source.to_string(),
+            count.total.to_string(),
+            lately.to_string(),
+            count.held.to_string(),
+            delay::of(lately + 1, longest).as_millis().to_string(),
+            since.as_secs().to_string(),
+        ]);
+    }
     table
 }
 

@@ -48,6 +48,8 @@ pub fn check(path: &Path, sql: Option<&str>) -> Result<Report, AppError> {
     let config = super::parse(&name, &text)?;
     let env = |key: &str| std::env::var(key).ok();
     let read = |path: &str| std::fs::read_to_string(path);
+    super::certificate::load(&config)
+        .map_err(|error| AppError::Tls { file: name.clone(), error })?;
     let hosts = crate::config::parse_located(&name, &text, &env, &read)
         .map(|(_, hosts)| hosts)
         .unwrap_or_default();

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
+use super::certificate::Seen;
 use crate::catalog::TableKind;
 use crate::pool::catalog;
 use crate::pool::cluster::{Cluster, Database};
@@ -26,6 +27,7 @@ pub(super) async fn watch(
 ) {
     let mut hangup = signal(SignalKind::hangup()).ok();
     let mut seen = read(&path).await.ok();
+    let mut certificate = Seen::now(&proxy).await;
     loop {
         let hangups = async {
             match &mut hangup {
@@ -38,17 +40,21 @@ pub(super) async fn watch(
                 let now = read(&path).await.ok();
                 // A file that is missing for a moment is being replaced.
                 if now.is_none() || now == seen {
+                    certificate.follow(&proxy).await;
                     continue;
                 }
                 seen = now;
+                certificate = Seen::now(&proxy).await;
                 tell(reload(&proxy, &path, force).await);
             }
             () = hangups => {
                 seen = read(&path).await.ok();
+                certificate = Seen::now(&proxy).await;
                 tell(reload(&proxy, &path, force).await);
             }
             Some(request) = requests.recv() => {
                 seen = read(&path).await.ok();
+                certificate = Seen::now(&proxy).await;
                 let outcome = reload(&proxy, &path, force || request.force).await;
                 let _ = request.done.send(outcome.clone());
                 tell(outcome);
@@ -82,16 +88,21 @@ async fn try_reload(proxy: &Arc<Proxy>, path: &PathBuf, force: bool) -> Result<S
     let text = read(path).await.map_err(|error| format!("{}: {error}", path.display()))?;
     let config =
         super::parse(&path.display().to_string(), &text).map_err(|error| error.to_string())?;
+    let acceptor = super::certificate::load(&config)
+        .map_err(|error| format!("{}: {error}", path.display()))?;
     let old = proxy.cluster.load_full();
     if config == *old.config {
+        proxy.tls.store(acceptor);
         return Ok("no difference".into());
     }
     let mut notes = Vec::new();
     if config.listen.address != old.config.listen.address
         || config.listen.http != old.config.listen.http
         || config.listen.threads != old.config.listen.threads
+        || config.listen.unix_socket_dir != old.config.listen.unix_socket_dir
+        || config.listen.unix_socket_mode != old.config.listen.unix_socket_mode
     {
-        notes.push("[listen] takes effect at the next start".to_owned());
+        notes.push("[listen] takes effect at the next start, but for TLS".to_owned());
     }
     let new = Cluster::new(Arc::new(config), Some(&old), &proxy.metrics);
     if !force {
@@ -101,6 +112,7 @@ async fn try_reload(proxy: &Arc<Proxy>, path: &PathBuf, force: bool) -> Result<S
         }
     }
     let new = Arc::new(new);
+    proxy.tls.store(acceptor);
     proxy.cluster.store(Arc::clone(&new));
     old.close_gone(&new);
     for database in new.databases.values() {

@@ -2,7 +2,8 @@
 
 use bytes::{Bytes, BytesMut};
 
-use super::{md5, scram};
+use super::scram::client::{Binding, Proof};
+use super::{Credential, md5, scram};
 use crate::error::{PgError, sqlstate};
 use crate::wire::backend::AuthRequest;
 use crate::wire::frontend;
@@ -24,7 +25,9 @@ pub enum ClientNext {
 #[derive(Debug)]
 pub struct ClientExchange {
     user: String,
-    password: Option<String>,
+    credential: Credential,
+    /// `tls-server-end-point` of the server's certificate; `None` without TLS.
+    end_point: Option<Vec<u8>>,
     state: State,
 }
 
@@ -40,9 +43,20 @@ enum State {
 
 impl ClientExchange {
     /// For a connection whose start-up packet is sent. `nonce` is random.
-    pub fn new(user: &str, password: Option<&str>, nonce: [u8; scram::NONCE_BYTES]) -> Self {
-        let password = password.map(str::to_owned);
-        Self { user: user.to_owned(), password, state: State::Start(nonce) }
+    pub fn new(
+        user: &str,
+        credential: impl Into<Credential>,
+        nonce: [u8; scram::NONCE_BYTES],
+    ) -> Self {
+        let (user, credential) = (user.to_owned(), credential.into());
+        Self { user, credential, end_point: None, state: State::Start(nonce) }
+    }
+
+    /// Over TLS: binds SCRAM to the server's certificate if the server offers that.
+    #[must_use]
+    pub fn bound_to(mut self, end_point: Option<Vec<u8>>) -> Self {
+        self.end_point = end_point;
+        self
     }
 
     /// Takes the server's next `R` frame.
@@ -50,63 +64,92 @@ impl ClientExchange {
         self.try_step(frame).unwrap_or_else(ClientNext::Failed)
     }
 
-    fn try_step(self, frame: &[u8]) -> Result<ClientNext, PgError> {
+    fn try_step(mut self, frame: &[u8]) -> Result<ClientNext, PgError> {
         let request = AuthRequest::read(frame)?;
-        let Self { user, password, state } = self;
         let mut out = BytesMut::new();
-        let state = match (request, state) {
+        self.state = match (request, self.state) {
             (AuthRequest::Ok, State::Start(_) | State::Answered) => return Ok(ClientNext::Done),
             (AuthRequest::Cleartext, State::Start(_)) => {
-                let password = known(&user, password.as_deref(), "a cleartext password")?;
+                let asked = "a cleartext password";
+                let Credential::Password(password) = &self.credential else {
+                    return Err(missing(&self.user, &self.credential, asked));
+                };
                 frontend::password(&mut out, password.as_bytes());
                 State::Answered
             }
             (AuthRequest::Md5(salt), State::Start(_)) => {
-                let password = known(&user, password.as_deref(), "an MD5 password")?;
-                let stored = md5::stored(password.as_bytes(), user.as_bytes());
+                let stored = match &self.credential {
+                    Credential::Password(it) => md5::stored(it.as_bytes(), self.user.as_bytes()),
+                    Credential::Md5(stored) => stored.clone(),
+                    other => return Err(missing(&self.user, other, "an MD5 password")),
+                };
                 frontend::password(&mut out, md5::salted(&stored, salt).as_bytes());
                 State::Answered
             }
             (AuthRequest::Sasl(mechanisms), State::Start(nonce)) => {
-                known(&user, password.as_deref(), "a SCRAM-SHA-256 password")?;
-                State::ScramFirst(begin_scram(&mut out, &mechanisms, &nonce)?)
+                proof(&self.user, &self.credential)?;
+                let end_point = self.end_point.take();
+                State::ScramFirst(begin_scram(&mut out, &mechanisms, &nonce, end_point)?)
             }
             (AuthRequest::SaslContinue(message), State::ScramFirst(first)) => {
-                let password = known(&user, password.as_deref(), "a SCRAM-SHA-256 password")?;
-                let (answer, last) = first.step(password, message)?;
+                let (answer, last) = first.step(proof(&self.user, &self.credential)?, message)?;
                 frontend::sasl_response(&mut out, answer.as_bytes())?;
                 State::ScramFinal(last)
             }
             (AuthRequest::SaslFinal(message), State::ScramFinal(last)) => {
                 last.step(message)?;
-                let state = State::Answered;
-                return Ok(ClientNext::Wait(Self { user, password, state }));
+                return Ok(ClientNext::Wait(Self { state: State::Answered, ..self }));
             }
             (request, state) => return Err(unexpected(&request, &state)),
         };
-        Ok(ClientNext::Send(out.freeze(), Self { user, password, state }))
+        Ok(ClientNext::Send(out.freeze(), self))
     }
 }
 
-fn known<'a>(user: &str, password: Option<&'a str>, asked: &str) -> Result<&'a str, PgError> {
-    password.filter(|password| !password.is_empty()).ok_or_else(|| {
-        let message = format!("server asked for {asked} for user \"{user}\", but none is known");
-        PgError::new(sqlstate::INVALID_PASSWORD, message)
-            .hint("Add the password to the shard's URL, or as server_password to the user.")
-    })
+fn proof<'a>(user: &str, credential: &'a Credential) -> Result<Proof<'a>, PgError> {
+    match credential {
+        Credential::Password(password) => Ok(Proof::Password(password)),
+        Credential::Keys(keys) => Ok(Proof::Keys(keys)),
+        Credential::None | Credential::Md5(_) => {
+            Err(missing(user, credential, "a SCRAM-SHA-256 password"))
+        }
+    }
+}
+
+fn missing(user: &str, credential: &Credential, asked: &str) -> PgError {
+    let known = match credential {
+        Credential::None => "none is known",
+        Credential::Password(_) => "it does not fit",
+        Credential::Md5(_) => "only its MD5 hash is known",
+        Credential::Keys(_) => "only its SCRAM keys are known",
+    };
+    let message = format!("server asked for {asked} for user \"{user}\", but {known}");
+    let hint = match credential {
+        Credential::None | Credential::Password(_) => {
+            "Add the password to the shard's URL, or as server_password to the user."
+        }
+        Credential::Md5(_) | Credential::Keys(_) => {
+            "Let the server's pg_hba.conf ask for what its rolpassword is made for: md5 or scram-sha-256."
+        }
+    };
+    PgError::new(sqlstate::INVALID_PASSWORD, message).hint(hint)
 }
 
 fn begin_scram(
     out: &mut BytesMut,
     mechanisms: &[&[u8]],
     nonce: &[u8; scram::NONCE_BYTES],
+    end_point: Option<Vec<u8>>,
 ) -> Result<scram::client::First, PgError> {
-    if !mechanisms.contains(&scram::MECHANISM.as_bytes()) {
+    let is_offered = |name: &str| mechanisms.contains(&name.as_bytes());
+    let binding = Binding::choose(end_point, is_offered(scram::MECHANISM_PLUS));
+    if !is_offered(binding.mechanism()) {
         let offered: Vec<_> = mechanisms.iter().map(|m| String::from_utf8_lossy(m)).collect();
         return Err(unsupported(&format!("SASL with {}", offered.join(", "))));
     }
-    let first = scram::client::First::new(nonce);
-    frontend::sasl_initial_response(out, scram::MECHANISM, first.message().as_bytes())?;
+    let mechanism = binding.mechanism();
+    let first = scram::client::First::new(nonce, binding);
+    frontend::sasl_initial_response(out, mechanism, first.message().as_bytes())?;
     Ok(first)
 }
 

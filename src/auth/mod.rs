@@ -3,16 +3,24 @@
 //!
 //! * [`server`]: [`ServerExchange`], cleartext, MD5 and SCRAM towards a client.
 //! * [`client`]: [`ClientExchange`], the same towards a server.
-//! * [`scram`]: SCRAM-SHA-256, both sides. * `md5`: Postgres' MD5 passwords.
+//! * [`scram`]: SCRAM-SHA-256 and -PLUS, both sides. * `md5`: Postgres' MD5 passwords.
+//! * [`rule`]: who has to prove what, by user, database and network. * [`delay`]: what a failed login
+//!   costs its address.
 
+mod cleartext;
 pub mod client;
+mod credential;
+pub mod delay;
 mod md5;
+pub mod rule;
 pub mod scram;
 pub mod server;
 
 use std::fmt;
 
 pub use client::{ClientExchange, ClientNext};
+pub use credential::Credential;
+pub use rule::{Network, Rule, RuleMethod, Visitor};
 pub use server::{Next, Random, ServerExchange};
 
 /// How a user proves who it is.
@@ -44,6 +52,21 @@ impl fmt::Debug for Secret {
             Self::Verifier(_) => "Verifier(…)",
             Self::Md5(_) => "Md5(…)",
         })
+    }
+}
+
+impl Secret {
+    /// What `rolpassword` of `pg_authid` or the configuration holds: a verifier by its form, else
+    /// the password itself. A broken verifier stays one: it is no password.
+    pub fn of_text(text: String) -> Self {
+        if text.starts_with("SCRAM-SHA-256$") {
+            return Self::Verifier(text);
+        }
+        let md5 = text.strip_prefix("md5").filter(|it| it.len() == 32);
+        match md5.is_some_and(|it| it.bytes().all(|byte| byte.is_ascii_hexdigit())) {
+            true => Self::Md5(text.to_ascii_lowercase()),
+            false => Self::Plain(text),
+        }
     }
 }
 

@@ -1,7 +1,8 @@
-//! SCRAM-SHA-256 (RFC 5802, RFC 7677) as Postgres speaks it: without channel binding, the user's
-//! name taken from the start-up packet.
+//! SCRAM-SHA-256 and -PLUS (RFC 5802, RFC 7677) as Postgres speaks it: channel binding by
+//! `tls-server-end-point` (RFC 5929), the user's name taken from the start-up packet.
 
 pub mod client;
+mod keys;
 pub mod server;
 
 use std::borrow::Cow;
@@ -15,8 +16,14 @@ use sha2::{Digest, Sha256};
 
 use crate::error::{PgError, sqlstate};
 
+pub use keys::Keys;
+
 /// The mechanism's name.
 pub const MECHANISM: &str = "SCRAM-SHA-256";
+/// The mechanism with channel binding.
+pub const MECHANISM_PLUS: &str = "SCRAM-SHA-256-PLUS";
+/// The GS2 header of the only channel binding there is.
+const BOUND_HEADER: &str = "p=tls-server-end-point,,";
 /// Random bytes of a nonce; Postgres' `SCRAM_RAW_NONCE_LEN`.
 pub const NONCE_BYTES: usize = 18;
 /// Rounds of a verifier of our own; Postgres' default.
@@ -47,10 +54,15 @@ impl Verifier {
         }
     }
 
+    /// How many rounds it takes.
+    pub fn iterations(&self) -> u32 {
+        self.iterations
+    }
+
     /// That no password fits, for users that do not exist.
-    fn mock(salt: &[u8]) -> Self {
+    pub(super) fn mock(salt: &[u8], iterations: u32) -> Self {
         let salt = salt.to_vec();
-        Self { iterations: ITERATIONS, salt, stored_key: [0; 32], server_key: [0; 32] }
+        Self { iterations, salt, stored_key: [0; 32], server_key: [0; 32] }
     }
 }
 
@@ -118,6 +130,12 @@ fn hmac(key: &[u8], message: &[u8]) -> Key {
 /// ClientProof from ClientKey and back: the other one XOR ClientSignature.
 fn xor(a: &Key, b: &Key) -> Key {
     std::array::from_fn(|at| a[at] ^ b[at])
+}
+
+/// `c=`: the GS2 header, and after that of [`BOUND_HEADER`] what binds to the channel; in base64.
+fn channel_binding(header: &str, binding: Option<&[u8]>) -> String {
+    let bound = binding.filter(|_| header == BOUND_HEADER).unwrap_or_default();
+    BASE64.encode([header.as_bytes(), bound].concat())
 }
 
 /// The salt a user's verifier has for the life of `key`, whether or not the user exists.

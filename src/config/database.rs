@@ -8,10 +8,10 @@ use toml::de::DeValue;
 use crate::shard::{Map, MapError, ShardId};
 
 use super::error::Wrong;
-use super::parse::{WrittenHost, pool_mode};
+use super::parse::{WrittenHost, pool_mode, server_auth};
 use super::secret::Outside;
 use super::section::Section;
-use super::{Database, Host, Shard, TenantOverrides, Timeouts, url, values};
+use super::{Database, Host, HostTls, Shard, TenantOverrides, Timeouts, url, values};
 
 /// The name of the admin console's database.
 pub const ADMIN_DATABASE: &str = "pgsluice";
@@ -70,7 +70,26 @@ fn database(
             idle_transaction: section.optional("idle_transaction_timeout", values::duration),
             client_idle: section.optional("client_idle_timeout", values::duration),
         },
+        auth_query: auth_query(section),
+        auth_cache: section.value("auth_cache", values::duration),
+        server_auth: server_auth(&section.value("server_auth", values::choice)),
     })
+}
+
+fn auth_query(section: &Section<'_>) -> Option<String> {
+    let query = section.optional("auth_query", values::text);
+    if query.as_ref().is_some_and(|it| !it.contains("$1")) {
+        let hint = "write $1 where the user's name belongs, as in \
+                    \"SELECT usename, passwd FROM pg_shadow WHERE usename = $1\"";
+        section.wrong("auth_query", Wrong::new("does not ask for a user", hint));
+    }
+    for key in ["auth_cache", "server_auth"] {
+        if section.written(key).is_some() && section.written("auth_query").is_none() {
+            let hint = "write auth_query, too, or leave it out";
+            section.wrong(key, Wrong::new("is for the users of auth_query", hint));
+        }
+    }
+    query
 }
 
 /// The shards by rising id, and the map. After a mistake the map is any.
@@ -117,7 +136,10 @@ fn shard(
     hosts: &mut Vec<WrittenHost>,
 ) -> Shard {
     let mut host = |key: &str, value: &Spanned<DeValue<'_>>| {
-        let read = outside.resolve(value.get_ref()).and_then(|url| url::host(&url));
+        let read = outside.resolve(value.get_ref()).and_then(|url| {
+            let host = url::host(&url)?;
+            host.tls.check(outside).map(|()| host)
+        });
         let key = format!("database.shard.{key}");
         let host = read.map_err(|wrong| section.report.add(&value.span(), &key, wrong)).ok()?;
         let line = section.report.line(&value.span());
@@ -143,7 +165,8 @@ fn shard(
 /// Stands for a primary whose mistake was noted.
 fn nowhere() -> Host {
     let nothing = String::new;
-    Host { host: nothing(), port: 0, user: nothing(), password: None, database: nothing() }
+    let (host, user, database) = (nothing(), nothing(), nothing());
+    Host { host, port: 0, user, password: None, database, tls: HostTls::default() }
 }
 
 /// No database on a server may be two shards, or primary and replica.

@@ -25,15 +25,19 @@ pub enum Kind {
     Text,
     TextList,
     Bool,
+    /// Permissions of a file in octal, as `"0770"`.
+    Mode,
     /// A password, a verifier, `"env:NAME"` or `"file:PATH"`; masked when shown.
     Secret,
-    /// `"postgres://user:password@host:port/database"`, `"env:NAME"` or `"file:PATH"`.
+    /// `"postgres://user:password@host:port/database?sslmode=require"`, `"env:NAME"` or `"file:PATH"`.
     Url,
     UrlList,
     /// `[first, last]`, both within 0 to 255.
     Range,
     /// A table of tenant = shard id.
     Tenants,
+    /// A table of common name = list of users.
+    UserMap,
 }
 
 /// What holds when a key is not written.
@@ -59,7 +63,7 @@ pub struct Key {
 }
 
 /// Sections that may stand several times, as `[[user]]`.
-pub const LISTS: &[&str] = &["user", "database", "database.shard"];
+pub const LISTS: &[&str] = &["user", "rule", "database", "database.shard"];
 
 const fn key(path: &'static str, kind: Kind, default: Fallback, doc: &'static str) -> Key {
     Key { path, kind, default, doc }
@@ -71,6 +75,9 @@ const fn count(min: u64) -> Kind {
 
 const WAIT: Kind = Kind::Duration { zero: false };
 const WAIT_OR_ZERO: Kind = Kind::Duration { zero: true };
+const SERVER_AUTH: Kind = Kind::Choice(&["url", "pass-through"]);
+const METHOD: Kind =
+    Kind::Choice(&["scram-sha-256", "md5", "password", "certificate", "trust", "reject"]);
 const MODE: Kind = Kind::Choice(&["transaction", "session"]);
 const KIB: u64 = 1 << 10;
 const GIB: u64 = 1 << 30;
@@ -84,6 +91,18 @@ pub const KEYS: &[Key] = &[
         "Where clients connect. \"0.0.0.0:6432\" lets in other machines. A change needs a restart."),
     key("listen.http", Kind::Address, Absent("not served"),
         "Where /metrics, /live and /ready are served, such as \"127.0.0.1:9432\". A change needs a restart."),
+    key("listen.tls", Kind::Choice(&["off", "allow", "require"]), Absent("\"allow\" with a tls_certificate, else \"off\""),
+        "Whether clients may (\"allow\") or must (\"require\") use TLS; those of the Unix socket never do."),
+    key("listen.tls_certificate", Kind::Text, Absent("no TLS"),
+        "File with the proxy's certificate in PEM, followed by those between it and its CA. Read again when it changes."),
+    key("listen.tls_key", Kind::Text, Absent("in the file of tls_certificate"),
+        "File with the certificate's private key in PEM, not encrypted."),
+    key("listen.tls_client_ca", Kind::Text, Absent("clients are not asked for certificates"),
+        "File with the CAs in PEM that sign clients' certificates. A certificate that a client shows must be of one of them."),
+    key("listen.unix_socket_dir", Kind::Text, Absent("no Unix socket"),
+        "Folder of a Unix socket for clients, .s.PGSQL.PORT with the port of listen.address. A change needs a restart."),
+    key("listen.unix_socket_mode", Kind::Mode, Value(r#""0777""#),
+        "Permissions of the Unix socket, in octal. A change needs a restart."),
     key("listen.shutdown_grace", WAIT_OR_ZERO, Value(r#""30s""#),
         "How long running transactions may go on after SIGTERM."),
     key("listen.threads", Kind::Count { min: 1, max: 1024 }, Absent("number of cores"),
@@ -107,6 +126,8 @@ pub const KEYS: &[Key] = &[
         "A server idle for longer than this is checked before it is used."),
     key("pool.prepared_statements", count(0), Value("500"),
         "Prepared statements kept per server connection."),
+    key("pool.reuse_unnamed", Kind::Bool, Value("true"),
+        "An unnamed statement of the extended protocol that came before, from whichever client, stays prepared on servers under a name of the proxy's; servers need not parse it again. false: each Parse is handed on."),
 
     key("limits.clients", count(1), Value("10000"),
         "Client connections; one more gets error 53300."),
@@ -128,6 +149,8 @@ pub const KEYS: &[Key] = &[
         "A session that sends nothing for so long outside of a transaction ends with error 57P05, also if it LISTENs; \"0s\": never."),
     key("limits.write_timeout", WAIT_OR_ZERO, Value(r#""5m""#),
         "A client that takes nothing for so long of what it is sent is disconnected, and what runs for it is cancelled; \"0s\": never."),
+    key("limits.login_delay", WAIT_OR_ZERO, Value(r#""5s""#),
+        "The longest time for which the answer to a failed login is held back. It begins with 100ms and doubles with each failure of the same address; \"0s\": never."),
     key("limits.message_bytes", Kind::Bytes { min: 16 * KIB, max: GIB }, Value(r#""256MiB""#),
         "The longest message a client may send."),
     key("limits.query_bytes", Kind::Bytes { min: KIB, max: GIB }, Absent("as limits.message_bytes"),
@@ -159,10 +182,10 @@ pub const KEYS: &[Key] = &[
 
     key("user.name", Kind::Text, Required,
         "The name clients log in with."),
-    key("user.password", Kind::Secret, Absent("allowed only with auth = \"trust\""),
+    key("user.password", Kind::Secret, Absent("allowed only with \"trust\" or \"certificate\""),
         "The password, a SCRAM-SHA-256$… or md5… verifier as in pg_authid, \"env:NAME\" for an environment variable or \"file:PATH\" for a file."),
     key("user.auth", Kind::Choice(&["scram-sha-256", "md5", "password", "trust"]), Value(r#""scram-sha-256""#),
-        "How the user proves who it is. For an md5… verifier the default is \"md5\"."),
+        "How the user proves who it is, where there is no [[rule]]. For an md5… verifier the default is \"md5\". \"password\" only over TLS, a Unix socket or from this machine."),
     key("user.admin", Kind::Bool, Value("false"),
         "May use the admin console (database pgsluice). If no user has it, every user may."),
     key("user.clients", count(1), Absent("as limits.clients_per_user"),
@@ -171,6 +194,23 @@ pub const KEYS: &[Key] = &[
         "Logs in to servers as this user, in place of the one in the shard's URL."),
     key("user.server_password", Kind::Secret, Absent("as in the shard's URL"),
         "The password for server_user; also \"env:NAME\" or \"file:PATH\"."),
+    key("user.server_auth", SERVER_AUTH, Value(r#""url""#),
+        "\"url\": logs in to servers as the shard's URL or server_user says. \"pass-through\": under its own name, with what it proved to the proxy; its verifier must be the servers'."),
+
+    key("rule.users", Kind::TextList, Value("[]"),
+        "Users it is for; [] or \"all\": everybody."),
+    key("rule.databases", Kind::TextList, Value("[]"),
+        "Databases it is for, as clients name them; [] or \"all\": every one. The admin console is \"pgsluice\"."),
+    key("rule.networks", Kind::TextList, Value("[]"),
+        "Where clients come from: \"10.0.0.0/8\", \"fd00::/8\", \"unix\"; [] or \"all\": anywhere."),
+    key("rule.tls", Kind::Bool, Value("false"),
+        "Is only for connections over TLS."),
+    key("rule.method", METHOD, Required,
+        "\"scram-sha-256\", \"md5\", \"password\" (in clear), \"certificate\" (a verified client certificate whose common name is the user's), \"trust\" (nothing is asked) or \"reject\"."),
+    key("rule.map", Kind::UserMap, Absent("the common name is the user's"),
+        "For \"certificate\": users that a common name may log in as, too."),
+    key("rule.allow_cleartext", Kind::Bool, Value("false"),
+        "Lets \"password\" ask for passwords in clear also where others on the network can read them."),
 
     key("database.name", Kind::Text, Required,
         "What clients name in DATABASE_URL."),
@@ -190,6 +230,12 @@ pub const KEYS: &[Key] = &[
         "pool.mode for this database."),
     key("database.pool_size", count(1), Absent("as pool.size"),
         "pool.size for this database."),
+    key("database.auth_query", Kind::Text, Absent("only [[user]]s may log in"),
+        "SQL that finds users who are no [[user]]: $1 is the name; it gives name and password (a verifier as in pg_authid). Runs on the home shard's primary as the URL's user. With pg_shadow: \"SELECT usename, passwd FROM pg_shadow WHERE usename = $1\"."),
+    key("database.auth_cache", WAIT_OR_ZERO, Value(r#""10s""#),
+        "How long an answer of auth_query is kept, also that there is no such user."),
+    key("database.server_auth", SERVER_AUTH, Value(r#""url""#),
+        "user.server_auth for the users of auth_query."),
 
     key("database.clients", count(1), Absent("as limits.clients_per_database"),
         "limits.clients_per_database for this database."),
@@ -207,7 +253,7 @@ pub const KEYS: &[Key] = &[
     key("database.shard.range", Kind::Range, Absent("everything with one shard, else nothing"),
         "First and last of the buckets the shard owns. A tenant's bucket is the first byte of md5(tenant_id), 0 to 255; every bucket belongs to exactly one shard."),
     key("database.shard.primary", Kind::Url, Required,
-        "The server that takes writes: \"postgres://user:password@host:port/database\", \"env:NAME\" or \"file:PATH\"."),
+        "The server that takes writes: \"postgres://user:password@host:port/database\", \"env:NAME\" or \"file:PATH\". Parameters as libpq's: sslmode, sslrootcert, sslcert, sslkey, host, port."),
     key("database.shard.replicas", Kind::UrlList, Value("[]"),
         "Servers that replicate the primary and take reads, written as primary is."),
 
@@ -281,7 +327,10 @@ mod tests {
 
     #[test]
     fn sections_name_their_keys_and_sections() {
-        assert_eq!(names_in(""), ["listen", "pool", "limits", "health", "log", "user", "database"]);
+        assert_eq!(
+            names_in(""),
+            ["listen", "pool", "limits", "health", "log", "user", "rule", "database"]
+        );
         assert_eq!(names_in("database.shard"), ["id", "range", "primary", "replicas"]);
         assert!(names_in("database").contains(&"shard"));
         assert!(names_in("database").contains(&"tenants"));
@@ -292,8 +341,10 @@ mod tests {
         for limit in LIMITS {
             assert!(Key::find(limit).is_some(), "{limit}");
         }
-        let told = |key: &&Key| key.section() != "limits" || LIMITS.contains(&key.path);
-        assert!(KEYS.iter().all(|key| told(&key)));
+        let limits = KEYS.iter().filter(|key| key.section() == "limits");
+        for key in limits.filter(|key| key.name() != "login_delay") {
+            assert!(LIMITS.contains(&key.path), "{} has no counter", key.path);
+        }
     }
 
     #[test]

@@ -4,10 +4,12 @@ mod database;
 mod error;
 pub mod keys;
 mod parse;
+mod rule;
 mod secret;
 mod section;
 mod show;
 mod suggest;
+mod tls;
 mod units;
 mod url;
 mod values;
@@ -16,7 +18,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-pub use crate::auth::{AuthMethod, Secret};
+pub use crate::auth::{AuthMethod, Network, Rule, RuleMethod, Secret};
 use crate::shard::{Map, ShardId};
 
 pub use database::ADMIN_DATABASE;
@@ -24,6 +26,7 @@ pub use error::ConfigError;
 pub use keys::{KEYS, Key, LIMITS};
 pub use parse::{WrittenHost, parse, parse_located};
 pub use show::show;
+pub use tls::{HostTls, ListenTls, SYSTEM, SslMode};
 pub use units::{show_bytes, show_duration};
 
 /// A whole configuration. Past its constructor nothing is checked again.
@@ -35,6 +38,8 @@ pub struct Config {
     pub health: Health,
     pub log: Log,
     pub users: Vec<User>,
+    /// The first that fits a client counts; without any, [`User::auth`] does.
+    pub rules: Vec<Rule>,
     pub databases: Vec<Database>,
 }
 
@@ -44,6 +49,12 @@ pub struct Listen {
     pub address: SocketAddr,
     /// /metrics, /live, /ready; none: not served.
     pub http: Option<SocketAddr>,
+    /// None: clients are answered in clear only.
+    pub tls: Option<ListenTls>,
+    /// The folder of a Unix socket for clients.
+    pub unix_socket_dir: Option<String>,
+    /// The permissions of that socket.
+    pub unix_socket_mode: u32,
     /// How long running transactions may go on after SIGTERM.
     pub shutdown_grace: Duration,
     /// Data-plane threads; default: the number of cores.
@@ -68,6 +79,8 @@ pub struct Pool {
     pub check_after: Duration,
     /// Prepared statements kept per server connection.
     pub prepared_statements: usize,
+    /// Whether repeated unnamed statements stay prepared on servers.
+    pub reuse_unnamed: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,6 +100,8 @@ pub struct Limits {
     pub timeouts: Timeouts<Duration>,
     /// How long a client may take nothing of what it is sent; zero: for ever.
     pub write_timeout: Duration,
+    /// The longest time a failed login is held; zero: not at all.
+    pub login_delay: Duration,
     /// Bytes of one message from a client.
     pub message_bytes: usize,
     /// Bytes of one statement's text; none: as long as a message.
@@ -152,8 +167,8 @@ pub enum LogFormat {
     Json,
 }
 
-/// `[[user]]`
-#[derive(Clone, Debug, PartialEq)]
+/// `[[user]]`, or one that `auth_query` found. `Debug` never shows a password.
+#[derive(Clone, PartialEq)]
 pub struct User {
     pub name: String,
     pub secret: Secret,
@@ -166,6 +181,16 @@ pub struct User {
     /// Credentials towards servers, in place of those in the shard's URL.
     pub server_user: Option<String>,
     pub server_password: Option<String>,
+    pub server_auth: ServerAuth,
+}
+
+/// As whom a user's statements run on servers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ServerAuth {
+    /// As the shard's URL, or the user's `server_user`, says.
+    Url,
+    /// As itself, with what it proved to the proxy.
+    PassThrough,
 }
 
 /// `[[database]]`
@@ -191,6 +216,12 @@ pub struct Database {
     /// Overrides of `[limits]`.
     pub clients: Option<usize>,
     pub timeouts: Timeouts<Option<Duration>>,
+    /// Finds users who are no [[user]]: name → name, password.
+    pub auth_query: Option<String>,
+    /// How long its answers are kept.
+    pub auth_cache: Duration,
+    /// For the users it finds.
+    pub server_auth: ServerAuth,
 }
 
 /// `[[database.shard]]`
@@ -201,7 +232,8 @@ pub struct Shard {
     pub replicas: Vec<Host>,
 }
 
-/// A server, from `postgres://user:password@host:port/database`. `Debug` never shows the password.
+/// A server, from `postgres://user:password@host:port/database?sslmode=require`. `Debug` never shows
+/// the password.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Host {
     pub host: String,
@@ -209,6 +241,14 @@ pub struct Host {
     pub user: String,
     pub password: Option<String>,
     pub database: String,
+    pub tls: HostTls,
+}
+
+impl Host {
+    /// The path of its Unix socket, if its host is a folder.
+    pub fn unix_socket(&self) -> Option<String> {
+        self.host.starts_with('/').then(|| format!("{}/.s.PGSQL.{}", self.host, self.port))
+    }
 }
 
 /// Tenant overrides as written, before the key type is known.
@@ -223,8 +263,14 @@ impl std::fmt::Display for Host {
     }
 }
 
+impl std::fmt::Debug for User {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("User").field("name", &self.name).field("auth", &self.auth).finish()
+    }
+}
+
 impl std::fmt::Debug for Host {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}@{self}/{}", self.user, self.database)
+        write!(f, "{}@{self}/{}{}", self.user, self.database, self.tls)
     }
 }

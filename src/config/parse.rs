@@ -4,12 +4,14 @@ use toml::de::DeTable;
 
 use super::database::databases;
 use super::error::{ConfigError, Report, Wrong};
+use super::rule::rules;
 use super::secret::{self, Outside};
 use super::section::Section;
+use super::tls;
 use super::values;
 use super::{
-    AuthMethod, Config, Health, Host, Limits, Listen, Log, LogFormat, Pool, PoolMode, Secret,
-    Timeouts, User,
+    AuthMethod, Config, Health, Host, Limits, Listen, Log, LogFormat, Pool, PoolMode, Rule,
+    RuleMethod, Secret, ServerAuth, Timeouts, User,
 };
 
 /// A server and where the file names it.
@@ -78,13 +80,15 @@ pub fn parse_located(
 /// What is wrong is in the report and replaced by something harmless.
 fn config(root: &Section<'_>, outside: &Outside<'_>) -> (Config, Vec<WrittenHost>) {
     let (databases, hosts) = databases(root, outside);
+    let rules = rules(root, &databases);
     let config = Config {
-        listen: listen(&only(root, "listen")),
+        listen: listen(&only(root, "listen"), outside),
         pool: pool(&only(root, "pool")),
         limits: limits(&only(root, "limits")),
         health: health(&only(root, "health")),
         log: log(&only(root, "log")),
-        users: users(root, outside),
+        users: users(root, outside, &rules),
+        rules,
         databases,
     };
     (config, hosts)
@@ -95,11 +99,14 @@ fn only<'a>(root: &Section<'a>, name: &'static str) -> Section<'a> {
     root.sections(name).into_iter().next().unwrap_or_else(|| root.empty(name))
 }
 
-fn listen(section: &Section<'_>) -> Listen {
+fn listen(section: &Section<'_>, outside: &Outside<'_>) -> Listen {
     let cores = || std::thread::available_parallelism().map_or(1, usize::from);
     let listen = Listen {
         address: section.value("address", values::address),
         http: section.optional("http", values::address),
+        tls: tls::listen(section, outside),
+        unix_socket_dir: section.optional("unix_socket_dir", values::folder),
+        unix_socket_mode: section.value("unix_socket_mode", values::mode),
         shutdown_grace: section.value("shutdown_grace", values::duration),
         threads: section.optional("threads", values::count).unwrap_or_else(cores),
     };
@@ -120,6 +127,7 @@ fn pool(section: &Section<'_>) -> Pool {
         max_lifetime: section.value("max_lifetime", values::duration),
         check_after: section.value("check_after", values::duration),
         prepared_statements: section.value("prepared_statements", values::count),
+        reuse_unnamed: section.value("reuse_unnamed", values::bool),
     }
 }
 
@@ -129,7 +137,7 @@ pub(super) fn pool_mode(word: &str) -> PoolMode {
 }
 
 fn limits(section: &Section<'_>) -> Limits {
-    Limits {
+    let limits = Limits {
         clients: section.value("clients", values::count),
         clients_per_user: section.optional("clients_per_user", values::count),
         clients_per_database: section.optional("clients_per_database", values::count),
@@ -142,6 +150,7 @@ fn limits(section: &Section<'_>) -> Limits {
             client_idle: section.value("client_idle_timeout", values::duration),
         },
         write_timeout: section.value("write_timeout", values::duration),
+        login_delay: section.value("login_delay", values::duration),
         message_bytes: section.value("message_bytes", values::bytes),
         query_bytes: section.optional("query_bytes", values::bytes),
         client_statements: section.value("client_statements", values::count),
@@ -150,7 +159,12 @@ fn limits(section: &Section<'_>) -> Limits {
         plans: section.value("plans", values::count),
         plan_bytes: section.value("plan_bytes", values::bytes),
         merge_bytes: section.value("merge_bytes", values::bytes),
+    };
+    if limits.login_delay >= limits.login_timeout {
+        let hint = "write a shorter time, or a longer login_timeout";
+        section.wrong("login_delay", Wrong::new("is not shorter than limits.login_timeout", hint));
     }
+    limits
 }
 
 fn health(section: &Section<'_>) -> Health {
@@ -169,27 +183,32 @@ fn log(section: &Section<'_>) -> Log {
     }
 }
 
-fn users(root: &Section<'_>, outside: &Outside<'_>) -> Vec<User> {
+fn users(root: &Section<'_>, outside: &Outside<'_>, rules: &[Rule]) -> Vec<User> {
     let mut users: Vec<User> = Vec::new();
+    let needs_none = [RuleMethod::Ask(AuthMethod::Trust), RuleMethod::Certificate];
+    let may_lack = rules.iter().any(|it| needs_none.contains(&it.method));
     for section in root.sections("user") {
-        let Some(user) = user(&section, outside) else { continue };
+        let Some(user) = user(&section, outside, may_lack) else { continue };
         if users.iter().any(|it| it.name == user.name) {
             let message = format!("`{}` is the name of two users", user.name);
             section.wrong("name", Wrong::new(message, "rename or remove one"));
         }
         users.push(user);
     }
-    if root.written("user").is_none() {
+    let mut databases = root.sections("database").into_iter();
+    if root.written("user").is_none() && !databases.any(|it| it.written("auth_query").is_some()) {
         let hint = "write [[user]] with `name = \"app\"` and `password = \"…\"`";
         root.wrong("user", Wrong::new("there is no user, so nobody could log in", hint));
     }
     users
 }
 
-fn user(section: &Section<'_>, outside: &Outside<'_>) -> Option<User> {
+/// `may_lack`: whether rules let users in without a password.
+fn user(section: &Section<'_>, outside: &Outside<'_>, may_lack: bool) -> Option<User> {
     let name = section.required("name", values::text);
     let auth = section.optional("auth", values::choice);
-    let secret = password(section, outside, auth.as_deref());
+    let may_lack = may_lack || auth.as_deref() == Some("trust");
+    let secret = password(section, outside, may_lack);
     let method = secret.as_ref().and_then(|secret| {
         let method = secret::method(auth.as_deref(), secret);
         method.map_err(|wrong| section.wrong("auth", wrong)).ok()
@@ -202,7 +221,13 @@ fn user(section: &Section<'_>, outside: &Outside<'_>) -> Option<User> {
         clients: section.optional("clients", values::count),
         server_user: section.optional("server_user", values::text),
         server_password: resolved(section, "server_password", outside),
+        server_auth: server_auth(&section.value("server_auth", values::choice)),
     };
+    if user.server_auth == ServerAuth::PassThrough && user.server_user.is_some() {
+        let hint = "leave out server_user and server_password, or write \"url\"";
+        let message = "logs in to servers under the user's own name, not as server_user";
+        section.wrong("server_auth", Wrong::new(message, hint));
+    }
     if user.server_password.is_some() && user.server_user.is_none() {
         let hint = "write server_user too, or leave it out";
         section.wrong("server_password", Wrong::new("has no server_user", hint));
@@ -210,10 +235,15 @@ fn user(section: &Section<'_>, outside: &Outside<'_>) -> Option<User> {
     Some(user)
 }
 
+/// The meaning of a word that was checked.
+pub(super) fn server_auth(word: &str) -> ServerAuth {
+    if word == "pass-through" { ServerAuth::PassThrough } else { ServerAuth::Url }
+}
+
 /// The secret as far as it is written; none after a mistake.
-fn password(section: &Section<'_>, outside: &Outside<'_>, auth: Option<&str>) -> Option<Secret> {
+fn password(section: &Section<'_>, outside: &Outside<'_>, may_lack: bool) -> Option<Secret> {
     if section.written("password").is_none() {
-        if auth != Some("trust") {
+        if !may_lack {
             let hint = "write `password = \"…\"`, \"env:NAME\" or \"file:PATH\", \
                         or `auth = \"trust\"` to let the user in without one";
             section.wrong("password", Wrong::new("is missing", hint));

@@ -48,13 +48,9 @@ impl Outside<'_> {
 
 /// What a resolved password is: plain, or a verifier by its prefix.
 pub(super) fn secret(text: String) -> Result<Secret, Wrong> {
-    if text.starts_with("SCRAM-SHA-256$") {
-        return if is_verifier(&text) { Ok(Secret::Verifier(text)) } else { Err(broken()) };
-    }
-    let md5 = text.strip_prefix("md5").filter(|it| it.len() == 32);
-    match md5.is_some_and(|it| it.bytes().all(|b| b.is_ascii_hexdigit())) {
-        true => Ok(Secret::Md5(text.to_ascii_lowercase())),
-        false => Ok(Secret::Plain(text)),
+    match Secret::of_text(text) {
+        Secret::Verifier(text) if !is_verifier(&text) => Err(broken()),
+        secret => Ok(secret),
     }
 }
 

@@ -152,6 +152,7 @@ fn form(path: &str, list: bool) -> Wrong {
 /// What a missing key could look like.
 fn example(key: &Key) -> &'static str {
     match key.kind {
+        Kind::Choice(_) => r#""scram-sha-256""#,
         Kind::Url => r#""postgres://user:password@host:5432/database""#,
         _ => r#""app""#,
     }

@@ -2,7 +2,10 @@
 
 use super::keys::{Fallback, Key};
 use super::units::{show_bytes, show_duration};
-use super::{AuthMethod, Config, Database, LogFormat, PoolMode, Secret, User};
+use super::{
+    AuthMethod, Config, Database, ListenTls, LogFormat, PoolMode, Rule, RuleMethod, Secret,
+    ServerAuth, User,
+};
 
 const MASK: &str = "********";
 
@@ -12,6 +15,7 @@ pub fn show(config: &Config) -> Vec<(String, String, String)> {
     let mut rows = Rows::default();
     sections(config, &mut rows);
     config.users.iter().for_each(|it| user(it, &mut rows));
+    config.rules.iter().enumerate().for_each(|(at, it)| rule(at, it, &mut rows));
     config.databases.iter().for_each(|it| database(it, &mut rows));
     rows.0
 }
@@ -40,11 +44,20 @@ impl Rows {
 
 fn sections(config: &Config, rows: &mut Rows) {
     let Config { listen, pool, limits, health, log, .. } = config;
+    let of_tls = |file: fn(&ListenTls) -> Option<&String>| {
+        listen.tls.as_ref().and_then(file).cloned().unwrap_or_default()
+    };
     rows.section(
         "listen",
         &[
             ("address", listen.address.to_string()),
             ("http", or_empty(&listen.http)),
+            ("tls", listen.tls.as_ref().map_or("off", ListenTls::word).to_owned()),
+            ("tls_certificate", of_tls(|it| Some(&it.certificate))),
+            ("tls_key", of_tls(|it| Some(&it.key))),
+            ("tls_client_ca", of_tls(|it| it.client_ca.as_ref())),
+            ("unix_socket_dir", or_empty(&listen.unix_socket_dir)),
+            ("unix_socket_mode", format!("{:04o}", listen.unix_socket_mode)),
             ("shutdown_grace", show_duration(listen.shutdown_grace)),
             ("threads", listen.threads.to_string()),
         ],
@@ -61,6 +74,7 @@ fn sections(config: &Config, rows: &mut Rows) {
             ("max_lifetime", show_duration(pool.max_lifetime)),
             ("check_after", show_duration(pool.check_after)),
             ("prepared_statements", pool.prepared_statements.to_string()),
+            ("reuse_unnamed", pool.reuse_unnamed.to_string()),
         ],
     );
     rows.section(
@@ -76,6 +90,7 @@ fn sections(config: &Config, rows: &mut Rows) {
             ("idle_transaction_timeout", show_duration(limits.timeouts.idle_transaction)),
             ("client_idle_timeout", show_duration(limits.timeouts.client_idle)),
             ("write_timeout", show_duration(limits.write_timeout)),
+            ("login_delay", show_duration(limits.login_delay)),
             ("message_bytes", show_bytes(limits.message_bytes as u64)),
             ("query_bytes", or_empty(&limits.query_bytes.map(|it| show_bytes(it as u64)))),
             ("client_statements", limits.client_statements.to_string()),
@@ -108,6 +123,21 @@ fn user(user: &User, rows: &mut Rows) {
     rows.add("user.clients", &name, or_empty(&user.clients));
     rows.add("user.server_user", &name, or_empty(&user.server_user));
     rows.add("user.server_password", &name, masked(user.server_password.is_some()));
+    rows.add("user.server_auth", &name, server_auth(user.server_auth));
+}
+
+/// Rules have no names: they are numbered from 1.
+fn rule(at: usize, rule: &Rule, rows: &mut Rows) {
+    let name = format!("rule.{}", at + 1);
+    let networks: Vec<String> = rule.networks.iter().map(ToString::to_string).collect();
+    let map = rule.map.iter().map(|(name, users)| format!("{name} = {}", users.join(", ")));
+    rows.add("rule.users", &name, rule.users.join(", "));
+    rows.add("rule.databases", &name, rule.databases.join(", "));
+    rows.add("rule.networks", &name, networks.join(", "));
+    rows.add("rule.tls", &name, rule.tls);
+    rows.add("rule.method", &name, method(rule.method));
+    rows.add("rule.map", &name, map.collect::<Vec<_>>().join("; "));
+    rows.add("rule.allow_cleartext", &name, rule.allow_cleartext);
 }
 
 fn database(database: &Database, rows: &mut Rows) {
@@ -129,6 +159,9 @@ fn database(database: &Database, rows: &mut Rows) {
         ("transaction_timeout", or_empty(&timeouts.transaction.map(show_duration))),
         ("idle_transaction_timeout", or_empty(&timeouts.idle_transaction.map(show_duration))),
         ("client_idle_timeout", or_empty(&timeouts.client_idle.map(show_duration))),
+        ("auth_query", or_empty(&database.auth_query)),
+        ("auth_cache", show_duration(database.auth_cache)),
+        ("server_auth", server_auth(database.server_auth).to_owned()),
         ("tenants", tenants(database)),
     ] {
         rows.add(&format!("database.{key}"), &name, value);
@@ -163,6 +196,21 @@ fn mode(mode: PoolMode) -> &'static str {
     match mode {
         PoolMode::Transaction => "transaction",
         PoolMode::Session => "session",
+    }
+}
+
+fn method(method: RuleMethod) -> &'static str {
+    match method {
+        RuleMethod::Ask(method) => auth(method),
+        RuleMethod::Certificate => "certificate",
+        RuleMethod::Reject => "reject",
+    }
+}
+
+fn server_auth(it: ServerAuth) -> &'static str {
+    match it {
+        ServerAuth::Url => "url",
+        ServerAuth::PassThrough => "pass-through",
     }
 }
 

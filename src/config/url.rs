@@ -1,20 +1,36 @@
-//! `postgres://user:password@host:port/database` → [`Host`].
+//! `postgres://user:password@host:port/database?sslmode=require` → [`Host`].
 
-use super::Host;
 use super::error::Wrong;
+use super::suggest::nearest;
+use super::{Host, HostTls, SYSTEM, SslMode};
 
+/// What may stand behind the `?`, as libpq names it.
+const PARAMETERS: &[&str] = &["sslmode", "sslrootcert", "sslcert", "sslkey", "host", "port"];
 const FORM: &str = "write \"postgres://user:password@host:port/database\"";
 
-/// Reads a server's URL. The port may be left out (5432) and so may the password.
+/// What a URL's parameters say.
+#[derive(Default)]
+struct Parameters {
+    tls: HostTls,
+    host: Option<String>,
+    port: Option<u16>,
+}
+
+/// Reads a server's URL. The port may be left out (5432) and so may the password. A host that is a path
+/// is the folder of a Unix socket.
 pub(super) fn host(url: &str) -> Result<Host, Wrong> {
     let wrong = |message: &str| Wrong::new(message, FORM);
     let rest = url
         .strip_prefix("postgres://")
         .or_else(|| url.strip_prefix("postgresql://"))
         .ok_or_else(|| wrong("is not a URL of a Postgres server"))?;
-    if rest.contains(['?', '#']) {
-        let hint = "leave out everything from `?` or `#` on (in a password write %3F and %23)";
-        return Err(Wrong::new("has parameters, which are not supported", hint));
+    if rest.contains('#') {
+        let hint = "leave out everything from `#` on (in a password write %23)";
+        return Err(Wrong::new("has a `#`", hint));
+    }
+    let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
+    if !rest.contains('@') && query.contains('@') {
+        return Err(Wrong::new("has a `?` before its `@`", "in a password write %3F"));
     }
     let (account, place) = rest.rsplit_once('@').ok_or_else(|| wrong("names no user"))?;
     let (address, database) = place.split_once('/').ok_or_else(|| wrong("names no database"))?;
@@ -29,11 +45,59 @@ pub(super) fn host(url: &str) -> Result<Host, Wrong> {
         (_, path) if path.contains('/') => return Err(wrong("has a `/` in its database's name")),
         _ => (),
     }
+    let parameters = parameters(query)?;
     let (host, port) = address_of(address)?;
-    Ok(Host { host, port, user, password, database })
+    let host = match parameters.host {
+        Some(named) if host.is_empty() => named,
+        Some(_) => return Err(Wrong::new("names its host twice", "leave out one of them")),
+        None => host,
+    };
+    if host.is_empty() || (host.contains(char::is_whitespace) && !host.starts_with('/')) {
+        return Err(Wrong::new("names no host", FORM));
+    }
+    let port = parameters.port.unwrap_or(port);
+    Ok(Host { host, port, user, password, database, tls: parameters.tls })
 }
 
-/// `host`, `host:port`, `[::1]` or `[::1]:port`.
+/// `sslmode=require&sslrootcert=/etc/ca.crt`
+fn parameters(query: &str) -> Result<Parameters, Wrong> {
+    let (mut read, mut names) = (Parameters::default(), Vec::new());
+    for pair in query.split('&').filter(|it| !it.is_empty()) {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        let (name, value) = (decode(name)?, decode(value)?);
+        if value.is_empty() {
+            let message = format!("has a parameter without a value: `{name}`");
+            return Err(Wrong::new(message, "write name=value, or leave it out"));
+        }
+        match name.as_str() {
+            "sslmode" => read.tls.mode = SslMode::parse(&value)?,
+            "sslrootcert" => read.tls.root = Some(value),
+            "sslcert" => read.tls.certificate = Some(value),
+            "sslkey" => read.tls.key = Some(value),
+            "host" => read.host = Some(value),
+            "port" => read.port = Some(port_of(&format!(":{value}"))?),
+            _ => return Err(unknown(&name)),
+        }
+        if names.contains(&name) {
+            return Err(Wrong::new(format!("names `{name}` twice"), "leave one out"));
+        }
+        names.push(name);
+    }
+    if read.tls.root.as_deref() == Some(SYSTEM) && !names.iter().any(|it| it == "sslmode") {
+        read.tls.mode = SslMode::VerifyFull;
+    }
+    Ok(read)
+}
+
+fn unknown(name: &str) -> Wrong {
+    let hint = match nearest(name, PARAMETERS) {
+        Some(near) => format!("write {near}"),
+        None => format!("the parameters are {}", PARAMETERS.join(", ")),
+    };
+    Wrong::new(format!("has an unknown parameter: `{name}`"), hint)
+}
+
+/// `host`, `host:port`, `[::1]`, `[::1]:port`, or nothing for what the parameters name.
 fn address_of(address: &str) -> Result<(String, u16), Wrong> {
     let (host, port) = match address.strip_prefix('[') {
         Some(rest) => {
@@ -55,9 +119,6 @@ fn address_of(address: &str) -> Result<(String, u16), Wrong> {
             (decode(&address[..end])?, &address[end..])
         }
     };
-    if host.is_empty() || host.contains(char::is_whitespace) {
-        return Err(Wrong::new("names no host", FORM));
-    }
     Ok((host, port_of(port)?))
 }
 
@@ -109,6 +170,20 @@ mod tests {
     }
 
     #[test]
+    fn parameters_and_sockets_are_those_of_libpq() {
+        let read =
+            host("postgres://u@h/d?sslmode=verify-full&sslrootcert=%2Fetc%2Fca.crt").unwrap();
+        assert_eq!((read.tls.mode, read.unix_socket()), (SslMode::VerifyFull, None));
+        assert_eq!(read.tls.root.as_deref(), Some("/etc/ca.crt"));
+        assert_eq!(format!("{read:?}"), "u@h:5432/d?sslmode=verify-full&sslrootcert=/etc/ca.crt");
+        let read = host("postgres://u@h/d?sslrootcert=system").unwrap();
+        assert_eq!(read.tls.mode, SslMode::VerifyFull);
+        for url in ["postgres://u@%2Frun%2Fpg:5433/d", "postgres://u@/d?host=/run/pg&port=5433"] {
+            assert_eq!(host(url).unwrap().unix_socket().as_deref(), Some("/run/pg/.s.PGSQL.5433"));
+        }
+    }
+
+    #[test]
     fn wrong_urls_are_told() {
         for (url, message) in [
             ("mysql://u@h/d", "is not a URL"),
@@ -127,7 +202,13 @@ mod tests {
             ("postgres://u:%zz@h/d", "has a broken % escape"),
             ("postgres://u:%4@h/d", "has a broken % escape"),
             ("postgres://u:%+1@h/d", "has a broken % escape"),
-            ("postgres://u@h/d?sslmode=require", "has parameters"),
+            ("postgres://u@h/d?sslmod=require", "has an unknown parameter: `sslmod`"),
+            ("postgres://u@h/d?sslmode=on", "has an sslmode that is none: `on`"),
+            ("postgres://u@h/d?sslmode", "has a parameter without a value"),
+            ("postgres://u@h/d?port=1&port=2", "names `port` twice"),
+            ("postgres://u@h/d?host=/run", "names its host twice"),
+            ("postgres://u:p?w@h/d", "has a `?` before its `@`"),
+            ("postgres://u@h/d#x", "has a `#`"),
         ] {
             let wrong = host(url).unwrap_err();
             assert!(wrong.message.starts_with(message), "{url}: {}", wrong.message);

@@ -82,6 +82,26 @@ pub(super) fn text(value: &DeValue<'_>, _: Kind) -> Result<String, Wrong> {
     }
 }
 
+/// The path of a folder from the root on.
+pub(super) fn folder(value: &DeValue<'_>, kind: Kind) -> Result<String, Wrong> {
+    match text(value, kind)? {
+        path if path.starts_with('/') => Ok(path),
+        path => Err(Wrong::new(
+            format!("is no path from the root on: `{path}`"),
+            "write \"/run/pgsluice\" or the like",
+        )),
+    }
+}
+
+/// `"0770"`, the permissions of a file in octal.
+pub(super) fn mode(value: &DeValue<'_>, _: Kind) -> Result<u32, Wrong> {
+    let hint = "write \"0777\", \"0770\" or \"0700\", in quotes";
+    let text = string(value, hint)?;
+    let read = u32::from_str_radix(text, 8).ok().filter(|it| *it <= 0o777);
+    read.filter(|_| text.bytes().all(|it| it.is_ascii_digit()))
+        .ok_or_else(|| Wrong::new(format!("are no permissions: `{text}`"), hint))
+}
+
 /// `["one", "two"]`, each once.
 pub(super) fn text_list(value: &DeValue<'_>, kind: Kind) -> Result<Vec<String>, Wrong> {
     let hint = "write [\"one\", \"two\"]";

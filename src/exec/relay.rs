@@ -14,8 +14,11 @@ use crate::wire::frame;
 /// What may wait for a server before the client's COPY data is read further.
 const HIGH_WATER: usize = 64 * 1024;
 
+/// So many bytes are written without waiting for more.
+const AT_ONCE: usize = 8 * 1024;
+
 /// Sends what is queued for the server and hands its answers to the client until all are given. The
-/// last chunk stays in `client.out`, so that the server can go back before it is written.
+/// last chunk may stay in `client.out`: the server can go back before it is written.
 ///
 /// Not cancel safe: dropped in the middle, the server is out of step and must be cleaned up.
 ///
@@ -25,7 +28,8 @@ pub async fn relay(server: &mut Server, client: &mut Client) -> Result<(), Failu
     poll_fn(|cx| poll_relay(server, client, cx)).await
 }
 
-fn poll_relay(
+/// As [`relay`], one step.
+pub fn poll_relay(
     server: &mut Server,
     client: &mut Client,
     cx: &mut Context<'_>,
@@ -42,11 +46,10 @@ fn poll_relay(
         }
         match server.front() {
             Err(error) => return Poll::Ready(Err(error.into())),
+            Ok(Front::Forward(0)) => continue, // a fake is next
             Ok(Front::Forward(count)) => {
-                let chunk = server.take_front(count);
-                match client.out.is_empty() {
-                    true => client.out = chunk,
-                    false => client.out.extend_from_slice(&chunk),
+                if hand_over(server, client, count, cx).is_err() {
+                    return Poll::Ready(Err(Failure::Gone));
                 }
                 continue;
             }
@@ -72,6 +75,28 @@ fn poll_relay(
         }
         return watch(client, cx);
     }
+}
+
+/// Hands bytes of the server on: at once where they are the end of the answer or many, without a copy if
+/// nothing waits before them; else they are kept for what follows.
+fn hand_over(
+    server: &mut Server,
+    client: &mut Client,
+    count: usize,
+    cx: &mut Context<'_>,
+) -> std::io::Result<()> {
+    let bytes = server.front_bytes(count);
+    let is_due = count >= AT_ONCE || server.has_told_ready();
+    if is_due && client.out.is_empty() {
+        client.poll_send(cx, bytes)?;
+    } else {
+        client.out.extend_from_slice(bytes);
+        if is_due && let Poll::Ready(Err(error)) = client.poll_flush(cx) {
+            return Err(error);
+        }
+    }
+    server.drop_front(count);
+    Ok(())
 }
 
 fn watch(client: &mut Client, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {

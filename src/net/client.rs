@@ -9,23 +9,23 @@ use std::time::Duration;
 use bytes::{Buf, Bytes, BytesMut};
 
 use super::backlog::Backlog;
-use super::{Peer, Stream};
+use super::thread::READ_BYTES;
+use super::tls::{Acceptor, PeerCertificate};
+use super::{Peer, Stream, Thread};
 use crate::error::PgError;
 use crate::wire::frame;
 
-/// Room for one read.
-const READ_BYTES: usize = 8 * 1024;
 /// What a client may send ahead while its statement runs.
 const AHEAD_BYTES: usize = 64 * 1024;
 /// What a client's output may hold, unless told otherwise.
 const BUFFER_BYTES: usize = 64 * 1024;
-/// A buffer that grew past this is given back when empty.
-const KEEP_BYTES: usize = 16 * 1024;
 
 /// A connected client.
 pub struct Client {
     stream: Stream,
     pub peer: Peer,
+    /// The thread that serves it.
+    pub thread: Arc<Thread>,
     /// Read and not yet handled.
     pub input: BytesMut,
     /// To be written.
@@ -46,10 +46,11 @@ pub struct Client {
 
 impl Client {
     /// A client that has just connected.
-    pub fn new(stream: Stream, peer: Peer, message_limit: usize) -> Self {
+    pub fn new(stream: Stream, peer: Peer, thread: Arc<Thread>, message_limit: usize) -> Self {
         Self {
             stream,
             peer,
+            thread,
             input: BytesMut::new(),
             out: BytesMut::new(),
             message_limit,
@@ -59,6 +60,48 @@ impl Client {
             buffer_limit: BUFFER_BYTES,
             backlog: Arc::default(),
             is_blocked: false,
+        }
+    }
+
+    /// The same client after a TLS handshake, whose first bytes may lie in `input`.
+    ///
+    /// # Errors
+    /// As [`Acceptor::accept`]; the connection is closed then.
+    pub async fn into_tls(mut self, acceptor: &Acceptor) -> io::Result<Self> {
+        let Stream::Tcp(tcp) = self.stream else {
+            return Err(io::ErrorKind::Unsupported.into());
+        };
+        let early = std::mem::take(&mut self.input);
+        let tls = acceptor.accept(tcp, &early, &mut self.input).await?;
+        Ok(Self { stream: Stream::Tls(Box::new(tls)), ..self })
+    }
+
+    /// Whether nobody between can read along.
+    pub fn is_tls(&self) -> bool {
+        self.stream.tls().is_some()
+    }
+
+    /// The protocol that the client asked for by ALPN.
+    pub fn protocol(&self) -> Option<&[u8]> {
+        self.stream.tls()?.protocol()
+    }
+
+    /// What SCRAM's channel binding binds to: `tls-server-end-point` of our certificate. None without
+    /// TLS, and where a certificate's signature knows no hash.
+    pub fn channel_binding(&self) -> Option<Vec<u8>> {
+        self.stream.tls()?.end_point().map(<[u8]>::to_vec)
+    }
+
+    /// The certificate that the client has shown and that one of the CAs has signed.
+    pub fn peer_certificate(&self) -> Option<PeerCertificate> {
+        self.stream.tls()?.peer_certificate()
+    }
+
+    /// Its address; `None` by a Unix socket.
+    pub fn address(&self) -> Option<std::net::IpAddr> {
+        match self.peer {
+            Peer::Tcp(address) => Some(address.ip()),
+            Peer::Unix { .. } => None,
         }
     }
 
@@ -87,11 +130,11 @@ impl Client {
 
     /// Gives buffers back before a wait.
     pub fn rest(&mut self) {
-        if self.input.is_empty() {
-            self.input = BytesMut::new();
-            if self.out.is_empty() && self.out.capacity() > KEEP_BYTES {
-                self.out = BytesMut::new();
-            }
+        if self.input.is_empty() && self.input.capacity() > 0 {
+            self.thread.give_buffer(std::mem::take(&mut self.input));
+        }
+        if self.out.is_empty() && self.out.capacity() > 0 {
+            self.thread.give_buffer(std::mem::take(&mut self.out));
         }
     }
 
@@ -100,7 +143,12 @@ impl Client {
     /// # Errors
     /// As the socket reports.
     pub fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        let read = ready!(self.stream.poll_read(cx, &mut self.input, READ_BYTES))?;
+        let thread = &self.thread;
+        let make_room = |input: &mut BytesMut| match input.capacity() {
+            0 => *input = thread.take_buffer(),
+            _ => input.reserve(READ_BYTES),
+        };
+        let read = ready!(self.stream.poll_read(cx, &mut self.input, make_room))?;
         self.received += read as u64;
         Poll::Ready(Ok(read))
     }
@@ -152,6 +200,20 @@ impl Client {
             self.backlog.clear();
         }
         Poll::Ready(Ok(()))
+    }
+
+    /// Writes bytes while `out` is empty; what the socket does not take now is left there.
+    ///
+    /// # Errors
+    /// As the socket reports.
+    pub fn poll_send(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> io::Result<()> {
+        let written = match self.stream.poll_write(cx, bytes) {
+            Poll::Ready(written) => written?,
+            Poll::Pending => 0,
+        };
+        self.sent += written as u64;
+        self.out.extend_from_slice(&bytes[written..]);
+        Ok(())
     }
 
     /// Writes `out`.

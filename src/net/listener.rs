@@ -1,13 +1,15 @@
 //! Accepts clients and gives each to the least loaded thread, where it stays.
 
 use std::future::Future;
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
-use super::Stream;
+use super::unix::UnixDoor;
+use super::{Stream, Thread};
 
 /// Connections that wait for a thread to take them.
 const QUEUE: usize = 1024;
@@ -24,12 +26,16 @@ impl Worker {
     ///
     /// # Errors
     /// If no thread or runtime can be made.
-    pub fn start<F, S>(number: usize, serve: F) -> std::io::Result<Self>
+    pub fn start<F, S>(thread: Arc<Thread>, serve: F) -> io::Result<Self>
     where
         F: Fn(Stream) -> S + Send + 'static,
         S: Future<Output = ()> + Send + 'static,
     {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let number = thread.number;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .on_thread_unpark(move || thread.look_at_clock())
+            .build()?;
         let (streams, mut queue) = mpsc::channel::<Stream>(QUEUE);
         let load = Arc::new(AtomicUsize::new(0));
         let counter = Arc::clone(&load);
@@ -70,11 +76,27 @@ impl Drop for Loaded {
     }
 }
 
+/// Where clients connect.
+#[derive(Debug)]
+pub enum Listener {
+    Tcp(TcpListener),
+    Unix(UnixDoor),
+}
+
+impl Listener {
+    async fn accept(&self) -> io::Result<Stream> {
+        match self {
+            Self::Tcp(listener) => listener.accept().await.map(|(stream, _)| Stream::Tcp(stream)),
+            Self::Unix(door) => door.accept().await.map(Stream::Unix),
+        }
+    }
+}
+
 /// Accepts until the task is dropped.
-pub async fn accept(listener: TcpListener, workers: Vec<Worker>) {
+pub async fn accept(listener: Listener, workers: Arc<[Worker]>) {
     loop {
         let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
+            Ok(stream) => stream,
             Err(error) => {
                 // Out of file descriptors: others are served on, new ones wait in the backlog.
                 tracing::error!(%error, "a client could not be accepted");
@@ -86,7 +108,7 @@ pub async fn accept(listener: TcpListener, workers: Vec<Worker>) {
             return;
         };
         worker.load.fetch_add(1, Ordering::Relaxed);
-        if worker.streams.send(Stream::Tcp(stream)).await.is_err() {
+        if worker.streams.send(stream).await.is_err() {
             worker.load.fetch_sub(1, Ordering::Relaxed);
         }
     }

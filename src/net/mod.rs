@@ -1,10 +1,15 @@
-//! Sockets: streams, clients' buffers and the listener.
+//! Sockets: streams and TLS, clients' buffers, the listener and the Unix socket.
 
 pub mod backlog;
 pub mod client;
 pub mod listener;
 pub mod stream;
+pub mod thread;
+pub mod tls;
+pub mod unix;
 
 pub use backlog::Backlog;
 pub use client::Client;
 pub use stream::{Peer, Stream};
+pub use thread::Thread;
+pub use tls::PeerCertificate;

@@ -5,11 +5,13 @@ use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
+
+use super::tls::TlsStream;
 
 /// Bytes that [`Stream::try_read`] takes at once.
 const TRY_BYTES: usize = 1024;
@@ -19,6 +21,7 @@ const TRY_BYTES: usize = 1024;
 pub enum Stream {
     Tcp(TcpStream),
     Unix(UnixStream),
+    Tls(Box<TlsStream>),
 }
 
 /// Where a client comes from.
@@ -49,6 +52,7 @@ impl Stream {
     pub fn peer(&self) -> io::Result<Peer> {
         match self {
             Self::Tcp(stream) => stream.peer_addr().map(Peer::Tcp),
+            Self::Tls(stream) => stream.peer_addr().map(Peer::Tcp),
             Self::Unix(stream) => {
                 Ok(Peer::Unix { uid: stream.peer_cred().ok().map(|it| it.uid()) })
             }
@@ -72,11 +76,15 @@ impl Stream {
         match self {
             Self::Tcp(stream) => stream.into_std().and_then(TcpStream::from_std).map(Self::Tcp),
             Self::Unix(stream) => stream.into_std().and_then(UnixStream::from_std).map(Self::Unix),
+            Self::Tls(mut stream) => {
+                stream.register(|tcp| tcp.into_std().and_then(TcpStream::from_std))?;
+                Ok(Self::Tls(stream))
+            }
         }
     }
 
-    /// Reads once, into a buffer that gets room for `room` bytes only when there is something to read.
-    /// A short read clears readiness, so that the next call asks the reactor and not the kernel.
+    /// Reads once, into a buffer for which `room` is made only when there is something to read. A short
+    /// read clears readiness, so that the next call asks the reactor and not the kernel.
     ///
     /// # Errors
     /// As the socket reports.
@@ -84,19 +92,44 @@ impl Stream {
         &mut self,
         cx: &mut Context<'_>,
         buffer: &mut BytesMut,
-        room: usize,
+        room: impl FnOnce(&mut BytesMut),
     ) -> Poll<io::Result<usize>> {
         match self {
             Self::Tcp(stream) => {
                 ready!(stream.poll_read_ready(cx))?;
-                buffer.reserve(room);
+                room(buffer);
                 pin!(stream.read_buf(buffer)).poll(cx)
             }
             Self::Unix(stream) => {
                 ready!(stream.poll_read_ready(cx))?;
-                buffer.reserve(room);
+                room(buffer);
                 pin!(stream.read_buf(buffer)).poll(cx)
             }
+            Self::Tls(stream) => stream.poll_read(cx, buffer),
+        }
+    }
+
+    /// As [`Self::poll_read`], into a buffer that has room.
+    ///
+    /// # Errors
+    /// As the socket reports.
+    pub fn poll_read_into(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffer: &mut BytesMut,
+    ) -> Poll<io::Result<usize>> {
+        match self {
+            Self::Tcp(stream) => pin!(stream.read_buf(buffer)).poll(cx),
+            Self::Unix(stream) => pin!(stream.read_buf(buffer)).poll(cx),
+            Self::Tls(stream) => stream.poll_read(cx, buffer),
+        }
+    }
+
+    /// The TLS session, if there is one.
+    pub fn tls(&self) -> Option<&TlsStream> {
+        match self {
+            Self::Tls(stream) => Some(stream),
+            Self::Tcp(_) | Self::Unix(_) => None,
         }
     }
 
@@ -109,6 +142,7 @@ impl Stream {
         match self {
             Self::Tcp(stream) => Pin::new(stream).poll_write(cx, bytes),
             Self::Unix(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Self::Tls(stream) => stream.poll_write(cx, bytes),
         }
     }
 
@@ -122,6 +156,13 @@ impl Stream {
         let count = match self {
             Self::Tcp(stream) => stream.try_read(&mut bytes)?,
             Self::Unix(stream) => stream.try_read(&mut bytes)?,
+            Self::Tls(stream) => {
+                let mut nobody = Context::from_waker(Waker::noop());
+                return match stream.poll_read(&mut nobody, buffer) {
+                    Poll::Ready(read) => read,
+                    Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
+                };
+            }
         };
         buffer.extend_from_slice(&bytes[..count]);
         Ok(count)

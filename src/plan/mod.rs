@@ -7,6 +7,7 @@ pub mod key;
 pub mod planner;
 pub mod route;
 mod show;
+mod statement;
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use crate::error::PgError;
 use crate::merge::MergeSpec;
 use crate::shard::KeyType;
 pub use crate::sql::copy::CopyFormat;
+pub use statement::Statement;
 
 /// The plan of one statement.
 #[derive(Clone, Debug, PartialEq)]

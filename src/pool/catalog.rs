@@ -1,6 +1,6 @@
 //! Fills a [`Catalog`] from the home shard, and compares the other shards with it.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::future::Future;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
@@ -144,18 +144,19 @@ async fn load_home(database: &Database) -> Result<BTreeMap<String, String>, Cont
 /// Notes where other shards differ from the home shard, and which cannot commit in two phases.
 async fn look_at_others(database: &Database, signature: &BTreeMap<String, String>) {
     let mut drift = Vec::new();
-    let mut no_two_phase = BTreeMap::new();
+    let (mut no_two_phase, mut ends_all) = (BTreeMap::new(), BTreeSet::new());
     for shard in database.shards.values() {
         let is_other = database.is_sharded() && shard.id != database.config.home_shard;
         let look = async {
             let control = &shard.primary.control;
-            let problem = two_phase_problem(control).await?;
+            let two_phase = two_phase_problem(control).await?;
             let theirs = if is_other { Some(relations(control).await?) } else { None };
-            Ok::<_, ControlError>((problem, theirs))
+            Ok::<_, ControlError>((two_phase, theirs))
         };
         // A shard that does not answer holds nobody up for long.
         match tokio::time::timeout(PATIENCE, look).await {
-            Ok(Ok((problem, theirs))) => {
+            Ok(Ok(((problem, is_superuser), theirs))) => {
+                ends_all.extend(is_superuser.then_some(shard.id));
                 no_two_phase.extend(problem.map(|it| (shard.id, it)));
                 drift.extend(theirs.into_iter().flat_map(|it| compare(shard.id.0, signature, &it)));
             }
@@ -171,21 +172,25 @@ async fn look_at_others(database: &Database, signature: &BTreeMap<String, String
         database.state.drift.store(Arc::new(drift));
     }
     database.state.no_two_phase.store(Arc::new(no_two_phase));
+    database.state.ends_all.store(Arc::new(ends_all));
 }
 
-async fn two_phase_problem(control: &Control) -> Result<Option<String>, ControlError> {
+/// Why nobody can commit in two phases, and whether the URL's user is a superuser.
+async fn two_phase_problem(control: &Control) -> Result<(Option<String>, bool), ControlError> {
     let rows = control
         .rows(
             "SELECT current_setting('max_prepared_transactions'), \
-             to_regclass('sluice.decision') IS NOT NULL",
+             to_regclass('sluice.decision') IS NOT NULL, \
+             (SELECT rolsuper FROM pg_roles WHERE rolname = current_user)",
         )
         .await?;
     let cell = |i: usize| rows.first().and_then(|row| row.get(i).cloned().flatten());
-    Ok(match (cell(0).as_deref(), cell(1).as_deref()) {
+    let problem = match (cell(0).as_deref(), cell(1).as_deref()) {
         (Some("0"), _) => Some("max_prepared_transactions is 0".into()),
         (_, Some("t")) => None,
         _ => Some("the table sluice.decision is missing and could not be created".into()),
-    })
+    };
+    Ok((problem, cell(2).as_deref() == Some("t")))
 }
 
 /// Relations and their columns, as text that two shards must have alike.

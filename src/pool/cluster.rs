@@ -1,9 +1,9 @@
 //! An immutable snapshot: databases → shards → hosts → pools. A transaction loads one and uses it to
 //! its end, so that a reload never changes the map under it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -11,6 +11,8 @@ use dashmap::DashMap;
 use parking_lot::Mutex;
 
 use super::control::Control;
+use super::login::ServerLogin;
+use super::lookup::Lookup;
 use super::pool::{Pool, PoolLimits};
 use super::quota::Quota;
 use crate::auth::scram::{ITERATIONS, Verifier};
@@ -19,7 +21,7 @@ use crate::catalog::Catalog;
 use crate::config::{self, Config, Host as Address, PoolMode, User};
 use crate::metrics::{DatabaseMetrics, HostMetrics, Metrics};
 use crate::plan::cache::PlanCache;
-use crate::server::Target;
+use crate::server::PassedThrough;
 use crate::shard::{Map, ShardId};
 
 /// Statements longer than this are planned each time; their plans are not kept.
@@ -60,14 +62,20 @@ pub struct DatabaseState {
     pub catalog: ArcSwapOption<Catalog>,
     pub plans: PlanCache,
     pub metrics: DatabaseMetrics,
-    /// ParameterStatus values as a server of the home shard reports them.
-    pub parameters: ArcSwap<BTreeMap<String, String>>,
+    /// ParameterStatus values as a server of the home shard reports them, by user on the server.
+    pub parameters: DashMap<String, Arc<BTreeMap<String, String>>>,
+    /// Users that `auth_query` found.
+    pub lookup: Lookup,
+    /// What users have proved who log in to servers by it.
+    passed: DashMap<String, Arc<PassedThrough>>,
     /// Where schemas of shards differ from the home shard's: a line each.
     pub drift: ArcSwap<Vec<String>>,
     /// Differences that the last load found, before they are told.
     pub drift_seen: Mutex<Vec<String>>,
     /// Why two-phase commit is impossible, by shard; empty if all can do it.
     pub no_two_phase: ArcSwap<BTreeMap<ShardId, String>>,
+    /// Shards whose URL names a superuser, who may end what others have prepared.
+    pub ends_all: ArcSwap<BTreeSet<ShardId>>,
     /// Told when a load of the catalog has ended, so that a statement can wait for the next.
     pub refresh: tokio::sync::Notify,
     /// Wakes the task that loads it.
@@ -93,7 +101,9 @@ pub struct Host {
     quota: Arc<Quota>,
     pub control: Control,
     pub health: Health,
-    pools: DashMap<Arc<str>, Arc<Pool>>,
+    /// Connections in use, of all users.
+    outstanding: Arc<AtomicUsize>,
+    pools: DashMap<Arc<str>, Arc<Pool>, foldhash::fast::RandomState>,
 }
 
 /// What is known of a host's state. Until the first check a host counts as well.
@@ -170,10 +180,13 @@ impl DatabaseState {
             catalog: ArcSwapOption::empty(),
             plans: PlanCache::new(config.limits.plans, config.limits.plan_bytes, PLAN_KEY_BYTES),
             metrics: metrics.database(name),
-            parameters: ArcSwap::default(),
+            parameters: DashMap::new(),
+            lookup: Lookup::default(),
+            passed: DashMap::new(),
             drift: ArcSwap::default(),
             drift_seen: Mutex::default(),
             no_two_phase: ArcSwap::default(),
+            ends_all: ArcSwap::default(),
             refresh: tokio::sync::Notify::new(),
             wanted: tokio::sync::Notify::new(),
             loading: tokio::sync::Mutex::new(()),
@@ -187,11 +200,24 @@ impl DatabaseState {
 }
 
 impl DatabaseState {
+    /// Where what the user proves is kept.
+    pub fn passed(&self, user: &str) -> Arc<PassedThrough> {
+        Arc::clone(&self.passed.entry(user.to_owned()).or_default())
+    }
+
     /// The schema has changed and cannot be read: nobody plans by the old one.
     pub fn forget_catalog(&self) {
         self.epoch.fetch_add(1, Ordering::AcqRel);
         self.catalog.store(None);
         self.wanted.notify_one();
+    }
+}
+
+impl Shard {
+    /// The replica that is up and has the fewest connections in use.
+    pub fn idlest_replica(&self) -> Option<&Arc<Host>> {
+        let up = self.replicas.iter().filter(|it| it.health.is_up());
+        up.min_by_key(|it| it.outstanding())
     }
 }
 
@@ -242,10 +268,11 @@ fn quotas(config: &Config, old: Option<&Cluster>) -> Quotas {
     hosts.map(place).map(|it| (it.clone(), known(&it).unwrap_or_else(Quota::new))).collect()
 }
 
-/// Users who log in by SCRAM with a password that is known in clear; those of `old` are kept.
+/// Users who may log in by SCRAM with a password that is known in clear; those of `old` are kept.
 fn verifiers(config: &Config, old: Option<&Cluster>) -> HashMap<String, Secret> {
     let mut found = HashMap::new();
-    for user in config.users.iter().filter(|it| it.auth == AuthMethod::ScramSha256) {
+    let by_scram = |it: &&User| it.auth == AuthMethod::ScramSha256 || !config.rules.is_empty();
+    for user in config.users.iter().filter(by_scram) {
         let Secret::Plain(password) = &user.secret else { continue };
         let same = old.filter(|old| old.config.users.iter().any(|it| it == user));
         let known = same.and_then(|old| old.verifiers.get(&user.name)).cloned();
@@ -327,25 +354,18 @@ impl Database {
     }
 
     /// The user's pool to a host; made on first use.
-    pub fn pool(&self, host: &Host, user: &User, name: &Arc<str>) -> Arc<Pool> {
-        if let Some(pool) = host.pools.get(name) {
+    pub fn pool(&self, host: &Host, user: &User, login: &ServerLogin) -> Arc<Pool> {
+        if let Some(pool) = host.pools.get(&login.key) {
             return Arc::clone(&pool);
         }
         let make = || {
-            let mut address = host.address.clone();
-            if let Some(server_user) = &user.server_user {
-                address.user.clone_from(server_user);
-                address.password.clone_from(&user.server_password);
-            }
-            let target = Target {
-                client_user: user.name.clone(),
-                database: self.config.name.clone(),
-                host: address,
-            };
+            let target = login.target(user, &self.config.name, &host.address);
+            let outstanding = Arc::clone(&host.outstanding);
             let pool = Pool::new(
                 target,
                 self.limits.clone(),
                 host.metrics.clone(),
+                outstanding,
                 Arc::clone(&host.quota),
             );
             if self.state.is_paused.load(Ordering::Relaxed) {
@@ -353,7 +373,7 @@ impl Database {
             }
             pool
         };
-        Arc::clone(&host.pools.entry(Arc::clone(name)).or_insert_with(make))
+        Arc::clone(&host.pools.entry(Arc::clone(&login.key)).or_insert_with(make))
     }
 }
 
@@ -376,7 +396,8 @@ impl Host {
             shard,
             is_primary,
             health: Health::default(),
-            pools: DashMap::new(),
+            outstanding: Arc::default(),
+            pools: DashMap::default(),
         }
     }
 
@@ -397,6 +418,6 @@ impl Host {
 
     /// Connections in use, of all users.
     pub fn outstanding(&self) -> usize {
-        self.pools.iter().map(|it| it.numbers.outstanding.load(Ordering::Relaxed)).sum()
+        self.outstanding.load(Ordering::Relaxed)
     }
 }

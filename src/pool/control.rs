@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime};
-use tokio_postgres::NoTls;
+use deadpool::Runtime;
+use deadpool::managed::{Object, Pool, PoolError};
 
+use super::control_connection::Connections;
 use crate::config::Host as Address;
 
 /// Control connections per host.
@@ -14,7 +15,7 @@ const DEADLINE: Duration = Duration::from_secs(10);
 
 /// Runs the control plane's SQL on one host.
 pub struct Control {
-    pool: Option<Pool>,
+    pool: Option<Pool<Connections>>,
     timeout: Duration,
 }
 
@@ -26,20 +27,7 @@ pub struct ControlError(pub String);
 impl Control {
     /// Connections are made when needed.
     pub fn new(address: &Address) -> Self {
-        let mut config = tokio_postgres::Config::new();
-        config
-            .host(&address.host)
-            .port(address.port)
-            .user(&address.user)
-            .dbname(&address.database)
-            .application_name("pgsluice control")
-            .connect_timeout(Duration::from_secs(5));
-        if let Some(password) = &address.password {
-            config.password(password);
-        }
-        let recycle = ManagerConfig { recycling_method: RecyclingMethod::Fast };
-        let manager = Manager::from_config(config, NoTls, recycle);
-        let built = Pool::builder(manager)
+        let built = Pool::builder(Connections::new(address))
             .max_size(SIZE)
             .runtime(Runtime::Tokio1)
             .wait_timeout(Some(DEADLINE))
@@ -52,11 +40,36 @@ impl Control {
     ///
     /// # Errors
     /// If none can be made in time.
-    pub async fn client(&self) -> Result<Object, ControlError> {
+    pub async fn client(&self) -> Result<Object<Connections>, ControlError> {
         let Some(pool) = &self.pool else {
             return Err(ControlError("the control pool could not be built".into()));
         };
-        pool.get().await.map_err(|error| ControlError(describe(&error)))
+        pool.get().await.map_err(|error| match error {
+            PoolError::Backend(error) => ControlError(describe(&error)),
+            error => ControlError(describe(&error)),
+        })
+    }
+
+    /// The only row of a statement with one parameter of text; its columns are text, too.
+    ///
+    /// # Errors
+    /// As the server says; also for several rows.
+    pub async fn row(
+        &self,
+        sql: &str,
+        parameter: &str,
+    ) -> Result<Option<Vec<Option<String>>>, ControlError> {
+        let client = self.client().await?;
+        let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 1] = [&parameter];
+        let work = client.query_opt(sql, &parameters);
+        let row = match tokio::time::timeout(self.timeout, work).await {
+            Ok(done) => done.map_err(|error| ControlError(describe(&error)))?,
+            Err(_) => {
+                drop(Object::take(client));
+                return Err(ControlError(format!("no answer within {:?}", self.timeout)));
+            }
+        };
+        row.map(|row| (0..row.len()).map(|at| text(&row, at)).collect()).transpose()
     }
 
     /// Runs statements without parameters; the rows of the last as text.
@@ -86,6 +99,14 @@ impl Control {
         }
         Ok(rows)
     }
+}
+
+/// A column as text; for types that are something else a mistake.
+fn text(row: &tokio_postgres::Row, at: usize) -> Result<Option<String>, ControlError> {
+    row.try_get(at).map_err(|_| {
+        let column = &row.columns()[at];
+        ControlError(format!("column {} is of type {}, not text", column.name(), column.type_()))
+    })
 }
 
 /// An error with its causes, as tokio-postgres hides the server's message in them.

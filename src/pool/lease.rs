@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::pool::Pool;
 use crate::server::Server;
@@ -21,6 +21,7 @@ pub struct Lease {
 impl Lease {
     pub(super) fn new(server: Box<Server>, pool: Arc<Pool>) -> Self {
         pool.numbers.outstanding.fetch_add(1, Ordering::Relaxed);
+        pool.host_outstanding.fetch_add(1, Ordering::Relaxed);
         Self { server: Some(server), pool, is_primary: true }
     }
 
@@ -68,12 +69,22 @@ impl Lease {
             server.statements.clear();
             server.settings = Default::default();
             if matches!(done, Ok(Ok(()))) && server.is_reusable() {
-                pool.give_back(server);
+                pool.give_back(server, Instant::now());
             } else {
                 drop(server);
                 pool.free_slot();
             }
         });
+    }
+
+    /// Gives the server back as of `now`: as dropping the lease does, without a look at the clock.
+    pub fn give_back(mut self, now: Instant) {
+        if !self.server().is_reusable() {
+            return; // cleaned up by `drop`
+        }
+        if let Some(server) = self.take() {
+            self.pool.give_back(server, now);
+        }
     }
 
     /// Closes the connection instead of giving it back.
@@ -90,6 +101,7 @@ impl Lease {
     fn take(&mut self) -> Option<Box<Server>> {
         let server = self.server.take()?;
         self.pool.numbers.outstanding.fetch_sub(1, Ordering::Relaxed);
+        self.pool.host_outstanding.fetch_sub(1, Ordering::Relaxed);
         Some(server)
     }
 }
@@ -99,7 +111,7 @@ impl Drop for Lease {
         let Some(mut server) = self.take() else { return };
         let pool = Arc::clone(&self.pool);
         if server.is_reusable() {
-            return pool.give_back(server);
+            return pool.give_back(server, Instant::now());
         }
         if server.is_broken() || tokio::runtime::Handle::try_current().is_err() {
             drop(server);
@@ -108,7 +120,7 @@ impl Drop for Lease {
         tokio::spawn(async move {
             let cleaned = tokio::time::timeout(CLEAN_UP, server.clean_up()).await;
             if matches!(cleaned, Ok(Ok(()))) && server.is_reusable() {
-                pool.give_back(server);
+                pool.give_back(server, Instant::now());
             } else {
                 drop(server);
                 pool.free_slot();

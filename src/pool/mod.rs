@@ -3,8 +3,11 @@
 pub mod catalog;
 pub mod cluster;
 pub mod control;
+mod control_connection;
 pub mod health;
 mod lease;
+pub mod login;
+pub mod lookup;
 #[expect(clippy::module_inception, reason = "the folder's noun")]
 mod pool;
 mod quota;

@@ -40,6 +40,8 @@ pub struct Pool {
     pub numbers: PoolNumbers,
     /// Shared with the other pools to this server.
     pub quota: Arc<Quota>,
+    /// Connections in use at the host, of all its pools.
+    pub(super) host_outstanding: Arc<AtomicUsize>,
     state: Mutex<State>,
 }
 
@@ -54,7 +56,7 @@ pub struct PoolNumbers {
     pub timeouts: AtomicU64,
     /// Sum of the waits, in microseconds.
     pub wait_us: AtomicU64,
-    /// Connections in use now; the balance's measure of load.
+    /// Connections in use now.
     pub outstanding: AtomicUsize,
 }
 
@@ -117,6 +119,7 @@ impl Pool {
         target: Target,
         limits: PoolLimits,
         metrics: HostMetrics,
+        host_outstanding: Arc<AtomicUsize>,
         quota: Arc<Quota>,
     ) -> Arc<Self> {
         let pool = Arc::new(Self {
@@ -125,6 +128,7 @@ impl Pool {
             metrics,
             numbers: PoolNumbers::default(),
             quota,
+            host_outstanding,
             state: Mutex::new(State::default()),
         });
         pool.quota.join(&pool);
@@ -250,6 +254,32 @@ impl Pool {
         .hint("repeat the transaction")
     }
 
+    /// An idle connection of this thread, if nobody waits for one and it needs no check that takes
+    /// time.
+    pub fn take_now(self: &Arc<Self>, thread: usize, now: Instant) -> Option<Lease> {
+        let limits = self.limits.load();
+        let mut server = {
+            let mut state = self.state.lock();
+            if state.is_closed || state.is_paused || !state.waiters.is_empty() {
+                return None;
+            }
+            let idle = state.idle.get_mut(thread)?;
+            let rest = now.saturating_duration_since(idle.last()?.used);
+            if is_past(limits.check_after, rest) {
+                return None;
+            }
+            idle.pop()?
+        };
+        let age = now.saturating_duration_since(server.aged_from);
+        if is_past(limits.max_lifetime, age) || !server.is_alive() {
+            drop(server);
+            self.free_slot();
+            return None;
+        }
+        self.numbers.leases.fetch_add(1, Ordering::Relaxed);
+        Some(self.lease(server))
+    }
+
     fn lease(self: &Arc<Self>, server: Box<Server>) -> Lease {
         Lease::new(server, Arc::clone(self))
     }
@@ -261,6 +291,7 @@ impl Pool {
         {
             Ok(mut server) => {
                 server.thread = thread;
+                server.draw_lifetime(limits.max_lifetime);
                 slot.fill();
                 Ok(self.lease(Box::new(server)))
             }
@@ -275,7 +306,7 @@ impl Pool {
     async fn checked(&self, mut lease: Lease, thread: usize) -> Option<Lease> {
         let limits = self.limits.load_full();
         let server = lease.server();
-        if is_old(server, &limits) || !server.adopt(thread) {
+        if is_past(limits.max_lifetime, server.aged_from.elapsed()) || !server.adopt(thread) {
             lease.discard();
             return None;
         }
@@ -288,10 +319,11 @@ impl Pool {
     }
 
     /// Takes a clean server back: to the first waiter, else to its thread's idle ones.
-    pub(super) fn give_back(self: &Arc<Self>, mut server: Box<Server>) {
+    pub(super) fn give_back(self: &Arc<Self>, mut server: Box<Server>, now: Instant) {
         let limits = self.limits.load();
-        server.used = Instant::now();
-        let expired = is_old(&server, &limits);
+        server.used = now;
+        let age = now.saturating_duration_since(server.aged_from);
+        let expired = is_past(limits.max_lifetime, age);
         if expired {
             self.metrics.limits.reached("pool.max_lifetime");
         }
@@ -404,8 +436,8 @@ impl Pool {
         let (mut gone, mut old, mut unused) = (Vec::new(), 0, 0);
         for idle in &mut self.state.lock().idle {
             gone.extend(idle.extract_if(.., |server| {
-                let (is_old, is_unused) =
-                    (is_old(server, &limits), is_past(limits.idle_timeout, server.used.elapsed()));
+                let is_old = is_past(limits.max_lifetime, server.aged_from.elapsed());
+                let is_unused = is_past(limits.idle_timeout, server.used.elapsed());
                 old += u64::from(is_old);
                 unused += u64::from(is_unused && !is_old);
                 is_old || is_unused || !server.is_alive()
@@ -475,11 +507,6 @@ impl Pool {
     pub fn idle_servers<T>(&self, describe: impl Fn(&Server) -> T) -> Vec<T> {
         self.state.lock().idle.iter().flatten().map(|server| describe(server)).collect()
     }
-}
-
-/// Whether a server has lived long enough.
-fn is_old(server: &Server, limits: &PoolLimits) -> bool {
-    is_past(server.lifetime(limits.max_lifetime), server.created.elapsed())
 }
 
 /// Whether a limit (zero: none) has passed.

@@ -1,12 +1,11 @@
 //! Cancel requests to servers.
 
+use std::future::poll_fn;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
-
+use super::open::{self, Attempt};
 use crate::config::Host;
 use crate::error::PgError;
 use crate::wire::frontend;
@@ -26,12 +25,26 @@ pub struct CancelKey {
     was_used: AtomicBool,
     /// What the client is told in place of the server's "canceling statement due to user request".
     reason: OnceLock<PgError>,
+    /// The way that led to the server.
+    attempt: Attempt,
 }
 
 impl CancelKey {
     /// The key that a server gave in BackendKeyData.
-    pub fn new(host: Host, process: i32, secret: Vec<u8>) -> Self {
-        Self { host, process, secret, was_used: AtomicBool::new(false), reason: OnceLock::new() }
+    pub fn new(host: Host, process: i32, secret: Vec<u8>, attempt: Attempt) -> Self {
+        Self {
+            host,
+            process,
+            secret,
+            was_used: AtomicBool::new(false),
+            reason: OnceLock::new(),
+            attempt,
+        }
+    }
+
+    /// The way that led to the server, which a cancel request goes too.
+    pub(super) fn attempt(&self) -> Attempt {
+        self.attempt
     }
 
     /// Whether a cancel request was sent, or is under way.
@@ -66,12 +79,13 @@ impl CancelKey {
     }
 
     async fn deliver(&self) -> std::io::Result<()> {
-        let mut stream = TcpStream::connect((self.host.host.as_str(), self.host.port)).await?;
+        let mut stream =
+            open::open(&self.host, self.attempt).await.map_err(std::io::Error::other)?;
         let mut request = bytes::BytesMut::new();
         frontend::cancel_request(&mut request, self.process, &self.secret)
             .map_err(|error| std::io::Error::other(error.to_string()))?;
-        stream.write_all(&request).await?;
-        let mut end = [0; 1];
-        stream.read(&mut end).await.map(drop)
+        open::write_all(&mut stream, &request).await?;
+        let mut end = bytes::BytesMut::new();
+        poll_fn(|cx| stream.poll_read(cx, &mut end, |end| end.reserve(1))).await.map(drop)
     }
 }

@@ -4,12 +4,11 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
-use tokio::net::TcpStream;
 
+use super::open::{self, Attempt};
 use super::{CancelKey, Server, Statements, Target, error_of};
-use crate::auth::{ClientExchange, ClientNext};
+use crate::auth::{ClientExchange, ClientNext, Credential};
 use crate::error::{PgError, sqlstate};
-use crate::net::Stream;
 use crate::wire::pipeline::Pipeline;
 use crate::wire::{backend, frontend};
 
@@ -43,13 +42,50 @@ fn unreachable(target: &Target, why: &str) -> PgError {
     .hint("try again; SHOW SHARDS on the admin console tells the state of every host")
 }
 
+/// A connection that was refused, and whether another way could do.
+struct Refused {
+    error: PgError,
+    may_retry: bool,
+}
+
+impl From<PgError> for Refused {
+    fn from(error: PgError) -> Self {
+        Self { error, may_retry: false }
+    }
+}
+
 async fn dial(target: &Target, prepared_statements: usize) -> Result<Server, PgError> {
-    let address = (target.host.host.as_str(), target.host.port);
-    let stream = TcpStream::connect(address)
-        .await
-        .map_err(|error| unreachable(target, &error.to_string()))?;
-    let stream = Stream::Tcp(stream);
-    stream.set_nodelay();
+    let mut failed = None;
+    for attempt in open::attempts(&target.host) {
+        match dial_by(target, *attempt, prepared_statements).await {
+            Ok(server) => return Ok(server),
+            Err(Refused { error, may_retry }) => {
+                failed = Some(joined(failed, error));
+                if !may_retry {
+                    break;
+                }
+            }
+        }
+    }
+    Err(failed.unwrap_or_else(|| unreachable(target, "there is no way to it")))
+}
+
+/// The last error, with what became of the attempt before it.
+fn joined(first: Option<PgError>, last: PgError) -> PgError {
+    let before = first.and_then(|it| it.detail);
+    let details: Vec<String> = before.into_iter().chain(last.detail.clone()).collect();
+    PgError { detail: Some(details.join("; then: ")), ..last }
+}
+
+async fn dial_by(
+    target: &Target,
+    attempt: Attempt,
+    prepared_statements: usize,
+) -> Result<Server, Refused> {
+    let stream = open::open(&target.host, attempt).await.map_err(|error| Refused {
+        error: unreachable(target, &error.to_string()),
+        may_retry: error.is_about_tls(),
+    })?;
     let now = Instant::now();
     let mut server = Server {
         stream: Some(stream),
@@ -62,13 +98,16 @@ async fn dial(target: &Target, prepared_statements: usize) -> Result<Server, PgE
         has_failed: false,
         parsed: 0,
         has_swallowed_sync: false,
+        ready_if: None,
+        has_told_ready: false,
         is_private: false,
         own_error: None,
         thread: 0,
         created: now,
+        aged_from: now,
         jitter: 0,
         used: now,
-        cancel: CancelKey::new(target.host.clone(), 0, Vec::new()).into(),
+        cancel: CancelKey::new(target.host.clone(), 0, Vec::new(), attempt).into(),
         status: BTreeMap::new(),
         settings: super::Settings::default(),
         statements: Statements::new(prepared_statements),
@@ -77,7 +116,7 @@ async fn dial(target: &Target, prepared_statements: usize) -> Result<Server, PgE
     Ok(server)
 }
 
-async fn log_in(server: &mut Server, target: &Target) -> Result<(), PgError> {
+async fn log_in(server: &mut Server, target: &Target) -> Result<(), Refused> {
     let host = &target.host;
     let parameters = [
         ("user", host.user.as_str()),
@@ -90,7 +129,10 @@ async fn log_in(server: &mut Server, target: &Target) -> Result<(), PgError> {
     getrandom::fill(&mut nonce)
         .map_err(|error| PgError::new(sqlstate::INTERNAL_ERROR, error.to_string()))?;
     server.jitter = nonce[0];
-    let mut exchange = Some(ClientExchange::new(&host.user, host.password.as_deref(), nonce));
+    let tls = server.stream.as_ref().and_then(crate::net::Stream::tls);
+    let end_point = tls.and_then(|it| it.end_point()).map(<[u8]>::to_vec);
+    let exchange = ClientExchange::new(&host.user, credential(target), nonce);
+    let mut exchange = Some(exchange.bound_to(end_point));
     loop {
         server.flush().await?;
         let (tag, frame) = raw_frame(server).await?;
@@ -104,10 +146,15 @@ async fn log_in(server: &mut Server, target: &Target) -> Result<(), PgError> {
                     }
                     ClientNext::Wait(next) => exchange = Some(next),
                     ClientNext::Done => (),
-                    ClientNext::Failed(error) => return Err(refused(target, &error)),
+                    ClientNext::Failed(error) => return Err(refused(target, &error).into()),
                 }
             }
-            b'E' => return Err(refused(target, &error_of(&frame))),
+            b'E' => {
+                let error = error_of(&frame);
+                // As "no pg_hba.conf entry for host …, no encryption".
+                let may_retry = error.code == sqlstate::INVALID_AUTHORIZATION;
+                return Err(Refused { error: refused(target, &error), may_retry });
+            }
             b'S' => {
                 let it = backend::Parameter::read(&frame)?;
                 let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
@@ -115,7 +162,9 @@ async fn log_in(server: &mut Server, target: &Target) -> Result<(), PgError> {
             }
             b'K' => {
                 let it = backend::KeyData::read(&frame)?;
-                server.cancel = CancelKey::new(host.clone(), it.pid, it.key.to_vec()).into();
+                let attempt = server.cancel.attempt();
+                server.cancel =
+                    CancelKey::new(host.clone(), it.pid, it.key.to_vec(), attempt).into();
             }
             b'N' => (),
             b'Z' => return Ok(()),
@@ -123,14 +172,37 @@ async fn log_in(server: &mut Server, target: &Target) -> Result<(), PgError> {
                 return Err(PgError::new(
                     sqlstate::PROTOCOL_VIOLATION,
                     format!("server {host} sent {:?} during start-up", char::from(tag)),
-                ));
+                )
+                .into());
             }
         }
     }
 }
 
+fn credential(target: &Target) -> Credential {
+    match &target.passed {
+        Some(passed) => passed.newest(),
+        None => target.host.password.as_deref().into(),
+    }
+}
+
+/// A server does not take what the client has proved to us.
+fn not_passed(target: &Target, error: &PgError) -> PgError {
+    let Target { host, database, .. } = target;
+    let why = [Some(error.message.as_str()), error.detail.as_deref()];
+    PgError::new(
+        sqlstate::INVALID_PASSWORD,
+        format!("server {host} of database {database:?} does not let user {:?} in", host.user),
+    )
+    .detail(why.into_iter().flatten().collect::<Vec<_>>().join(": "))
+    .hint("connect again: pass-through needs a login by SCRAM or MD5 with the verifier that the server has")
+}
+
 /// A server's refusal, with the address it came from; the user's own password is not at fault.
 fn refused(target: &Target, error: &PgError) -> PgError {
+    if target.passed.is_some() && matches!(error.code.as_ref(), "28P01" | "28000") {
+        return not_passed(target, error);
+    }
     let code = match error.code.as_ref() {
         // Not the client's password, but the one in the configuration.
         "28P01" | "28000" => sqlstate::CANNOT_CONNECT_NOW.into(),

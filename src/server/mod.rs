@@ -2,6 +2,8 @@
 
 mod cancel;
 mod connect;
+pub mod open;
+mod passed;
 mod settings;
 mod statements;
 
@@ -19,7 +21,8 @@ use crate::wire::{backend, frame, frontend};
 use bytes::{Buf, Bytes, BytesMut};
 
 pub use cancel::CancelKey;
-pub use settings::{Setting, Settings, difference, quote};
+pub use passed::PassedThrough;
+pub use settings::{Setting, Settings, SharedSettings, difference, quote};
 pub use statements::Statements;
 
 /// Room for one read from a server.
@@ -29,7 +32,7 @@ const READ_BYTES: usize = 16 * 1024;
 const WHOLE_BYTES: usize = 64 * 1024;
 
 /// Whom a connection is for and where it goes.
-#[derive(Clone, PartialEq, Eq, Hash)]
+#[derive(Clone)]
 pub struct Target {
     /// The client's user; the server's is `host.user`.
     pub client_user: String,
@@ -37,6 +40,8 @@ pub struct Target {
     pub database: String,
     /// Address and credentials.
     pub host: Host,
+    /// In place of the password: what the client's user has proved.
+    pub passed: Option<Arc<PassedThrough>>,
 }
 
 /// A connection to a Postgres server.
@@ -62,11 +67,18 @@ pub struct Server {
     /// The data-plane thread whose reactor the socket is registered with.
     pub thread: usize,
     pub created: Instant,
-    /// Drawn when it was made: how much earlier than others it ends.
+    /// From when its age is counted; see [`Server::draw_lifetime`].
+    pub aged_from: Instant,
+    /// A random number of its own.
     jitter: u8,
     pub used: Instant,
     /// Address, process id and secret for a cancel request.
     pub cancel: Arc<CancelKey>,
+    /// The transaction status with which ReadyForQuery is handed on as it comes: what the session
+    /// would tell its client itself.
+    ready_if: Option<TxStatus>,
+    /// Whether it was.
+    has_told_ready: bool,
     /// What the server last reported by ParameterStatus.
     pub status: BTreeMap<String, String>,
     /// The settings applied to it beyond its defaults.
@@ -86,10 +98,11 @@ pub enum Front {
 }
 
 impl Server {
-    /// How long this connection may live where `limit` is the most: up to a fifth less, so that those
-    /// made together do not end together.
-    pub fn lifetime(&self, limit: Duration) -> Duration {
-        limit - limit / 5 * u32::from(self.jitter) / 255
+    /// Lets it end up to a fifth earlier than `limit` says, so that those made together do not end
+    /// together.
+    pub fn draw_lifetime(&mut self, limit: Duration) {
+        let ahead = limit / 5 * u32::from(self.jitter) / 255;
+        self.aged_from = self.created.checked_sub(ahead).unwrap_or(self.created);
     }
 
     /// Whether the connection may go back to its pool as it is.
@@ -175,6 +188,17 @@ impl Server {
         self.has_failed = false;
         self.parsed = 0;
         self.has_swallowed_sync = false;
+        (self.ready_if, self.has_told_ready) = (None, false);
+    }
+
+    /// Lets a ReadyForQuery with this status through to the client, once.
+    pub fn pass_ready(&mut self, status: TxStatus) {
+        self.ready_if = Some(status);
+    }
+
+    /// Whether the client was told that it may go on.
+    pub fn has_told_ready(&self) -> bool {
+        self.has_told_ready
     }
 
     /// Whether the server has reported an error in this request.
@@ -308,7 +332,8 @@ impl Server {
         let Some(stream) = &mut self.stream else {
             return Poll::Ready(Err(self.lost("it was closed")));
         };
-        match ready!(stream.poll_read(cx, &mut self.input, READ_BYTES)) {
+        self.input.reserve(READ_BYTES);
+        match ready!(stream.poll_read_into(cx, &mut self.input)) {
             Ok(0) => Poll::Ready(Err(self.lost("the server closed it"))),
             Ok(count) => Poll::Ready(Ok(count)),
             Err(error) => Poll::Ready(Err(self.lost(&error.to_string()))),
@@ -343,6 +368,9 @@ impl Server {
         let mut end = self.passing.min(self.input.len());
         self.passing -= end;
         while end < self.input.len() && self.pipeline.is_owing() {
+            if self.input[end] == b'D' && self.pipeline.is_forwarding_rows() {
+                end = self.whole_rows(end)?;
+            }
             let Some(next) = frame::next_frame(&self.input[end..])? else { break };
             let part = next.len.min(self.input.len() - end);
             let is_whole = part == next.len;
@@ -354,6 +382,7 @@ impl Server {
                     end += part;
                     self.passing = next.len - part;
                 }
+                Verdict::Forward if self.passes_ready(end + part) => end += part,
                 _ if end == 0 => self.input.advance(part),
                 _ => {
                     self.skipping = part;
@@ -372,9 +401,35 @@ impl Server {
         })
     }
 
-    /// Takes bytes off the front of the input.
-    pub fn take_front(&mut self, count: usize) -> BytesMut {
-        self.input.split_to(count)
+    /// Where the whole DataRows at `end` of the input end: most of what servers send.
+    fn whole_rows(&self, mut end: usize) -> Result<usize, PgError> {
+        while let Some(next) = frame::next_frame(&self.input[end..])?
+            && next.tag == b'D'
+            && next.len <= self.input.len() - end
+        {
+            end += next.len;
+        }
+        Ok(end)
+    }
+
+    /// Whether the ReadyForQuery that ends at `end` of the input is for the client.
+    fn passes_ready(&mut self, end: usize) -> bool {
+        let status = self.input.get(end - 1).and_then(|it| TxStatus::from_byte(*it));
+        let passes = self.ready_if.is_some() && self.ready_if == status;
+        if passes {
+            (self.ready_if, self.has_told_ready) = (None, true);
+        }
+        passes
+    }
+
+    /// The first bytes of the input, which [`Self::front`] has said are for the client.
+    pub fn front_bytes(&self, count: usize) -> &[u8] {
+        &self.input[..count]
+    }
+
+    /// Drops bytes off the front of the input: they were handed on.
+    pub fn drop_front(&mut self, count: usize) {
+        self.input.advance(count);
     }
 
     /// The next frame that is for the client, if it is there whole: `None` if more must be read,
@@ -567,7 +622,7 @@ impl Server {
         loop {
             while self.next_fake().is_some() {}
             match self.front()? {
-                Front::Forward(count) => drop(self.take_front(count)),
+                Front::Forward(count) => self.drop_front(count),
                 Front::More => {
                     self.fill().await?;
                 }

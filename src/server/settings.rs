@@ -1,10 +1,15 @@
 //! The settings a session has made, and the statements that bring a server to them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
+use parking_lot::Mutex;
+
+/// Different settings that are kept for sharing.
+const SHARED: usize = 1000;
+
 /// How a setting is made on a server.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Setting {
     /// By a client's own `SET …` statement.
     Statement(String),
@@ -14,6 +19,28 @@ pub enum Setting {
 
 /// Settings by lower-case name; shared between a session and the servers it has used.
 pub type Settings = Arc<BTreeMap<String, Setting>>;
+
+/// Settings that several sessions have are one object, so that a server is seen to have them by a look
+/// at the pointers.
+#[derive(Debug, Default)]
+pub struct SharedSettings(Mutex<HashSet<Settings>>);
+
+impl SharedSettings {
+    /// The one object with these settings.
+    pub fn intern(&self, settings: Settings) -> Settings {
+        let mut known = self.0.lock();
+        if let Some(known) = known.get(&settings) {
+            return Arc::clone(known);
+        }
+        if known.len() >= SHARED {
+            known.retain(|it| Arc::strong_count(it) > 1);
+        }
+        if known.len() < SHARED {
+            known.insert(Arc::clone(&settings));
+        }
+        settings
+    }
+}
 
 /// The SQL that brings a server with the settings `from` to `to`; `None` if there is no difference.
 /// Role and session authorization come last, so that the other settings are made with the

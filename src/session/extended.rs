@@ -3,7 +3,7 @@
 //! A batch that one server can take is handed to it in one write, with statements renamed and those it
 //! lacks prepared before. Any other batch is carried out message by message.
 
-mod batch;
+pub(super) mod batch;
 mod stepwise;
 
 use std::sync::Arc;
@@ -12,12 +12,13 @@ use bytes::{Bytes, BytesMut};
 use smallvec::SmallVec;
 
 use super::run::Routed;
-use super::statement::Statement;
+use super::transaction::SchemaOfBlock;
 use super::{Role, Session};
 use crate::error::{PgError, sqlstate};
 use crate::exec::Failure;
 use crate::plan::route::Arguments;
-use crate::plan::{Access, Action as PlanAction, KeySource, Run, Scope};
+use crate::plan::{Access, Action as PlanAction, Run, Statement};
+pub(super) use crate::proxy::Prepared;
 use crate::proxy::{Text, TextKey};
 use crate::server::Setting;
 use crate::shard::ShardId;
@@ -26,14 +27,6 @@ use crate::wire::frontend::view::{Bind, Parse};
 
 /// What a batch may hold before it is handed on without a Sync.
 const BATCH_BYTES: usize = 1 << 20;
-
-/// A client's prepared statement.
-pub(super) struct Prepared {
-    pub(super) text: Arc<Text>,
-    pub(super) statement: Statement,
-    /// The catalog the plan was made from.
-    version: u64,
-}
 
 /// A client's portal.
 #[derive(Clone)]
@@ -60,24 +53,12 @@ impl Bound<'_> {
     }
 }
 
-impl Prepared {
-    /// Whether a key is a parameter whose type nobody has told yet: what Postgres infers need not be
-    /// the key column's type, and a value must not be read as another type than it is.
-    pub(super) fn needs_types(&self) -> bool {
-        let PlanAction::Run(run) = &self.statement.plan.action else { return false };
-        let Scope::Keys { keys, .. } = &run.scope else { return false };
-        let is_open = |index: usize| self.text.types.get(index - 1).is_none_or(|it| *it == 0);
-        self.text.inferred.get().is_none()
-            && keys.iter().any(|key| match key {
-                KeySource::Param { index, .. } | KeySource::ParamArray { index, .. } => {
-                    is_open(*index)
-                }
-                KeySource::Literal { .. } => false,
-            })
-    }
-}
-
 impl Portal {
+    /// A portal that a server has.
+    pub(super) fn placed(prepared: Arc<Prepared>, bind: Bytes, place: (ShardId, Role)) -> Self {
+        Self { prepared, bind, place: Some(place) }
+    }
+
     /// A portal that no server has.
     pub(super) fn unplaced(prepared: Arc<Prepared>, bind: Bytes) -> Self {
         Self { prepared, bind, place: None }
@@ -112,12 +93,16 @@ impl Portal {
 }
 
 fn arguments<'a>(frame: &'a [u8], text: &'a Text) -> Result<Bound<'a>, PgError> {
-    let bind = Bind::read(frame)?;
-    Ok(Bound {
+    Ok(bound(&Bind::read(frame)?, frame, text))
+}
+
+/// The arguments of a Bind message.
+pub(super) fn bound<'a>(bind: &Bind<'_>, frame: &'a [u8], text: &'a Text) -> Bound<'a> {
+    Bound {
         params: bind.values.iter().map(|it| it.clone().map(|range| &frame[range])).collect(),
         formats: bind.formats.iter().collect(),
-        types: text.inferred.get().map_or(&text.types[..], |it| &it[..]),
-    })
+        types: text.told_types(),
+    }
 }
 
 impl Session {
@@ -189,10 +174,10 @@ impl Session {
     ) -> Result<Arc<Prepared>, PgError> {
         let sql = frame.slice_ref(parse.sql);
         let types: Vec<u32> = parse.types.iter().collect();
-        let restore = self.directives(&sql)?;
+        let restored = self.directives(&sql)?;
         let statements = self.analyse(&sql, &types).await;
-        if let Some(routing) = restore {
-            self.routing = routing;
+        if let Some(routing) = &restored {
+            self.routing = routing.clone();
         }
         let mut statements = statements?;
         if statements.len() > 1 {
@@ -211,8 +196,13 @@ impl Session {
         let database = Arc::clone(&self.database_name);
         // The texts outlive this message: they must not keep its whole read buffer alive.
         let sql = Bytes::copy_from_slice(&sql);
-        let text = self.proxy.text(TextKey { sql, types, path, database });
-        Ok(Arc::new(Prepared { text, statement, version: self.catalog_version() }))
+        let text = self.proxy.prepared.text(TextKey { sql, types, path, database });
+        let is_common = restored.is_none() && self.routing.tenant.is_none();
+        let prepared = Arc::new(Prepared { text, statement, version: self.catalog_version() });
+        if is_common && matches!(self.schema_of_block, SchemaOfBlock::Unchanged) {
+            self.proxy.prepared.insert(&prepared);
+        }
+        Ok(prepared)
     }
 
     /// The statement, planned again if the schema has changed since.
@@ -223,8 +213,7 @@ impl Session {
         if prepared.version == self.catalog_version() {
             return Ok(prepared);
         }
-        let types = prepared.text.types.clone();
-        let mut statements = self.analyse(&prepared.text.sql, &types).await?;
+        let mut statements = self.analyse(prepared.text.sql(), prepared.text.types()).await?;
         let Some(statement) = statements.pop() else { return Ok(prepared) };
         let text = Arc::clone(&prepared.text);
         Ok(Arc::new(Prepared { text, statement, version: self.catalog_version() }))
@@ -277,7 +266,7 @@ impl Session {
         if let Some(routed) = self.route_with_comment(&prepared.statement, run, &bound)? {
             return Ok(Some((Arc::clone(prepared), routed)));
         }
-        let statement = self.analyse_exactly(&prepared.text.sql, &prepared.text.types)?;
+        let statement = self.analyse_exactly(prepared.text.sql(), prepared.text.types())?;
         let version = prepared.version;
         let exact = Prepared { text: Arc::clone(&prepared.text), statement, version };
         let PlanAction::Run(run) = &exact.statement.plan.action else {

@@ -4,14 +4,13 @@ use bytes::{Bytes, BytesMut};
 
 use super::extended::Portal;
 use super::run::Routed;
-use super::statement::Statement;
 use super::{Role, Session};
 use crate::error::{PgError, sqlstate};
 use crate::exec::broadcast::{self, Answers, Describe};
 use crate::exec::{Failure, Member, copy, merge};
 use crate::merge::{Bound, Limits, Merge, MergeSpec};
 use crate::plan::route::{self, Arguments, Rows};
-use crate::plan::{Access, Combine, Run, Split};
+use crate::plan::{Access, Combine, Run, Split, Statement};
 use crate::shard::ShardId;
 use crate::wire::frontend;
 use crate::wire::frontend::view::{Bind, Target};
@@ -275,7 +274,7 @@ fn send(
         server.push_with(b'Q', Action::Forward, |out| frontend::query(out, sql));
         return Ok(());
     };
-    let types = portal.prepared.text.inferred.get().unwrap_or(&portal.prepared.text.types);
+    let types = portal.prepared.text.told_types();
     server.statements.unnamed = None;
     server.push_with(b'P', Action::Skip, |out| {
         frontend::parse(out, b"", sql, types.iter().copied());

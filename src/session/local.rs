@@ -4,13 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::statement::Statement;
 use super::transaction::{SchemaOfBlock, text_of};
 use super::{Role, Session};
 use crate::error::{PgError, sqlstate};
 use crate::exec::Failure;
 use crate::plan::route::Arguments;
-use crate::plan::{Action as PlanAction, Local, Plan};
+use crate::plan::{Action as PlanAction, Local, Plan, Statement};
 use crate::server::Setting;
 use crate::shard::{KeyType, ShardId};
 use crate::wire::backend;

@@ -1,21 +1,18 @@
-//! From a connection's first byte to its first ReadyForQuery.
+//! From a start-up packet to the first ReadyForQuery.
 
 use std::sync::Arc;
 use std::time::Instant;
 
-use bytes::Bytes;
-
-use super::{PATIENCE, Role, Routing, Session};
-use crate::auth::{Next, Random, ServerExchange};
+use super::authenticate::{Account, authenticate};
+use super::{PATIENCE, Role, Routing, Session, open};
 use crate::config::User;
 use crate::error::{PgError, sqlstate};
 use crate::net::Client;
 use crate::pool::cluster::{Cluster, Database};
 use crate::proxy::{ClientState, Handle, Proxy, Seat};
 use crate::server::{Setting, Settings, difference};
-use crate::wire::frontend::view::Initial;
+use crate::wire::backend;
 use crate::wire::pipeline::TxStatus;
-use crate::wire::{backend, frame};
 
 /// The admin console's database.
 const ADMIN: &str = "pgsluice";
@@ -59,21 +56,18 @@ struct Wanted {
 }
 
 /// Speaks with a new connection; `None` if it ended, was a cancel request or was refused.
-pub(super) async fn log_in(
-    proxy: &Arc<Proxy>,
-    mut client: Client,
-    thread: usize,
-) -> Option<Outcome> {
-    match start(proxy, &mut client).await {
-        Ok(Some(wanted)) => match admit(proxy, client, thread, wanted).await {
-            Ok(outcome) => Some(outcome),
-            Err((mut client, error)) => {
-                refuse(proxy, &mut client, error).await;
-                None
-            }
+pub(super) async fn log_in(proxy: &Arc<Proxy>, client: Client, thread: usize) -> Option<Outcome> {
+    let outcome = match open::start(proxy, client).await {
+        Ok(Some((mut client, startup))) => match wanted(&mut client, startup) {
+            Ok(wanted) => admit(proxy, client, thread, wanted).await,
+            Err(error) => Err((client, error)),
         },
-        Ok(None) => None,
-        Err(error) => {
+        Ok(None) => return None,
+        Err(refused) => Err(refused),
+    };
+    match outcome {
+        Ok(outcome) => Some(outcome),
+        Err((mut client, error)) => {
             refuse(proxy, &mut client, error).await;
             None
         }
@@ -88,51 +82,8 @@ async fn refuse(proxy: &Proxy, client: &mut Client, error: PgError) {
     let _ = client.flush(std::time::Duration::from_secs(5)).await;
 }
 
-/// Reads packets up to the start-up packet.
-async fn start(proxy: &Arc<Proxy>, client: &mut Client) -> Result<Option<Wanted>, PgError> {
-    loop {
-        let Some(packet) = packet(client).await? else { return Ok(None) };
-        match Initial::read(&packet)? {
-            // TLS is not offered: the client goes on in clear or gives up.
-            Initial::Ssl | Initial::GssEnc => {
-                client.out.extend_from_slice(b"N");
-                if client.flush(PATIENCE).await.is_err() {
-                    return Ok(None);
-                }
-            }
-            Initial::Cancel(request) => {
-                proxy.cancel(request.pid, request.key).await;
-                return Ok(None);
-            }
-            Initial::Startup(startup) => {
-                let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-                let parameters = startup.parameters.iter().map(|(k, v)| (text(k), text(v)));
-                let parameters: Vec<_> = parameters.collect();
-                return wanted(client, startup.minor, parameters).map(Some);
-            }
-        }
-    }
-}
-
-async fn packet(client: &mut Client) -> Result<Option<Bytes>, PgError> {
-    loop {
-        if let Some(len) = frame::next_startup(&client.input)?
-            && client.input.len() >= len
-        {
-            return Ok(Some(client.input.split_to(len).freeze()));
-        }
-        match client.fill().await {
-            Ok(0) | Err(_) => return Ok(None),
-            Ok(_) => (),
-        }
-    }
-}
-
-fn wanted(
-    client: &mut Client,
-    minor: u16,
-    parameters: Vec<(String, String)>,
-) -> Result<Wanted, PgError> {
+fn wanted(client: &mut Client, startup: open::Startup) -> Result<Wanted, PgError> {
+    let open::Startup { minor, parameters } = startup;
     let mut wanted = Wanted {
         minor: minor.min(MINOR),
         user: String::new(),
@@ -274,17 +225,18 @@ async fn admit(
         Ok(seat) => seat,
         Err(error) => return Err((client, error)),
     };
-    let user = match authenticate(proxy, &mut client, &wanted.user).await {
-        Ok(user) => user,
+    let who = (wanted.user.as_str(), wanted.database.as_str());
+    let account = match authenticate(proxy, &cluster, &mut client, who).await {
+        Ok(account) => account,
         Err(error) => return Err((client, error)),
     };
     let database = cluster.databases.get(&wanted.database).cloned();
-    if let Err(error) = may_enter(proxy, &wanted, &user, database.is_some()) {
+    if let Err(error) = may_enter(proxy, &wanted, &account.user, database.is_some()) {
         return Err((client, error));
     }
     let handle = match database
         .as_ref()
-        .map_or(Ok(()), |it| seat.name(&user, &it.config, limits))
+        .map_or(Ok(()), |it| seat.name(&account.user, &it.config, limits))
         .and_then(|()| register(proxy, &client, &wanted, thread))
     {
         Ok(handle) => handle,
@@ -296,7 +248,7 @@ async fn admit(
         return Ok(Outcome::Admin(Box::new((client, handle, seat))));
     };
     let mut session =
-        Box::new(new_session(proxy, client, handle, user, cluster, database, &wanted, thread));
+        Box::new(new_session(proxy, client, handle, account, cluster, database, &wanted, thread));
     session.seat = Some(seat);
     match session.learn_parameters().await {
         Ok(parameters) => {
@@ -342,59 +294,6 @@ fn may_enter(proxy: &Proxy, wanted: &Wanted, user: &User, is_known: bool) -> Res
     }
 }
 
-async fn authenticate(proxy: &Proxy, client: &mut Client, name: &str) -> Result<User, PgError> {
-    let user = proxy.user(name);
-    let method = user.as_ref().map_or(crate::auth::AuthMethod::ScramSha256, |it| it.auth);
-    let cluster = proxy.cluster.load_full();
-    let derived = cluster.verifiers.get(name);
-    let secret = derived.or(user.as_ref().map(|it| &it.secret));
-    let mut next = ServerExchange::start(method, name, secret, &random(proxy)?);
-    loop {
-        match next {
-            Next::Failed(error) => return Err(error),
-            Next::Done(frames) => {
-                client.out.extend_from_slice(&frames);
-                return user.ok_or_else(gone);
-            }
-            Next::Send(frames, exchange) => {
-                client.out.extend_from_slice(&frames);
-                client.flush(PATIENCE).await.map_err(|_| gone())?;
-                next = exchange.step(&password_frame(client).await?);
-            }
-        }
-    }
-}
-
-fn random(proxy: &Proxy) -> Result<Random, PgError> {
-    let mut random = Random { nonce: Default::default(), salt: [0; 4], key: proxy.salt_key };
-    let filled =
-        getrandom::fill(&mut random.nonce).and_then(|()| getrandom::fill(&mut random.salt));
-    filled.map_err(|error| PgError::new(sqlstate::INTERNAL_ERROR, error.to_string()))?;
-    Ok(random)
-}
-
-async fn password_frame(client: &mut Client) -> Result<Bytes, PgError> {
-    loop {
-        match client.take_frame()? {
-            Some((b'p', frame)) => return Ok(frame),
-            Some((tag, _)) => {
-                return Err(PgError::new(
-                    sqlstate::PROTOCOL_VIOLATION,
-                    format!("expected password response, got message type {tag}"),
-                ));
-            }
-            None => match client.fill().await {
-                Ok(0) | Err(_) => return Err(gone()),
-                Ok(_) => (),
-            },
-        }
-    }
-}
-
-fn gone() -> PgError {
-    PgError::new(sqlstate::CONNECTION_FAILURE, "the client has gone")
-}
-
 fn register(
     proxy: &Proxy,
     client: &Client,
@@ -410,6 +309,7 @@ fn register(
         user: wanted.user.clone(),
         database: wanted.database.clone(),
         peer: client.peer,
+        is_tls: client.is_tls(),
         connected: Instant::now(),
         thread,
         servers: parking_lot::Mutex::default(),
@@ -429,7 +329,7 @@ fn new_session(
     proxy: &Arc<Proxy>,
     client: Client,
     handle: Arc<Handle>,
-    user: User,
+    Account { user, login }: Account,
     cluster: Arc<Cluster>,
     database: Arc<Database>,
     wanted: &Wanted,
@@ -441,19 +341,19 @@ fn new_session(
         seat: None,
         client,
         thread,
-        user_name: user.name.as_str().into(),
+        login,
         database_name: database.config.name.as_str().into(),
         user,
         cluster,
         database,
-        settings: Arc::clone(&wanted.settings),
-        defaults: Arc::clone(&wanted.settings),
+        settings: proxy.settings.intern(Arc::clone(&wanted.settings)),
+        defaults: proxy.settings.intern(Arc::clone(&wanted.settings)),
         routing: wanted.routing.clone(),
         tx: None,
         members: Vec::new(),
         pin: None,
-        statements: std::collections::HashMap::new(),
-        portals: std::collections::HashMap::new(),
+        statements: Default::default(),
+        portals: Default::default(),
         batch: Vec::new(),
         batch_bytes: 0,
         skips_to_sync: false,
@@ -461,7 +361,7 @@ fn new_session(
         reload_at_commit: false,
         schema_of_block: Default::default(),
         queries: 0,
-        buffers: super::statement::Buffers::default(),
+        is_cut_off: false,
         asked: Default::default(),
     }
 }
@@ -489,21 +389,25 @@ impl Session {
         if let Some(tenant) = self.routing.tenant.clone() {
             self.owner_of(&tenant)?;
         }
-        let known = self.database.state.parameters.load_full();
-        let is_harmless = |name: &String| name == "application_name";
-        if !known.is_empty() && self.settings.keys().all(is_harmless) {
-            return Ok(reported(&known));
-        }
         let home = Arc::clone(&self.database.home().primary);
-        let pool = self.database.pool(&home, &self.user, &self.user_name);
+        let name = self.login.name(&self.user, &home.address);
+        let parameters = &self.database.state.parameters;
+        let known = parameters.get(name).map(|it| Arc::clone(&it));
+        let is_harmless = |name: &String| name == "application_name";
+        if let Some(known) = &known
+            && self.settings.keys().all(is_harmless)
+        {
+            return Ok(reported(known));
+        }
+        let pool = self.database.pool(&home, &self.user, &self.login);
         let mut lease = match pool.take(self.thread).await {
             Ok(lease) => lease,
             // Without the home shard's primary a replica knows the same.
             Err(error) => self.any_replica().await.ok_or(error)?,
         };
         let server = lease.server();
-        if known.is_empty() && server.settings.is_empty() {
-            self.database.state.parameters.store(Arc::new(server.status.clone()));
+        if known.is_none() && server.settings.is_empty() {
+            parameters.insert(name.to_owned(), Arc::new(server.status.clone()));
         }
         if let Some(sql) = difference(&server.settings, &self.settings) {
             if let Err(error) = server.run(&sql).await {
@@ -517,7 +421,7 @@ impl Session {
 
     async fn any_replica(&self) -> Option<crate::pool::Lease> {
         for host in &self.database.home().replicas {
-            let pool = self.database.pool(host, &self.user, &self.user_name);
+            let pool = self.database.pool(host, &self.user, &self.login);
             if let Ok(lease) = pool.take(self.thread).await {
                 return Some(lease);
             }

@@ -85,6 +85,9 @@ impl Session {
 
     /// Brings a server to the session's settings and into its transaction.
     async fn bring_up(&mut self, at: usize) -> Result<(), Failure> {
+        if self.tx.is_none() && Arc::strong_count(&self.settings) == 1 {
+            self.settings = self.proxy.settings.intern(std::mem::take(&mut self.settings));
+        }
         let member = &mut self.members[at];
         let is_outside = !member.in_tx;
         let server = member.lease.server();
@@ -124,7 +127,7 @@ impl Session {
     }
 
     async fn take(&self, host: &Host) -> Result<Lease, PgError> {
-        let pool = self.database.pool(host, &self.user, &self.user_name);
+        let pool = self.database.pool(host, &self.user, &self.login);
         timeouts::in_time(&self.handle, pool.take(self.thread)).await
     }
 

@@ -1,11 +1,14 @@
 //! One client, from its first byte to its last: frames become requests, requests become plans, plans
 //! run on leased servers. One task owns it all.
 
+mod authenticate;
+mod express;
 mod extended;
 mod fan_out;
 mod local;
 mod login;
 mod members;
+mod open;
 mod prepare;
 mod run;
 mod statement;
@@ -13,8 +16,10 @@ mod timeouts;
 mod transaction;
 
 use std::collections::HashMap;
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -22,16 +27,17 @@ use bytes::Bytes;
 use crate::config::User;
 use crate::error::{PgError, sqlstate};
 use crate::exec::{Failure, Member};
-use crate::net::{Client, Stream};
+use crate::net::{Client, Stream, Thread};
 use crate::pool::cluster::{Cluster, Database};
+use crate::pool::login::ServerLogin;
 use crate::proxy::{Handle, Proxy, Seat, Signals};
 use crate::server::Settings;
 use crate::shard::ShardId;
 use crate::wire::backend;
 use crate::wire::pipeline::TxStatus;
 
+use express::Express;
 use extended::{Portal, Prepared};
-use timeouts::Dropped;
 use transaction::Transaction;
 
 /// How long a client may take nothing of what it is sent.
@@ -46,7 +52,8 @@ struct Session {
     client: Client,
     thread: usize,
     user: User,
-    user_name: Arc<str>,
+    /// Its account on servers.
+    login: ServerLogin,
     database_name: Arc<str>,
     cluster: Arc<Cluster>,
     database: Arc<Database>,
@@ -58,8 +65,8 @@ struct Session {
     members: Vec<Member>,
     /// Why the session keeps its servers.
     pin: Option<&'static str>,
-    statements: HashMap<Bytes, Arc<Prepared>>,
-    portals: HashMap<Bytes, Portal>,
+    statements: HashMap<Bytes, Arc<Prepared>, foldhash::fast::RandomState>,
+    portals: HashMap<Bytes, Portal, foldhash::fast::RandomState>,
     /// Messages of the extended protocol since the last Sync or Flush.
     batch: Vec<(u8, Bytes)>,
     batch_bytes: usize,
@@ -71,7 +78,8 @@ struct Session {
     reload_at_commit: bool,
     schema_of_block: transaction::SchemaOfBlock,
     queries: u64,
-    buffers: statement::Buffers,
+    /// Whether the client has got a part of a row of which the rest will not come.
+    is_cut_off: bool,
     /// Unknown relations that were looked for under a version of the catalog.
     asked: (u64, std::collections::HashSet<String>),
 }
@@ -107,7 +115,7 @@ impl Role {
 }
 
 /// Serves a connection that was accepted: a client, a cancel request, the admin console.
-pub async fn serve(proxy: Arc<Proxy>, stream: Stream, thread: usize) {
+pub async fn serve(proxy: Arc<Proxy>, stream: Stream, thread: Arc<Thread>) {
     let Ok(peer) = stream.peer() else { return };
     stream.set_nodelay();
     let (message_bytes, buffer_bytes, login_timeout) = {
@@ -115,9 +123,10 @@ pub async fn serve(proxy: Arc<Proxy>, stream: Stream, thread: usize) {
         let limits = &cluster.config.limits;
         (limits.message_bytes, limits.buffer_bytes, limits.login_timeout)
     };
-    let mut client = Client::new(stream, peer, message_bytes);
+    let number = thread.number;
+    let mut client = Client::new(stream, peer, thread, message_bytes);
     client.buffer_limit = buffer_bytes;
-    let login = Box::pin(login::log_in(&proxy, client, thread));
+    let login = Box::pin(login::log_in(&proxy, client, number));
     match tokio::time::timeout(login_timeout, login).await {
         Ok(Some(login::Outcome::Session(session))) => session.live().await,
         Ok(Some(login::Outcome::Admin(console))) => {
@@ -133,45 +142,143 @@ pub async fn serve(proxy: Arc<Proxy>, stream: Stream, thread: usize) {
     }
 }
 
+/// What [`Session::poll_common`] leaves to others.
+enum Event {
+    /// The client has said goodbye or its connection is lost.
+    Gone,
+    /// A message that needs more than the common case.
+    Message(u8, Bytes),
+    /// A common request has ended in an error.
+    Trouble(Result<(), Failure>),
+    /// The client does not take what it is sent.
+    Backlog,
+    /// Others want something of the session.
+    Signal,
+    /// Bytes that are no message.
+    Malformed(PgError),
+}
+
 impl Session {
     /// Serves the client to its end.
     async fn live(mut self: Box<Self>) {
         let handle = Arc::clone(&self.handle);
         handle.signals.attach().await;
         self.note_rest();
-        while !self.step(&handle).await {}
+        let mut express = None;
+        loop {
+            // All that happens often is done in here; what comes out of it is rare, so that its futures
+            // lie on the heap and the task stays small.
+            let event = poll_fn(|cx| self.poll_common(&mut express, &handle.signals, cx)).await;
+            if Box::pin(self.attend(event, &mut express, &handle)).await {
+                break;
+            }
+        }
+        drop(express);
         self.end();
     }
 
-    /// Handles one message, or waits for the client; whether the session is over.
-    async fn step(&mut self, handle: &Handle) -> bool {
-        match self.client.take_frame() {
-            Ok(Some((b'X', _))) => true,
-            Ok(Some((tag, frame))) => {
+    /// Serves common requests, one after the other, and waits for them.
+    fn poll_common(
+        &mut self,
+        express: &mut Option<Express>,
+        signals: &Signals,
+        cx: &mut Context<'_>,
+    ) -> Poll<Event> {
+        loop {
+            let heeded = match express {
+                Some(_) => Signals::KILL | Signals::TIMEOUT,
+                None => Signals::ANY,
+            };
+            if signals.is_raised(heeded) {
+                return Poll::Ready(Event::Signal);
+            }
+            if let Some(under_way) = express {
+                let done = ready!(self.poll_ride(under_way, cx));
+                if !self.alight(express, &done) {
+                    return Poll::Ready(Event::Trouble(done));
+                }
+            }
+            if !self.client.out.is_empty() {
+                match self.client.poll_flush(cx) {
+                    Poll::Ready(Ok(())) => (),
+                    Poll::Ready(Err(_)) => return Poll::Ready(Event::Gone),
+                    Poll::Pending => return Poll::Ready(Event::Backlog),
+                }
+            }
+            *express = self.board();
+            if express.is_some() {
+                continue;
+            }
+            match self.client.take_frame() {
+                Ok(Some((b'X', _))) => return Poll::Ready(Event::Gone),
+                Ok(Some((tag, frame))) => return Poll::Ready(Event::Message(tag, frame)),
+                Ok(None) => (),
+                Err(error) => return Poll::Ready(Event::Malformed(error)),
+            }
+            self.client.rest();
+            match ready!(members::poll_idle(&mut self.members, &mut self.client, cx)) {
+                Ok(count) if count > 0 => (),
+                _ => return Poll::Ready(Event::Gone),
+            }
+        }
+    }
+
+    /// Deals with what is not common; whether the session is over.
+    async fn attend(
+        &mut self,
+        event: Event,
+        express: &mut Option<Express>,
+        handle: &Handle,
+    ) -> bool {
+        match event {
+            Event::Gone => true,
+            Event::Message(tag, frame) => {
                 let done = {
                     let mut request = Box::pin(self.handle(tag, frame));
-                    // If killed, what runs is dropped: its servers are cleaned up.
+                    // If it is to end, what runs is dropped: its servers are cleaned up.
                     timeouts::within(handle, request.as_mut()).await
                 };
                 match done {
+                    Ok(Ok(())) if self.may_drain() => {
+                        self.say_goodbye("the proxy is going down").await;
+                        true
+                    }
                     Ok(done) => done.is_err(),
-                    Err(Dropped::Killed) => self.end_by_kill().await,
-                    Err(Dropped::Overdue(error)) => self.end_by_timeout(&error).await,
+                    Err(dropped) => self.end_by(dropped).await,
                 }
             }
-            Ok(None) if self.may_drain() => {
-                self.say_goodbye("the proxy is going down").await;
-                true
+            Event::Trouble(done) => {
+                let Some(express) = express.take() else { return false };
+                let done = timeouts::within(handle, pin!(self.land(express, done))).await;
+                match done {
+                    Ok(done) => done.is_err(),
+                    Err(dropped) => self.end_by(dropped).await,
+                }
             }
-            Ok(None) => match self.wait(&handle.signals).await {
-                Some(read) => !matches!(read, Ok(count) if count > 0),
-                None if handle.signals.is_raised(Signals::KILL) => self.end_by_kill().await,
-                None => match handle.timeout() {
-                    Some(error) => self.end_by_timeout(&error).await,
-                    None => false,
-                },
-            },
-            Err(error) => {
+            Event::Backlog => {
+                let done = timeouts::within(handle, pin!(self.flush())).await;
+                match done {
+                    Ok(done) => done.is_err(),
+                    Err(dropped) => self.end_by(dropped).await,
+                }
+            }
+            Event::Signal => {
+                if let Some(dropped) = timeouts::end(handle) {
+                    self.cut_off(express);
+                    return self.end_by(dropped).await;
+                }
+                handle.signals.take(Signals::DRAIN);
+                if express.is_none() {
+                    // Nothing waits any more.
+                    handle.signals.take(Signals::OVERDUE);
+                }
+                let is_over = express.is_none() && self.may_drain();
+                if is_over {
+                    self.say_goodbye("the proxy is going down").await;
+                }
+                is_over
+            }
+            Event::Malformed(error) => {
                 self.tell(&error.fatal());
                 let _ = self.client.flush(PATIENCE).await;
                 true
@@ -182,25 +289,6 @@ impl Session {
     /// Whether the proxy goes down and this client has nothing under way.
     fn may_drain(&self) -> bool {
         self.tx.is_none() && self.client.input.is_empty() && self.proxy.is_draining()
-    }
-
-    async fn end_by_kill(&mut self) -> bool {
-        self.say_goodbye("an administrator ended this session").await;
-        true
-    }
-
-    /// Waits for the client; a server it keeps may meanwhile have something to say. `None` if others
-    /// want something of the session; for KILL the bit stays raised.
-    async fn wait(&mut self, signals: &Signals) -> Option<std::io::Result<usize>> {
-        self.client.rest();
-        let (members, client) = (&mut self.members, &mut self.client);
-        std::future::poll_fn(|cx| {
-            if signals.is_raised(Signals::KILL | Signals::TIMEOUT) || signals.take(Signals::DRAIN) {
-                return Poll::Ready(None);
-            }
-            members::poll_idle(members, client, cx).map(Some)
-        })
-        .await
     }
 
     async fn handle(&mut self, tag: u8, frame: Bytes) -> Result<(), Failure> {
@@ -256,6 +344,11 @@ impl Session {
     async fn end_request(&mut self) -> Result<(), Failure> {
         self.release();
         self.note_rest();
+        self.flush().await
+    }
+
+    /// Writes what the client is to get.
+    async fn flush(&mut self) -> Result<(), Failure> {
         self.client.flush(PATIENCE).await.map_err(|_| Failure::Gone)
     }
 
@@ -310,11 +403,7 @@ impl Session {
 
     async fn say_goodbye(&mut self, why: &str) {
         let error = PgError::new(sqlstate::ADMIN_SHUTDOWN, why).fatal();
-        // In the middle of a row nothing can be told.
-        if !self.members.iter_mut().any(|it| it.server().is_passing()) {
-            self.tell(&error.hint("connect again"));
-        }
-        let _ = self.client.flush(Duration::from_secs(1)).await;
+        self.leave(&error.hint("connect again")).await;
     }
 
     fn end(&mut self) {

@@ -3,12 +3,12 @@
 use bytes::Bytes;
 use smallvec::SmallVec;
 
-use super::statement::Statement;
 use super::{Role, Session};
 use crate::error::{PgError, sqlstate};
 use crate::exec::{Failure, relay};
-use crate::plan::route::{self, Arguments, Target};
-use crate::plan::{Access, Action as PlanAction, Combine, Run};
+use crate::plan::cache::Verb;
+use crate::plan::route::{self, Arguments, Call, Target};
+use crate::plan::{Access, Action as PlanAction, Combine, Run, Statement};
 use crate::server::Setting;
 use crate::shard::{Key, ShardId, ShardSet};
 use crate::sql::comment;
@@ -166,7 +166,7 @@ impl Session {
 
     /// LOCK TABLE lasts to the end of a block, so it needs one.
     pub(super) fn check_lock(&self, statement: &Statement) -> Result<(), PgError> {
-        if self.tx.is_some() || !statement.is_lock() {
+        if self.tx.is_some() || statement.verb() != Verb::Lock {
             return Ok(());
         }
         Err(PgError::new(
@@ -288,9 +288,21 @@ impl Session {
         run: &Run,
         arguments: &Arguments<'_>,
     ) -> Result<Option<Routed>, PgError> {
+        let call = statement.call(*arguments);
+        self.route_call(run, &call, statement.verb(), statement.is_shared)
+    }
+
+    /// As [`Self::route`], of a statement taken apart.
+    pub(super) fn route_call(
+        &self,
+        run: &Run,
+        call: &Call<'_>,
+        verb: Verb,
+        is_shared: bool,
+    ) -> Result<Option<Routed>, PgError> {
         let (map, home) = (self.database.map(), self.database.config.home_shard);
-        let routed = route::route(run, map, home, &statement.call(*arguments))?;
-        if routed.has_null && statement.is_insert() {
+        let routed = route::route(run, map, home, call)?;
+        if routed.has_null && verb == Verb::Insert {
             return Err(PgError::new(
                 sqlstate::NOT_NULL_VIOLATION,
                 "the tenant column of a sharded table cannot be NULL",
@@ -309,7 +321,7 @@ impl Session {
         };
         self.check_encoding(run, &routed.keys)?;
         let shards = self.tenant_shard(run, shards, &routed.keys)?;
-        if shards.len() > 1 && statement.is_shared {
+        if shards.len() > 1 && is_shared {
             return Ok(None);
         }
         let mut buckets: SmallVec<[Option<u8>; 4]> =
@@ -317,7 +329,7 @@ impl Session {
         if buckets.is_empty() && !matches!(run.scope, crate::plan::Scope::All) {
             buckets.push(None);
         }
-        let role = self.role(run, shards, &buckets, statement);
+        let role = self.role(run, shards, &buckets, verb);
         Ok(Some(Routed { shards, role, buckets }))
     }
 
@@ -373,16 +385,10 @@ impl Session {
         Ok(self.database.map().owner(&key))
     }
 
-    fn role(
-        &self,
-        run: &Run,
-        shards: ShardSet,
-        buckets: &[Option<u8>],
-        statement: &Statement,
-    ) -> Role {
+    fn role(&self, run: &Run, shards: ShardSet, buckets: &[Option<u8>], verb: Verb) -> Role {
         let may_read_replica = run.access == Access::Read
             && (self.tx.is_none() || self.is_read_only())
-            && !statement.needs_primary()
+            && verb != Verb::Show
             && self.pin.is_none();
         if !may_read_replica {
             return Role::Primary;

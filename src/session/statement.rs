@@ -1,4 +1,4 @@
-//! A statement and its plan: from the cache, or made now.
+//! The plan of a statement: from the cache, or made now.
 
 use std::sync::Arc;
 
@@ -10,82 +10,10 @@ use super::transaction::SchemaOfBlock;
 use crate::catalog::Catalog;
 use crate::error::{PgError, sqlstate};
 use crate::plan::cache::{Basis, CachedPlan, Sought};
-use crate::plan::planner;
-use crate::plan::route::{Arguments, Call};
-use crate::plan::{Access, Action as PlanAction, Combine, Plan, Run, Scope};
+use crate::plan::{Plan, Statement, planner};
 use crate::server::Setting;
-use crate::sql::fingerprint::{Fingerprint, Slot};
+use crate::sql::fingerprint::Fingerprint;
 use crate::sql::search_path;
-
-/// A statement, its plan, and where its literals stand.
-#[derive(Clone)]
-pub(super) struct Statement {
-    pub(super) text: Bytes,
-    pub(super) plan: Arc<Plan>,
-    /// Whether the plan may have been made from another text with other literals.
-    pub(super) is_shared: bool,
-    cached: Arc<CachedPlan>,
-    /// The literals of this text, if it is not the planned one.
-    slots: SmallVec<[Slot; 4]>,
-}
-
-/// Buffers that a session's statements share, one after the other.
-pub(super) struct Buffers {
-    fingerprint: Fingerprint,
-}
-
-impl Default for Buffers {
-    fn default() -> Self {
-        // One seed for all sessions, as they share a cache; it is drawn when the process starts.
-        Self { fingerprint: Fingerprint::new(seed()) }
-    }
-}
-
-/// A number that differs from process to process: the hash of nothing under std's random state.
-fn seed() -> u64 {
-    use std::hash::{BuildHasher, RandomState};
-    static SEED: std::sync::OnceLock<u64> = std::sync::OnceLock::new();
-    *SEED.get_or_init(|| RandomState::new().hash_one(0_u8))
-}
-
-impl Statement {
-    /// For routing.
-    pub(super) fn call<'a>(&'a self, args: Arguments<'a>) -> Call<'a> {
-        let planned = &*self.cached.slots;
-        let slots = if self.is_shared { &self.slots } else { planned };
-        Call { sql: self.sql(), slots, planned, args }
-    }
-
-    /// The text.
-    pub(super) fn sql(&self) -> &str {
-        std::str::from_utf8(&self.text).unwrap_or_default()
-    }
-
-    /// Whether replicas may run it.
-    pub(super) fn is_read(&self) -> bool {
-        matches!(&self.plan.action, PlanAction::Run(run) if run.access == Access::Read)
-    }
-
-    fn starts_with(&self, word: &str) -> bool {
-        let text = self.sql().trim_start();
-        text.get(..word.len()).is_some_and(|it| it.eq_ignore_ascii_case(word))
-    }
-
-    /// Whether it is an INSERT, so that a NULL key is an error.
-    pub(super) fn is_insert(&self) -> bool {
-        self.starts_with("insert")
-    }
-
-    /// Whether it is LOCK TABLE.
-    pub(super) fn is_lock(&self) -> bool {
-        self.starts_with("lock ")
-    }
-
-    /// SHOW tells of the server it runs on: clients mean the one that takes their writes.
-    pub(super) fn needs_primary(&self) -> bool {
-        self.starts_with("show")
-    }
-}
 
 impl Session {
     /// The statements of a text with their plans. Relations that the catalog does not know are looked
@@ -97,7 +25,7 @@ impl Session {
     ) -> Result<SmallVec<[Statement; 1]>, PgError> {
         let mut statements = self.analyse_all(sql, types).await?;
         if self.routing.tenant.is_some() {
-            statements.iter_mut().for_each(lift);
+            statements.iter_mut().for_each(Statement::lift);
         }
         Ok(statements)
     }
@@ -109,12 +37,18 @@ impl Session {
     ) -> Result<SmallVec<[Statement; 1]>, PgError> {
         let text = utf8(sql)?;
         let catalog = self.catalog().await?;
-        self.buffers.fingerprint.read(text);
-        if self.buffers.fingerprint.has_semicolon_inside() {
-            return self.analyse_several(sql, types, &catalog).await;
-        }
-        if let Some(found) = self.cached(sql, types, &catalog) {
-            return Ok(SmallVec::from_iter([found]));
+        let found = {
+            let mut fingerprint = self.client.thread.fingerprint();
+            fingerprint.read(text);
+            match fingerprint.has_semicolon_inside() {
+                true => Err(()),
+                false => Ok(self.cached(&fingerprint, sql, types, &catalog)),
+            }
+        };
+        match found {
+            Err(()) => return self.analyse_several(sql, types, &catalog).await,
+            Ok(Some(found)) => return Ok(SmallVec::from_iter([found])),
+            Ok(None) => (),
         }
         Ok(SmallVec::from_iter([self.plan_one(sql, types, catalog).await?]))
     }
@@ -135,8 +69,12 @@ impl Session {
         let mut statements = SmallVec::new();
         for (range, _) in pieces {
             let piece = sql.slice_ref(text[range].trim().as_bytes());
-            self.buffers.fingerprint.read(utf8(&piece)?);
-            let statement = match self.cached(&piece, types, catalog) {
+            let known = {
+                let mut fingerprint = self.client.thread.fingerprint();
+                fingerprint.read(utf8(&piece)?);
+                self.cached(&fingerprint, &piece, types, catalog)
+            };
+            let statement = match known {
                 Some(found) => found,
                 None => self.plan_one(&piece, types, Arc::clone(catalog)).await?,
             };
@@ -153,37 +91,38 @@ impl Session {
     ) -> Result<Statement, PgError> {
         let text = utf8(sql)?;
         let Some(catalog) = self.catalog_now() else { return Err(no_catalog()) };
-        self.buffers.fingerprint.read(text);
-        let basis = Basis { catalog_version: catalog.version, session: self.path_hash(), types };
-        let sought = Sought { sql: text, fingerprint: &self.buffers.fingerprint, basis };
+        let mut fingerprint = self.client.thread.fingerprint();
+        fingerprint.read(text);
+        let session = self.path_hash(&fingerprint);
+        let basis = Basis { catalog_version: catalog.version, session, types };
+        let sought = Sought { sql: text, fingerprint: &fingerprint, basis };
         let plans = &self.database.state.plans;
         if let Some(cached) = plans.find_whole(&sought) {
-            return Ok(exact(sql, cached));
+            return Ok(Statement::exact(sql, cached));
         }
         let plan = Arc::new(self.first_plan(text, types, &catalog));
-        let slots = self.buffers.fingerprint.slots().into();
-        let cached = Arc::new(CachedPlan { plan, slots });
+        let cached = CachedPlan::new(plan, text, &fingerprint);
         plans.insert_whole(&sought, &cached);
-        Ok(exact(sql, cached))
+        Ok(Statement::exact(sql, cached))
     }
 
     /// A cached plan for the text that the fingerprint was read from.
-    fn cached(&self, sql: &Bytes, types: &[u32], catalog: &Catalog) -> Option<Statement> {
+    fn cached(
+        &self,
+        read: &Fingerprint,
+        sql: &Bytes,
+        types: &[u32],
+        catalog: &Catalog,
+    ) -> Option<Statement> {
         let text = std::str::from_utf8(sql).ok()?;
-        let read = &self.buffers.fingerprint;
-        let basis = Basis { catalog_version: catalog.version, session: self.path_hash(), types };
+        let session = self.path_hash(read);
+        let basis = Basis { catalog_version: catalog.version, session, types };
         let sought = Sought { sql: text, fingerprint: read, basis };
         let cached = self.database.state.plans.find(&sought)?;
         if !cached.plan.is_shareable {
-            return Some(exact(sql, cached));
+            return Some(Statement::exact(sql, cached));
         }
-        Some(Statement {
-            text: sql.clone(),
-            plan: Arc::clone(&cached.plan),
-            is_shared: true,
-            slots: read.slots().into(),
-            cached,
-        })
+        Some(Statement::sharing(sql, cached, read.slots()))
     }
 
     async fn plan_one(
@@ -203,10 +142,12 @@ impl Session {
             catalog = self.catalog().await?;
         }
         let plan = Arc::new(self.first_plan(text, types, &catalog));
-        self.buffers.fingerprint.read(text);
-        let basis = Basis { catalog_version: catalog.version, session: self.path_hash(), types };
-        let sought = Sought { sql: text, fingerprint: &self.buffers.fingerprint, basis };
-        Ok(exact(sql, self.database.state.plans.insert(&sought, plan)))
+        let mut fingerprint = self.client.thread.fingerprint();
+        fingerprint.read(text);
+        let session = self.path_hash(&fingerprint);
+        let basis = Basis { catalog_version: catalog.version, session, types };
+        let sought = Sought { sql: text, fingerprint: &fingerprint, basis };
+        Ok(Statement::exact(sql, self.database.state.plans.insert(&sought, plan)))
     }
 
     /// Relations that neither the catalog nor, as it was asked before, the database knows.
@@ -295,36 +236,11 @@ impl Session {
         }
     }
 
-    fn path_hash(&self) -> u64 {
+    pub(super) fn path_hash(&self, fingerprint: &Fingerprint) -> u64 {
         match self.settings.get("search_path") {
             None => 0,
-            Some(Setting::Value(it) | Setting::Statement(it)) => {
-                self.buffers.fingerprint.hash_of(it.as_bytes())
-            }
+            Some(Setting::Value(it) | Setting::Statement(it)) => fingerprint.hash_of(it.as_bytes()),
         }
-    }
-}
-
-/// A statement that was refused only since it may need several shards runs on its tenant's.
-fn lift(statement: &mut Statement) {
-    let PlanAction::Refuse(error) = &statement.plan.action else { return };
-    if !statement.plan.is_lifted_by_tenant {
-        return;
-    }
-    let combine = Combine::Refuse(error.clone());
-    let run = Run { access: Access::Write, scope: Scope::All, combine };
-    let plan = Plan { action: PlanAction::Run(run), ..Plan::clone(&statement.plan) };
-    statement.plan = Arc::new(plan);
-    statement.is_shared = false;
-}
-
-fn exact(sql: &Bytes, cached: Arc<CachedPlan>) -> Statement {
-    Statement {
-        text: sql.clone(),
-        plan: Arc::clone(&cached.plan),
-        is_shared: false,
-        slots: SmallVec::new(),
-        cached,
     }
 }
 

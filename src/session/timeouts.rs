@@ -19,19 +19,24 @@ pub(super) enum Dropped {
     Overdue(PgError),
 }
 
+/// Why the session is to end now, if it is.
+pub(super) fn end(handle: &Handle) -> Option<Dropped> {
+    match handle.signals.is_raised(Signals::KILL) {
+        true => Some(Dropped::Killed),
+        false => handle.timeout().map(Dropped::Overdue),
+    }
+}
+
 /// Runs a request to its end, unless the session is to end before.
 pub(super) async fn within<F: Future>(
     handle: &Handle,
     mut request: Pin<&mut F>,
 ) -> Result<F::Output, Dropped> {
     poll_fn(|cx| {
-        if handle.signals.is_raised(Signals::KILL | Signals::TIMEOUT) {
-            if handle.signals.is_raised(Signals::KILL) {
-                return Poll::Ready(Err(Dropped::Killed));
-            }
-            if let Some(error) = handle.timeout() {
-                return Poll::Ready(Err(Dropped::Overdue(error)));
-            }
+        if handle.signals.is_raised(Signals::KILL | Signals::TIMEOUT)
+            && let Some(dropped) = end(handle)
+        {
+            return Poll::Ready(Err(dropped));
         }
         request.as_mut().poll(cx).map(Ok)
     })
@@ -63,14 +68,22 @@ impl Session {
         self.handle.activity.rest(self.queries, transaction, holds);
     }
 
-    /// Ends the session with an error; whether it is over.
-    pub(super) async fn end_by_timeout(&mut self, error: &PgError) -> bool {
-        match self.members.iter_mut().any(|it| it.server().is_passing()) {
+    /// Ends the session; true.
+    pub(super) async fn end_by(&mut self, dropped: Dropped) -> bool {
+        match dropped {
+            Dropped::Killed => self.say_goodbye("an administrator ended this session").await,
+            Dropped::Overdue(error) => self.leave(&error).await,
+        }
+        true
+    }
+
+    /// Tells the client why it has to go.
+    pub(super) async fn leave(&mut self, error: &PgError) {
+        match self.is_cut_off || self.members.iter_mut().any(|it| it.server().is_passing()) {
             // In the middle of a row nothing can be told.
             true => self.proxy.metrics.limits.count(error),
             false => self.tell(error),
         }
         let _ = self.client.flush(FAREWELL).await;
-        true
     }
 }

@@ -253,13 +253,27 @@ impl Session {
 
     /// Two-phase commit must be possible on every shard that wrote.
     fn check_two_phase(&self) -> Result<(), PgError> {
-        let problems = self.database.state.no_two_phase.load();
-        let wrote = |shard: &ShardId| {
-            self.members.iter().any(|it| it.in_tx && it.wrote && it.shard == *shard)
+        let mut wrote = self.members.iter().filter(|it| it.in_tx && it.wrote);
+        wrote.try_for_each(|it| self.check_two_phase_on(it.shard))
+    }
+
+    fn check_two_phase_on(&self, shard: ShardId) -> Result<(), PgError> {
+        let state = &self.database.state;
+        if let Some(problem) = state.no_two_phase.load().get(&shard) {
+            return Err(no_two_phase(shard, problem));
+        }
+        // Recovery, which works as the URL's user, could not end what another user has prepared.
+        let Some(address) = self.database.shards.get(&shard).map(|it| &it.primary.address) else {
+            return Ok(());
         };
-        match problems.iter().find(|(shard, _)| wrote(shard)) {
-            None => Ok(()),
-            Some((shard, problem)) => Err(no_two_phase(*shard, problem)),
+        let name = self.login.name(&self.user, address);
+        match name == address.user || state.ends_all.load().contains(&shard) {
+            true => Ok(()),
+            false => Err(no_two_phase(
+                shard,
+                &format!("what user {name:?} prepares only {name:?} or a superuser could end"),
+            )
+            .hint("let the user of the shards' URLs be a superuser, or the client's statements run as that user (server_auth = \"url\")")),
         }
     }
 
@@ -270,11 +284,8 @@ impl Session {
         if !writes_elsewhere {
             return Ok(());
         }
-        let problems = self.database.state.no_two_phase.load();
-        match problems.get(&shard) {
-            Some(problem) => Err(no_two_phase(shard, problem)),
-            None => self.check_two_phase(),
-        }
+        self.check_two_phase_on(shard)?;
+        self.check_two_phase()
     }
 
     /// Ends the block with ROLLBACK.
@@ -318,13 +329,18 @@ impl Session {
         for bucket in buckets {
             self.database.state.pins.write(*bucket);
         }
-        let now = Instant::now();
         let shards = self.members.iter().filter(|it| it.wrote).map(|it| it.shard);
         for shard in shards.collect::<SmallVec<[ShardId; 4]>>() {
-            match self.written.iter_mut().find(|(it, _)| *it == shard) {
-                Some((_, at)) => *at = now,
-                None => self.written.push((shard, now)),
-            }
+            self.note_written_on(shard);
+        }
+    }
+
+    /// From now on this client's reads of the shard see what was written.
+    pub(super) fn note_written_on(&mut self, shard: ShardId) {
+        let now = Instant::now();
+        match self.written.iter_mut().find(|(it, _)| *it == shard) {
+            Some((_, at)) => *at = now,
+            None => self.written.push((shard, now)),
         }
     }
 

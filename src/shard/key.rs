@@ -3,6 +3,7 @@
 use std::fmt;
 
 use md5::{Digest, Md5};
+use smallvec::SmallVec;
 use thiserror::Error;
 
 /// The column types a tenant key may have.
@@ -38,9 +39,17 @@ pub enum KeyError {
 
 /// A tenant key in canonical text: `7` for `'07'`, lower-case hyphenated for a uuid.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Key(Box<str>);
+pub struct Key {
+    /// UTF-8.
+    text: SmallVec<[u8; 36]>,
+    bucket: u8,
+}
 
 impl Key {
+    fn new(text: &str) -> Self {
+        Self { text: text.as_bytes().into(), bucket: Md5::digest(text.as_bytes())[0] }
+    }
+
     /// Reads a key from SQL text (a literal's value or a text-format parameter) as Postgres' input
     /// function of the type would.
     ///
@@ -48,7 +57,7 @@ impl Key {
     /// [`KeyError::Malformed`] where Postgres reports 22P02, or where the proxy does not read it.
     pub fn from_text(kind: KeyType, value: &str) -> Result<Self, KeyError> {
         let key = match kind {
-            KeyType::Text => Ok(Self(value.into())),
+            KeyType::Text => Ok(Self::new(value)),
             KeyType::Int => int_from_text(value),
             KeyType::Uuid => uuid_from_text(value),
         };
@@ -61,12 +70,12 @@ impl Key {
     /// [`KeyError::Length`] for another length, [`KeyError::Malformed`] for text that is not UTF-8.
     pub fn from_binary(kind: KeyType, value: &[u8]) -> Result<Self, KeyError> {
         match kind {
-            KeyType::Text => std::str::from_utf8(value).map(|it| Self(it.into())).map_err(|_| {
-                KeyError::Malformed {
+            KeyType::Text => {
+                std::str::from_utf8(value).map(Self::new).map_err(|_| KeyError::Malformed {
                     value: String::from_utf8_lossy(value).into(),
                     expected: "UTF-8 text",
-                }
-            }),
+                })
+            }
             KeyType::Int => int_from_binary(value),
             KeyType::Uuid => match <[u8; 16]>::try_from(value) {
                 Ok(bytes) => Ok(uuid(bytes)),
@@ -77,32 +86,40 @@ impl Key {
 
     /// The canonical text.
     pub fn as_str(&self) -> &str {
-        &self.0
+        std::str::from_utf8(&self.text).expect("made of a str")
     }
 
     /// The bucket, 0 to 255: the first byte of the MD5 of the canonical text, which is
     /// `get_byte(decode(md5(tenant_id::text), 'hex'), 0)` in SQL.
     pub fn bucket(&self) -> u8 {
-        Md5::digest(self.0.as_bytes())[0]
+        self.bucket
     }
 }
 
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(self.as_str())
     }
 }
 
 fn int_from_text(value: &str) -> Result<Key, &'static str> {
+    if is_canonical(value.as_bytes()) {
+        return Ok(Key::new(value));
+    }
     let trimmed = value.trim_matches([' ', '\t', '\n', '\r', '\x0b', '\x0c']);
     let digits = trimmed.strip_prefix(['+', '-']).unwrap_or(trimmed);
     if digits.is_empty() || !digits.bytes().all(|it| it.is_ascii_digit()) {
         return Err("plain decimal integer");
     }
     match trimmed.strip_prefix('+').unwrap_or(trimmed).parse::<i128>() {
-        Ok(number) => Ok(Key(number.to_string().into())),
+        Ok(number) => Ok(Key::new(&number.to_string())),
         Err(_) => Err("integer in range"),
     }
+}
+
+/// Whether these digits are just how an integer is printed: the common case.
+fn is_canonical(digits: &[u8]) -> bool {
+    matches!(digits, [b'1'..=b'9', rest @ ..] if rest.len() < 18 && rest.iter().all(u8::is_ascii_digit))
 }
 
 fn int_from_binary(value: &[u8]) -> Result<Key, KeyError> {
@@ -112,7 +129,7 @@ fn int_from_binary(value: &[u8]) -> Result<Key, KeyError> {
         [a, b, c, d, e, f, g, h] => i64::from_be_bytes([a, b, c, d, e, f, g, h]),
         _ => return Err(KeyError::Length { length: value.len(), expected: "integer" }),
     };
-    Ok(Key(number.to_string().into()))
+    Ok(Key::new(&number.to_string()))
 }
 
 /// Reads what Postgres' `uuid_in` reads: hex digits, a hyphen allowed after each group of four,
@@ -148,7 +165,7 @@ fn uuid(bytes: [u8; 16]) -> Key {
         text.push(char::from_digit(u32::from(byte >> 4), 16).unwrap_or('0'));
         text.push(char::from_digit(u32::from(byte & 15), 16).unwrap_or('0'));
     }
-    Key(text.into())
+    Key::new(&text)
 }
 
 #[cfg(test)]

@@ -37,10 +37,15 @@ pub fn parse(
 
 /// Bind `B` of a client's frame for another statement: its other bytes are kept.
 pub fn bind_renamed(out: &mut BytesMut, frame: &[u8], bind: &Bind<'_>, statement: &[u8]) {
+    bind_rest(out, bind.portal, statement, &frame[bind.after_statement..]);
+}
+
+/// Bind `B`: the names and all that follows them in a client's frame.
+pub fn bind_rest(out: &mut BytesMut, portal: &[u8], statement: &[u8], rest: &[u8]) {
     put(out, b'B', |body| {
-        put_cstr(body, bind.portal);
+        put_cstr(body, portal);
         put_cstr(body, statement);
-        body.put_slice(&frame[bind.after_statement..]);
+        body.put_slice(rest);
     });
 }
 

@@ -183,6 +183,13 @@ impl Pipeline {
         self.owed.front().is_none_or(|owed| owed.action == Action::Forward)
     }
 
+    /// Whether rows are due, and for the client.
+    pub fn is_forwarding_rows(&self) -> bool {
+        self.owed.front().is_some_and(|owed| {
+            owed.action == Action::Forward && matches!(owed.reply, Reply::Query | Reply::Execute)
+        })
+    }
+
     /// The state that the last ReadyForQuery reported.
     pub fn tx(&self) -> TxStatus {
         self.tx

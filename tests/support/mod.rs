@@ -10,6 +10,7 @@
 //! A test that stops or kills servers starts its own: `support::own(1, 1)`.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 
+pub mod certificates;
 pub mod proxy;
 pub mod wire;
 

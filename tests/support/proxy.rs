@@ -33,6 +33,10 @@ pub struct ProxySpec {
     pub database: String,
     /// Lines of `app`'s `[[user]]`, and further sections.
     pub users: String,
+    /// What stands behind the `?` of the servers' URLs.
+    pub parameters: String,
+    /// The host in them.
+    pub host: String,
 }
 
 impl ProxySpec {
@@ -61,6 +65,8 @@ impl ProxySpec {
             health: "interval = \"200ms\"\ncatalog_refresh = \"500ms\"\n".to_owned(),
             database,
             users: String::new(),
+            parameters: String::new(),
+            host: "127.0.0.1".to_owned(),
         }
     }
 
@@ -82,8 +88,9 @@ impl ProxySpec {
              [[database]]\nname = \"app\"\n{}",
             self.listen, self.pool, self.limits, self.health, self.users, self.database
         );
-        let url =
-            |(port, name): &(u16, String)| format!("postgres://app:app@127.0.0.1:{port}/{name}");
+        let url = |(port, name): &(u16, String)| {
+            format!("postgres://app:app@{}:{port}/{name}{}", self.host, self.parameters)
+        };
         for (id, shard) in self.shards.iter().enumerate() {
             text.push_str(&format!("[[database.shard]]\nid = {id}\n"));
             if let Some((first, last)) = shard.range {

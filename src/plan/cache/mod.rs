@@ -26,6 +26,42 @@ const PARTS: usize = 64;
 pub struct CachedPlan {
     pub plan: Arc<Plan>,
     pub slots: Box<[Slot]>,
+    pub verb: Verb,
+}
+
+/// What a statement begins with, where that matters beyond its plan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verb {
+    /// A NULL key is an error.
+    Insert,
+    /// Needs a transaction block.
+    Lock,
+    /// Tells of the server it runs on: clients mean the one that takes their writes.
+    Show,
+    /// Takes data from the client in the middle of its request.
+    Copy,
+    Other,
+}
+
+impl Verb {
+    fn of(word: &str) -> Self {
+        let verbs = [
+            ("insert", Self::Insert),
+            ("lock", Self::Lock),
+            ("show", Self::Show),
+            ("copy", Self::Copy),
+        ];
+        let found = verbs.iter().find(|(it, _)| it.eq_ignore_ascii_case(word));
+        found.map_or(Self::Other, |(_, verb)| *verb)
+    }
+}
+
+impl CachedPlan {
+    /// The plan just made of a statement.
+    pub fn new(plan: Arc<Plan>, sql: &str, fingerprint: &Fingerprint) -> Arc<Self> {
+        let verb = Verb::of(fingerprint.leading_word(sql));
+        Arc::new(Self { plan, slots: fingerprint.slots().into(), verb })
+    }
 }
 
 /// What a plan depends on besides the text.
@@ -133,7 +169,7 @@ impl PlanCache {
     /// Takes in the plan that was just made for a statement; gives it back with its slots.
     pub fn insert(&self, sought: &Sought<'_>, plan: Arc<Plan>) -> Arc<CachedPlan> {
         let is_shared = plan.is_shareable && !sought.fingerprint.is_whole();
-        let plan = Arc::new(CachedPlan { plan, slots: sought.fingerprint.slots().into() });
+        let plan = CachedPlan::new(plan, sought.sql, sought.fingerprint);
         if is_shared {
             self.put(&sought.key(), Some(Arc::clone(&plan)));
             return plan;

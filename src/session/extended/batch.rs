@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::{Bytes, BytesMut};
+use smallvec::SmallVec;
 
 use super::{Portal, Prepared};
 use crate::error::PgError;
@@ -17,19 +18,23 @@ use crate::wire::frontend::view::{Bind, Execute, Parse, Subject, Target};
 use crate::wire::pipeline::Action;
 use crate::wire::{backend, frontend};
 
+/// ParseComplete.
+const PARSE_COMPLETE: &[u8] = b"1\0\0\0\x04";
+
 /// What a message of the batch means, names looked up.
 enum Op {
     Parse {
         name: Bytes,
         prepared: Arc<Prepared>,
+        place: Place,
     },
     Bind {
-        statement: Bytes,
         prepared: Arc<Prepared>,
+        place: Place,
     },
     DescribeStatement {
-        name: Bytes,
         prepared: Arc<Prepared>,
+        place: Place,
     },
     CloseStatement {
         name: Bytes,
@@ -37,6 +42,18 @@ enum Op {
     /// Describe, Execute or Close of a portal: as it came.
     Portal,
 }
+
+/// Under which name a server has a statement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::session) enum Place {
+    /// The unnamed one: a text that no server has taken before may well come once only.
+    Unnamed,
+    /// A name of our own, under which it stays for the next client.
+    Named,
+}
+
+/// Statements that a batch has prepared on its server.
+pub(in crate::session) type Fresh = SmallVec<[u64; 2]>;
 
 /// A batch and the server for it.
 pub(super) struct OneServer {
@@ -82,9 +99,7 @@ impl Session {
         }
         let version = self.catalog_version();
         let is_known = |op: &Op| match op {
-            Op::Parse { prepared, .. } => {
-                version != 0 && prepared.text.valid.load(Ordering::Relaxed) == version
-            }
+            Op::Parse { prepared, .. } => prepared.text.is_valid(version),
             Op::CloseStatement { .. } => true,
             _ => false,
         };
@@ -126,7 +141,7 @@ impl Session {
                 }
                 let name = frame.slice_ref(parse.name);
                 plan.parsed.push((name.clone(), Arc::clone(&prepared)));
-                Op::Parse { name, prepared }
+                Op::Parse { place: self.place_of(&name, &prepared), name, prepared }
             }
             b'B' => {
                 let bind = Bind::read(frame)?;
@@ -158,7 +173,7 @@ impl Session {
                 let portal = Portal { prepared: exact, bind: frame.clone(), place };
                 plan.bound.push((name, portal));
                 plan.routed.push(routed);
-                Op::Bind { statement: frame.slice_ref(bind.statement), prepared }
+                Op::Bind { place: self.place_of(bind.statement, &prepared), prepared }
             }
             b'D' => {
                 let subject = Subject::read(frame)?;
@@ -172,7 +187,7 @@ impl Session {
                 if !matches!(prepared.statement.plan.action, PlanAction::Run(_)) {
                     return Ok(None);
                 }
-                Op::DescribeStatement { name: frame.slice_ref(subject.name), prepared }
+                Op::DescribeStatement { place: self.place_of(subject.name, &prepared), prepared }
             }
             b'E' => {
                 let execute = Execute::read(frame)?;
@@ -191,6 +206,15 @@ impl Session {
                 Op::CloseStatement { name: frame.slice_ref(subject.name) }
             }
         }))
+    }
+
+    /// Under which name a server is to have a client's statement.
+    pub(in crate::session) fn place_of(&self, name: &[u8], prepared: &Prepared) -> Place {
+        let is_known = || prepared.text.is_valid(self.catalog_version());
+        match !name.is_empty() || (self.cluster.config.pool.reuse_unnamed && is_known()) {
+            true => Place::Named,
+            false => Place::Unnamed,
+        }
     }
 
     fn portal_in(&self, name: &[u8], plan: &OneServer) -> Option<Portal> {
@@ -232,7 +256,7 @@ impl Session {
         // Where nothing is executed a Sync changes nothing, and leaves the server free for others.
         let runs_nothing = plan.executed.is_empty() && plan.bound.is_empty();
         let ends = is_sync || (runs_nothing && !server.is_in_batch());
-        let mut fresh = Vec::new();
+        let mut fresh = Fresh::new();
         for ((tag, frame), op) in batch.iter().zip(&plan.ops) {
             push(server, *tag, frame, op, &mut fresh);
         }
@@ -253,7 +277,7 @@ impl Session {
     fn take_known(&mut self, plan: OneServer) {
         for op in plan.ops {
             match op {
-                Op::Parse { name, prepared } => {
+                Op::Parse { name, prepared, .. } => {
                     self.statements.insert(Bytes::copy_from_slice(&name), prepared);
                     self.parse_complete();
                 }
@@ -293,20 +317,7 @@ impl Session {
         let failed = server.has_failed() || server.is_broken();
         let parsed = server.parsed();
         if failed && !server.is_broken() {
-            // Which of them exist now is not known: none shall.
-            for id in fresh {
-                server.statements.remove(*id);
-                let name = Statements::name(*id);
-                server.push_with(b'C', Action::Skip, |out| {
-                    frontend::close(out, Target::Statement, name.as_bytes());
-                });
-            }
-            if !fresh.is_empty() {
-                server.push_sync();
-                if server.drain().await.is_err() {
-                    server.set_broken();
-                }
-            }
+            forget(server, fresh).await;
             server.mark_failed();
         }
         let version = self.catalog_version();
@@ -314,7 +325,7 @@ impl Session {
         let mut seen = 0;
         for op in &plan.ops {
             match op {
-                Op::Parse { name, prepared } if seen < kept => {
+                Op::Parse { name, prepared, .. } if seen < kept => {
                     seen += 1;
                     prepared.text.valid.store(version, Ordering::Relaxed);
                     let name = Bytes::copy_from_slice(name);
@@ -355,6 +366,23 @@ impl OneServer {
     }
 }
 
+/// After an error: which of the statements exist now is not known, so none shall.
+pub(in crate::session) async fn forget(server: &mut Server, fresh: &[u64]) {
+    for id in fresh {
+        server.statements.remove(*id);
+        let name = Statements::name(*id);
+        server.push_with(b'C', Action::Skip, |out| {
+            frontend::close(out, Target::Statement, name.as_bytes());
+        });
+    }
+    if !fresh.is_empty() {
+        server.push_sync();
+        if server.drain().await.is_err() {
+            server.set_broken();
+        }
+    }
+}
+
 /// Whether `place` can be the batch's; a primary serves reads too.
 fn join(batch: &mut Option<(ShardId, Role)>, place: (ShardId, Role)) -> bool {
     match batch {
@@ -367,25 +395,21 @@ fn join(batch: &mut Option<(ShardId, Role)>, place: (ShardId, Role)) -> bool {
 }
 
 /// Queues one message on the server, with what it needs before. `fresh` collects what is prepared.
-fn push(server: &mut Server, tag: u8, frame: &Bytes, op: &Op, fresh: &mut Vec<u64>) {
+fn push(server: &mut Server, tag: u8, frame: &Bytes, op: &Op, fresh: &mut Fresh) {
     match op {
-        Op::Parse { name, prepared } => {
-            parse(server, name, prepared, frame, Action::Forward, fresh);
-        }
-        Op::Bind { statement, prepared } => {
-            ensure(server, statement, prepared, fresh);
-            if statement.is_empty() {
-                server.push(b'B', frame, Action::Forward);
-            } else if let Ok(bind) = Bind::read(frame) {
-                let name = Statements::name(prepared.text.id);
+        Op::Parse { place, prepared, .. } => parse(server, *place, prepared, fresh),
+        Op::Bind { place, prepared } => {
+            ensure(server, *place, prepared, fresh);
+            if let Ok(bind) = Bind::read(frame) {
+                let name = server_name(*place, prepared);
                 server.push_with(b'B', Action::Forward, |out| {
                     frontend::bind_renamed(out, frame, &bind, name.as_bytes());
                 });
             }
         }
-        Op::DescribeStatement { name, prepared } => {
-            ensure(server, name, prepared, fresh);
-            let own = server_name(name, prepared);
+        Op::DescribeStatement { place, prepared } => {
+            ensure(server, *place, prepared, fresh);
+            let own = server_name(*place, prepared);
             server.push_with(b'D', Action::Forward, |out| {
                 frontend::describe(out, Target::Statement, own.as_bytes());
             });
@@ -399,31 +423,39 @@ fn fake(build: impl FnOnce(&mut BytesMut)) -> Bytes {
     crate::session::fan_out::message(build).freeze()
 }
 
-fn server_name(name: &[u8], prepared: &Prepared) -> String {
-    if name.is_empty() { String::new() } else { Statements::name(prepared.text.id) }
-}
-
-/// Prepares a statement for the client, or only says so if the server has it.
-fn parse(
-    server: &mut Server,
-    name: &[u8],
-    prepared: &Prepared,
-    frame: &Bytes,
-    action: Action,
-    fresh: &mut Vec<u64>,
-) {
-    let id = prepared.text.id;
-    if name.is_empty() {
-        server.statements.unnamed = Some(id);
-        server.push(b'P', frame, action);
-    } else if server.statements.touch(id) {
-        server.push_fake(b'P', fake(backend::parse_complete));
-    } else {
-        prepare_named(server, prepared, action, fresh);
+/// The name that a server knows a statement by.
+pub(in crate::session) fn server_name(place: Place, prepared: &Prepared) -> &str {
+    match place {
+        Place::Unnamed => "",
+        Place::Named => &prepared.text.name,
     }
 }
 
-fn prepare_named(server: &mut Server, prepared: &Prepared, action: Action, fresh: &mut Vec<u64>) {
+/// Prepares a statement for the client, or only says so if the server has it.
+pub(in crate::session) fn parse(
+    server: &mut Server,
+    place: Place,
+    prepared: &Prepared,
+    fresh: &mut Fresh,
+) {
+    match place {
+        Place::Unnamed => prepare_unnamed(server, prepared, Action::Forward),
+        Place::Named if server.statements.touch(prepared.text.id) => {
+            server.push_fake(b'P', Bytes::from_static(PARSE_COMPLETE));
+        }
+        Place::Named => prepare_named(server, prepared, Action::Forward, fresh),
+    }
+}
+
+fn prepare_unnamed(server: &mut Server, prepared: &Prepared, action: Action) {
+    let text = &prepared.text;
+    server.statements.unnamed = Some(text.id);
+    server.push_with(b'P', action, |out| {
+        frontend::parse(out, b"", text.sql(), text.types().iter().copied());
+    });
+}
+
+fn prepare_named(server: &mut Server, prepared: &Prepared, action: Action, fresh: &mut Fresh) {
     let text = &prepared.text;
     if let Some(old) = server.statements.insert(text.id) {
         let name = Statements::name(old);
@@ -432,25 +464,22 @@ fn prepare_named(server: &mut Server, prepared: &Prepared, action: Action, fresh
         });
     }
     fresh.push(text.id);
-    let name = Statements::name(text.id);
     server.push_with(b'P', action, |out| {
-        frontend::parse(out, name.as_bytes(), &text.sql, text.types.iter().copied());
+        frontend::parse(out, text.name.as_bytes(), text.sql(), text.types().iter().copied());
     });
 }
 
 /// Sees to it that the server has the statement that a message names.
-pub(super) fn ensure(server: &mut Server, name: &[u8], prepared: &Prepared, fresh: &mut Vec<u64>) {
-    let text = &prepared.text;
-    if !name.is_empty() {
-        if !server.statements.touch(text.id) {
-            prepare_named(server, prepared, Action::Skip, fresh);
-        }
-        return;
-    }
-    if server.statements.unnamed != Some(text.id) {
-        server.statements.unnamed = Some(text.id);
-        server.push_with(b'P', Action::Skip, |out| {
-            frontend::parse(out, b"", &text.sql, text.types.iter().copied());
-        });
+pub(in crate::session) fn ensure(
+    server: &mut Server,
+    place: Place,
+    prepared: &Prepared,
+    fresh: &mut Fresh,
+) {
+    match place {
+        Place::Unnamed if server.statements.unnamed == Some(prepared.text.id) => (),
+        Place::Unnamed => prepare_unnamed(server, prepared, Action::Skip),
+        Place::Named if server.statements.touch(prepared.text.id) => (),
+        Place::Named => prepare_named(server, prepared, Action::Skip, fresh),
     }
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 
-use super::batch::ensure;
+use super::batch::{Fresh, Place, ensure};
 use super::{Portal, Prepared};
 use crate::error::PgError;
 use crate::exec::{Failure, relay};
@@ -100,7 +100,7 @@ impl Session {
     ) -> Result<(), Failure> {
         let at = self.member(shard, role).await?;
         let server = self.members[at].lease.server();
-        ensure(server, b"", &prepared, &mut Vec::new());
+        ensure(server, Place::Unnamed, &prepared, &mut Fresh::new());
         let bind = Bind::read(frame)?;
         server.push_with(b'B', Action::Forward, |out| {
             frontend::bind_renamed(out, frame, &bind, b"");
@@ -186,7 +186,7 @@ impl Session {
         let text = &prepared.text;
         server.statements.unnamed = None;
         server.push_with(b'P', Action::Forward, |out| {
-            frontend::parse(out, b"", &text.sql, text.types.iter().copied());
+            frontend::parse(out, b"", text.sql(), text.types().iter().copied());
         });
         server.push_with(b'D', Action::Forward, |out| {
             frontend::describe(out, Target::Statement, b"");
@@ -226,11 +226,11 @@ impl Session {
         let at = self.member(shard, routed.role).await?;
         let server = self.members[at].lease.server();
         let text = &exact.text;
-        let sql = spec.map_or(&text.sql[..], |it| it.shard_sql.as_bytes());
+        let sql = spec.map_or(&text.sql()[..], |it| it.shard_sql.as_bytes());
         let bind = Bind::read(&portal.bind)?;
         server.statements.unnamed = None;
         server.push_with(b'P', Action::Forward, |out| {
-            let types = text.inferred.get().unwrap_or(&text.types);
+            let types = text.told_types();
             frontend::parse(out, b"", sql, types.iter().copied());
         });
         server.push_with(b'B', Action::Forward, |out| {
@@ -352,7 +352,7 @@ impl Session {
         let member = &mut self.members[at];
         member.wrote |= writes;
         let server = member.lease.server();
-        ensure(server, b"", exact, &mut Vec::new());
+        ensure(server, Place::Unnamed, exact, &mut Fresh::new());
         let bind = Bind::read(&portal.bind)?;
         server.push_with(b'B', Action::Skip, |out| {
             frontend::bind_unnamed(out, &portal.bind, &bind, 0);

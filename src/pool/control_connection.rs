@@ -1,0 +1,201 @@
+//! How the control plane connects: tokio-postgres over a stream of our own, so that TLS and Unix sockets
+//! are as for clients' statements.
+
+use std::convert::Infallible;
+use std::future::{Ready, ready};
+use std::io;
+use std::ops::Deref;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::{Buf, BytesMut};
+use deadpool::managed::{Manager, Metrics, RecycleError, RecycleResult};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::task::JoinHandle;
+use tokio_postgres::config::{SslMode, SslNegotiation};
+use tokio_postgres::tls::{ChannelBinding, TlsConnect, TlsStream};
+use tokio_postgres::{Client, Config};
+
+use crate::config::Host;
+use crate::net::Stream;
+use crate::server::open::{self, Attempt, OpenError};
+
+/// How long connecting may take.
+const DEADLINE: Duration = Duration::from_secs(5);
+/// Room for one read.
+const READ_BYTES: usize = 8 * 1024;
+
+/// Makes connections to one host.
+pub struct Connections {
+    host: Host,
+    config: Config,
+}
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    #[error("error connecting to server: {0}")]
+    Open(OpenError),
+    #[error(transparent)]
+    Postgres(#[from] tokio_postgres::Error),
+    #[error("no connection within {0:?}")]
+    TimedOut(Duration),
+}
+
+impl ConnectError {
+    fn may_retry(&self) -> bool {
+        match self {
+            Self::Open(error) => error.is_about_tls(),
+            Self::Postgres(error) => {
+                let refused = tokio_postgres::error::SqlState::INVALID_AUTHORIZATION_SPECIFICATION;
+                error.code() == Some(&refused)
+            }
+            Self::TimedOut(_) => false,
+        }
+    }
+}
+
+impl Connections {
+    /// As the host's URL says.
+    pub(super) fn new(host: &Host) -> Self {
+        let mut config = Config::new();
+        config.user(&host.user).dbname(&host.database).application_name("pgsluice control");
+        if let Some(password) = &host.password {
+            config.password(password);
+        }
+        Self { host: host.clone(), config }
+    }
+
+    async fn connect(&self) -> Result<Connection, ConnectError> {
+        let mut attempts = open::attempts(&self.host).iter().peekable();
+        loop {
+            let attempt = attempts.next().copied().unwrap_or(Attempt::Clear);
+            match self.connect_by(attempt).await {
+                Err(error) if error.may_retry() && attempts.peek().is_some() => (),
+                outcome => return outcome,
+            }
+        }
+    }
+
+    async fn connect_by(&self, attempt: Attempt) -> Result<Connection, ConnectError> {
+        let stream = open::open(&self.host, attempt).await.map_err(ConnectError::Open)?;
+        let mut config = self.config.clone();
+        // The handshake is done; "direct" only hands the certificate's hash to SCRAM.
+        config.ssl_negotiation(SslNegotiation::Direct);
+        config.ssl_mode(match stream.tls() {
+            Some(_) => SslMode::Require,
+            None => SslMode::Disable,
+        });
+        let stream = Buffered { stream, input: BytesMut::new() };
+        let (client, driver) = config.connect_raw(stream, Secured).await?;
+        let driver = tokio::spawn(async move {
+            if let Err(error) = driver.await {
+                tracing::debug!(%error, "a control connection ended");
+            }
+        });
+        Ok(Connection { client, driver })
+    }
+}
+
+impl Manager for Connections {
+    type Type = Connection;
+    type Error = ConnectError;
+
+    async fn create(&self) -> Result<Connection, ConnectError> {
+        let connecting = tokio::time::timeout(DEADLINE, self.connect());
+        connecting.await.unwrap_or(Err(ConnectError::TimedOut(DEADLINE)))
+    }
+
+    async fn recycle(&self, it: &mut Connection, _: &Metrics) -> RecycleResult<ConnectError> {
+        match it.client.is_closed() {
+            true => Err(RecycleError::message("the connection is closed")),
+            false => Ok(()),
+        }
+    }
+}
+
+/// A connection; it is closed when this is dropped.
+#[derive(Debug)]
+pub struct Connection {
+    client: Client,
+    driver: JoinHandle<()>,
+}
+
+impl Deref for Connection {
+    type Target = Client;
+
+    fn deref(&self) -> &Client {
+        &self.client
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
+}
+
+/// A stream as tokio-postgres reads it.
+struct Buffered {
+    stream: Stream,
+    input: BytesMut,
+}
+
+impl AsyncRead for Buffered {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        room: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let Self { stream, input } = self.get_mut();
+        if input.is_empty() {
+            std::task::ready!(stream.poll_read(cx, input, |input| input.reserve(READ_BYTES)))?;
+        }
+        let count = input.len().min(room.remaining());
+        room.put_slice(&input[..count]);
+        input.advance(count);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Buffered {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.get_mut().stream.poll_write(cx, bytes)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // Closed when it is dropped.
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl TlsStream for Buffered {
+    fn channel_binding(&self) -> ChannelBinding {
+        match self.stream.tls().and_then(crate::net::tls::TlsStream::end_point) {
+            Some(end_point) => ChannelBinding::tls_server_end_point(end_point.to_vec()),
+            None => ChannelBinding::none(),
+        }
+    }
+}
+
+/// The handshake that was made before.
+struct Secured;
+
+impl TlsConnect<Buffered> for Secured {
+    type Stream = Buffered;
+    type Error = Infallible;
+    type Future = Ready<Result<Buffered, Infallible>>;
+
+    fn connect(self, stream: Buffered) -> Self::Future {
+        ready(Ok(stream))
+    }
+}

@@ -1,0 +1,174 @@
+//! Statements that clients have prepared: texts that servers know under one name of ours, and what is
+//! known of each under the schema in force. Shared by all clients.
+
+use std::hash::{BuildHasher, Hash, Hasher};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use bytes::Bytes;
+use dashmap::DashMap;
+use foldhash::fast::RandomState;
+
+use crate::plan::{Action as PlanAction, KeySource, Scope, Statement};
+
+/// Statement texts kept for sharing over all clients; beyond it, those nobody uses are dropped.
+const TEXTS: usize = 20_000;
+
+/// What makes two Parse messages the same statement on a server.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct TextKey {
+    pub sql: Bytes,
+    pub types: Vec<u32>,
+    /// Settings that change what a name means.
+    pub path: String,
+    pub database: Arc<str>,
+}
+
+/// A statement text that servers know under one name.
+#[derive(Debug)]
+pub struct Text {
+    pub id: u64,
+    /// Its name on servers.
+    pub name: Box<str>,
+    pub key: TextKey,
+    /// The catalog version under which a server last took it; 0: never.
+    pub valid: AtomicU64,
+    /// As a server inferred them, once known.
+    pub inferred: OnceLock<Vec<u32>>,
+}
+
+impl Text {
+    /// The statement.
+    pub fn sql(&self) -> &Bytes {
+        &self.key.sql
+    }
+
+    /// Parameter types as declared by Parse; 0 or missing: inferred.
+    pub fn types(&self) -> &[u32] {
+        &self.key.types
+    }
+
+    /// Parameter types as a server inferred them, else as declared.
+    pub fn told_types(&self) -> &[u32] {
+        self.inferred.get().map_or(self.types(), |it| &it[..])
+    }
+
+    /// Whether a server has taken it under this version of the catalog.
+    pub fn is_valid(&self, version: u64) -> bool {
+        version != 0 && self.valid.load(Ordering::Relaxed) == version
+    }
+}
+
+/// A prepared statement: its text and its plan.
+#[derive(Debug)]
+pub struct Prepared {
+    pub text: Arc<Text>,
+    pub statement: Statement,
+    /// The catalog the plan was made from.
+    pub version: u64,
+}
+
+impl Prepared {
+    /// Whether a key is a parameter whose type nobody has told yet: what Postgres infers need not be
+    /// the key column's type, and a value must not be read as another type than it is.
+    pub fn needs_types(&self) -> bool {
+        let PlanAction::Run(run) = &self.statement.plan.action else { return false };
+        let Scope::Keys { keys, .. } = &run.scope else { return false };
+        let types = self.text.types();
+        let is_open = |index: usize| types.get(index - 1).is_none_or(|it| *it == 0);
+        self.text.inferred.get().is_none()
+            && keys.iter().any(|key| match key {
+                KeySource::Param { index, .. } | KeySource::ParamArray { index, .. } => {
+                    is_open(*index)
+                }
+                KeySource::Literal { .. } => false,
+            })
+    }
+}
+
+/// A Parse message as it is looked up.
+#[derive(Clone, Copy, Debug)]
+pub struct Parsed<'a> {
+    pub sql: &'a [u8],
+    pub types: &'a [u32],
+    pub path: &'a str,
+    pub database: &'a str,
+    pub version: u64,
+}
+
+impl Parsed<'_> {
+    fn is_of(&self, prepared: &Prepared) -> bool {
+        let key = &prepared.text.key;
+        prepared.version == self.version
+            && *key.sql == *self.sql
+            && key.types == self.types
+            && key.path == self.path
+            && *key.database == *self.database
+    }
+}
+
+/// Texts and prepared statements, by what their Parse messages say.
+#[derive(Debug, Default)]
+pub struct PreparedStatements {
+    texts: DashMap<TextKey, Arc<Text>, RandomState>,
+    /// By hash; on a collision the newer stays.
+    known: DashMap<u64, Arc<Prepared>, RandomState>,
+    hasher: RandomState,
+    last_id: AtomicU64,
+}
+
+impl PreparedStatements {
+    /// The shared text of a Parse.
+    pub fn text(&self, key: TextKey) -> Arc<Text> {
+        if let Some(text) = self.texts.get(&key) {
+            return Arc::clone(&text);
+        }
+        if self.texts.len() >= TEXTS {
+            self.known.retain(|_, it| Arc::strong_count(it) > 1);
+            self.texts.retain(|_, text| Arc::strong_count(text) > 1);
+        }
+        let make = || {
+            let id = self.last_id.fetch_add(1, Ordering::Relaxed) + 1;
+            let name = format!("sluice_{id}").into();
+            let (valid, inferred) = (AtomicU64::new(0), OnceLock::new());
+            Arc::new(Text { id, name, key: key.clone(), valid, inferred })
+        };
+        Arc::clone(&self.texts.entry(key.clone()).or_insert_with(make))
+    }
+
+    /// The statement of a Parse that was planned before.
+    pub fn find(&self, parsed: &Parsed<'_>) -> Option<Arc<Prepared>> {
+        let known = self.known.get(&self.hash(parsed))?;
+        parsed.is_of(&known).then(|| Arc::clone(&known))
+    }
+
+    /// Takes in a statement that holds for every session which says the same.
+    pub fn insert(&self, prepared: &Arc<Prepared>) {
+        let key = &prepared.text.key;
+        let parsed = Parsed {
+            sql: &key.sql,
+            types: &key.types,
+            path: &key.path,
+            database: &key.database,
+            version: prepared.version,
+        };
+        self.known.insert(self.hash(&parsed), Arc::clone(prepared));
+    }
+
+    /// All texts, by id.
+    pub fn texts(&self) -> Vec<Arc<Text>> {
+        let mut texts: Vec<_> = self.texts.iter().map(|it| Arc::clone(it.value())).collect();
+        texts.sort_by_key(|it| it.id);
+        texts
+    }
+
+    fn hash(&self, parsed: &Parsed<'_>) -> u64 {
+        let mut hasher = self.hasher.build_hasher();
+        hasher.write(parsed.sql);
+        parsed.types.hash(&mut hasher);
+        hasher.write(parsed.path.as_bytes());
+        hasher.write(parsed.database.as_bytes());
+        hasher.write_u64(parsed.version);
+        hasher.finish()
+    }
+}
