@@ -3,7 +3,6 @@
 use toml::de::DeValue;
 
 use super::error::Wrong;
-use super::values;
 use super::{AuthMethod, Secret};
 
 /// The world outside the text, as functions.
@@ -15,7 +14,8 @@ pub(super) struct Outside<'a> {
 impl Outside<'_> {
     /// The text, or what `env:NAME` or `file:PATH` stands for (without a final newline).
     pub(super) fn resolve(&self, value: &DeValue<'_>) -> Result<String, Wrong> {
-        let text = values::string(value, "write it in quotes")?;
+        // What was written may be a password all the same: it is not repeated.
+        let text = value.as_str().ok_or_else(|| Wrong::new("is not text", "write it in quotes"))?;
         let found = match text.split_once(':') {
             Some(("env", name)) => self.variable(name)?,
             Some(("file", path)) => self.file(path)?,

@@ -61,9 +61,12 @@ impl Stream {
 
     /// Sends small writes at once.
     pub fn set_nodelay(&self) {
-        if let Self::Tcp(stream) = self
-            && let Err(error) = stream.set_nodelay(true)
-        {
+        let set = match self {
+            Self::Tcp(stream) => stream.set_nodelay(true),
+            Self::Tls(stream) => stream.set_nodelay(),
+            Self::Unix(_) => Ok(()),
+        };
+        if let Err(error) = set {
             tracing::debug!(%error, "TCP_NODELAY could not be set");
         }
     }
@@ -105,7 +108,7 @@ impl Stream {
                 room(buffer);
                 pin!(stream.read_buf(buffer)).poll(cx)
             }
-            Self::Tls(stream) => stream.poll_read(cx, buffer),
+            Self::Tls(stream) => stream.poll_read(cx, buffer, room),
         }
     }
 
@@ -121,7 +124,7 @@ impl Stream {
         match self {
             Self::Tcp(stream) => pin!(stream.read_buf(buffer)).poll(cx),
             Self::Unix(stream) => pin!(stream.read_buf(buffer)).poll(cx),
-            Self::Tls(stream) => stream.poll_read(cx, buffer),
+            Self::Tls(stream) => stream.poll_read(cx, buffer, |_| ()),
         }
     }
 
@@ -158,7 +161,7 @@ impl Stream {
             Self::Unix(stream) => stream.try_read(&mut bytes)?,
             Self::Tls(stream) => {
                 let mut nobody = Context::from_waker(Waker::noop());
-                return match stream.poll_read(&mut nobody, buffer) {
+                return match stream.poll_read(&mut nobody, buffer, |_| ()) {
                     Poll::Ready(read) => read,
                     Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
                 };

@@ -270,8 +270,8 @@ impl Pool {
             }
             idle.pop()?
         };
-        let age = now.saturating_duration_since(server.aged_from);
-        if is_past(limits.max_lifetime, age) || !server.is_alive() {
+        // Its age was looked at when it was given back, and is by `reap`.
+        if !server.is_alive() {
             drop(server);
             self.free_slot();
             return None;

@@ -100,6 +100,7 @@ async fn dial_by(
         has_swallowed_sync: false,
         ready_if: None,
         has_told_ready: false,
+        stale: super::Stale::Tell,
         is_private: false,
         own_error: None,
         thread: 0,

@@ -79,11 +79,24 @@ pub struct Server {
     ready_if: Option<TxStatus>,
     /// Whether it was.
     has_told_ready: bool,
+    /// What becomes of a statement's error that only says that it must be prepared anew.
+    stale: Stale,
     /// What the server last reported by ParameterStatus.
     pub status: BTreeMap<String, String>,
     /// The settings applied to it beyond its defaults.
     pub settings: Settings,
     pub statements: Statements,
+}
+
+/// A prepared statement whose result has changed with the schema cannot run any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stale {
+    /// The client is told.
+    Tell,
+    /// The client is not told, as its request can be repeated.
+    Hide,
+    /// It has happened; `is_hidden`: the client was not told.
+    Found { is_hidden: bool },
 }
 
 /// What stands at the front of a server's input.
@@ -189,6 +202,22 @@ impl Server {
         self.parsed = 0;
         self.has_swallowed_sync = false;
         (self.ready_if, self.has_told_ready) = (None, false);
+        self.stale = Stale::Tell;
+    }
+
+    /// Keeps from the client that a prepared statement no longer fits the schema: its request will be
+    /// repeated.
+    pub fn hide_stale(&mut self) {
+        self.stale = Stale::Hide;
+    }
+
+    /// Whether a prepared statement no longer fitted the schema, and whether that was kept from the
+    /// client.
+    pub fn found_stale(&self) -> Option<bool> {
+        match self.stale {
+            Stale::Found { is_hidden } => Some(is_hidden),
+            Stale::Tell | Stale::Hide => None,
+        }
     }
 
     /// Lets a ReadyForQuery with this status through to the client, once.
@@ -545,8 +574,8 @@ impl Server {
             b'Z' => status = backend::view::ready_status(frame).ok(),
             b'E' => {
                 self.has_failed = true;
-                let is_fatal = backend::ErrorFields::read(frame).is_ok_and(|it| it.is_fatal());
-                if is_fatal {
+                let fields = backend::ErrorFields::read(frame);
+                if fields.as_ref().is_ok_and(backend::ErrorFields::is_fatal) {
                     self.is_broken = true;
                     return Err(error_of(frame));
                 }
@@ -554,6 +583,9 @@ impl Server {
                     && error_of(frame).code == sqlstate::QUERY_CANCELED
                 {
                     return Err(reason.clone());
+                }
+                if fields.is_ok_and(|it| it.is_stale_plan()) {
+                    self.stale = Stale::Found { is_hidden: self.stale == Stale::Hide };
                 }
             }
             b'S' => {
@@ -574,6 +606,10 @@ impl Server {
         self.has_swallowed_sync |= tag == b'G' && self.pipeline.has_swallowed_sync();
         if tag == b'1' && verdict == Verdict::Forward {
             self.parsed += 1;
+        }
+        if tag == b'E' && self.stale == (Stale::Found { is_hidden: true }) {
+            (self.has_failed, self.ready_if) = (false, None);
+            return Ok(Verdict::Skip);
         }
         if verdict == Verdict::OwnError && !self.is_private {
             // Our own Bind of the client's values: the client must hear of it.

@@ -10,7 +10,7 @@ use std::time::Instant;
 use bytes::{Buf, Bytes};
 use smallvec::SmallVec;
 
-use super::extended::batch::{self, Fresh};
+use super::extended::batch::{self, Fresh, Place};
 use super::extended::{Portal, bound};
 use super::run::Routed;
 use super::transaction::SchemaOfBlock;
@@ -45,6 +45,10 @@ pub(super) struct Express {
     parsed: Option<Arc<Prepared>>,
     /// What it prepares on the server.
     fresh: Fresh,
+    /// The statement that it runs there under a name of ours.
+    named: Option<u64>,
+    /// Bytes of the request, which stays at the front of the input until it is answered.
+    len: usize,
 }
 
 /// Where its server is.
@@ -78,12 +82,14 @@ impl Session {
         let PlanAction::Run(run) = &cached.plan.action else { return None };
         let mut express = self.find_server(run, &routed)?;
         self.skips_to_sync = false;
-        self.statements.remove(&b""[..]);
+        if !self.statements.is_empty() {
+            self.statements.remove(&b""[..]);
+        }
         self.take_off(&mut express, &routed);
         let server = express.via.server(&mut self.members);
         server.statements.unnamed = None;
         server.push(b'Q', &self.client.input[..next.len], Action::Forward);
-        self.client.input.advance(next.len);
+        express.len = next.len;
         Some(express)
     }
 
@@ -134,8 +140,12 @@ impl Session {
         }
         server.push(b'E', EXECUTE, Action::Forward);
         server.push(b'S', SYNC, Action::Forward);
-        self.client.input.advance(parts.len);
+        if self.tx.is_none() {
+            server.hide_stale();
+        }
+        express.len = parts.len;
         express.fresh = fresh;
+        express.named = (place == Place::Named).then_some(prepared.text.id);
         if parts.parse.is_some() {
             self.statements.remove(&b""[..]);
             express.parsed = Some(prepared);
@@ -280,7 +290,17 @@ impl Session {
     ) -> Result<(), Failure> {
         let server = express.via.server(&mut self.members);
         let (has_failed, told) = (server.has_failed(), server.has_told_ready());
-        if has_failed && !express.fresh.is_empty() && !server.is_broken() {
+        if let Some(is_hidden) = server.found_stale() {
+            batch::forget(server, express.named.as_slice()).await;
+            if is_hidden {
+                // It is repeated: nothing of the answer was told, the request is still there.
+                self.client.out.clear();
+                express.len = 0;
+                express.parsed = None;
+                self.part(express);
+                return Ok(());
+            }
+        } else if has_failed && !express.fresh.is_empty() && !server.is_broken() {
             batch::forget(server, &express.fresh).await;
         }
         self.part(express);
@@ -309,6 +329,7 @@ impl Session {
 
     /// Notes what a request has left and parts with its server.
     fn part(&mut self, mut express: Express) {
+        self.client.input.advance(express.len);
         let server = express.via.server(&mut self.members);
         if let Some(parsed) = express.parsed.take().filter(|_| server.parsed() > 0) {
             parsed.text.valid.store(parsed.version, Ordering::Relaxed);
@@ -331,7 +352,8 @@ impl Session {
 
 impl Express {
     fn new(via: Via, shard: ShardId, writes: bool, since: Instant) -> Self {
-        Self { via, shard, writes, since, parsed: None, fresh: Fresh::new() }
+        let (parsed, fresh, named, len) = (None, Fresh::new(), None, 0);
+        Self { via, shard, writes, since, parsed, fresh, named, len }
     }
 }
 

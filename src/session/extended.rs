@@ -96,6 +96,12 @@ fn arguments<'a>(frame: &'a [u8], text: &'a Text) -> Result<Bound<'a>, PgError> 
     Ok(bound(&Bind::read(frame)?, frame, text))
 }
 
+/// As Postgres reports it.
+fn stale_plan() -> PgError {
+    PgError::new(sqlstate::FEATURE_NOT_SUPPORTED, "cached plan must not change result type")
+        .hint("prepare the statement again")
+}
+
 /// The arguments of a Bind message.
 pub(super) fn bound<'a>(bind: &Bind<'_>, frame: &'a [u8], text: &'a Text) -> Bound<'a> {
     Bound {
@@ -160,9 +166,24 @@ impl Session {
         if batch.is_empty() {
             return Ok(());
         }
+        let Some(plan) = self.one_server(batch).await? else {
+            return Box::pin(self.step_through(batch)).await;
+        };
+        let is_alone =
+            self.tx.is_none() && !self.members.iter_mut().any(|it| it.server().is_in_batch());
+        let (told, sent) = (self.client.out.len(), self.client.sent);
+        let is_stale = self.hand_on(plan, batch, is_sync, is_sync && is_alone).await?;
+        if !is_stale {
+            return Ok(());
+        }
+        // A statement no longer fitted the schema and was closed: once more, as if nothing had been.
+        if self.client.sent != sent {
+            return Err(stale_plan().into());
+        }
+        self.client.out.truncate(told);
         match self.one_server(batch).await? {
-            Some(plan) => self.hand_on(plan, batch, is_sync).await,
-            None => Box::pin(self.step_through(batch)).await,
+            Some(plan) => self.hand_on(plan, batch, is_sync, false).await.map(drop),
+            None => Err(stale_plan().into()),
         }
     }
 

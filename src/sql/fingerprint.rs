@@ -176,9 +176,13 @@ impl Fingerprint {
 
 /// Whether a statement that begins with this word is one whose literals are values.
 fn is_data_statement(word: &str) -> bool {
-    ["select", "insert", "update", "delete", "with", "values", "table", "merge"]
-        .iter()
-        .any(|it| word.eq_ignore_ascii_case(it))
+    let is = |it: &str| word.eq_ignore_ascii_case(it);
+    match word.len() {
+        4 => is("with"),
+        5 => is("table") || is("merge"),
+        6 => is("select") || is("insert") || is("update") || is("delete") || is("values"),
+        _ => false,
+    }
 }
 
 /// The byte that stands for a kind in a template: a control character that is not white space. In

@@ -96,6 +96,10 @@ impl TlsStream {
         stream
     }
 
+    pub(crate) fn set_nodelay(&self) -> io::Result<()> {
+        self.tcp.as_ref().ok_or(io::ErrorKind::NotConnected)?.set_nodelay(true)
+    }
+
     pub(crate) fn peer_addr(&self) -> io::Result<SocketAddr> {
         self.tcp.as_ref().ok_or(io::ErrorKind::NotConnected)?.peer_addr()
     }
@@ -113,14 +117,20 @@ impl TlsStream {
         Ok(())
     }
 
-    /// Appends what one read of the socket brings, decrypted; 0 bytes at the end.
+    /// Appends what one read of the socket brings, decrypted; 0 bytes at the end. `room` is made only
+    /// when there is something to read.
     pub(crate) fn poll_read(
         &mut self,
         cx: &mut Context<'_>,
         buffer: &mut BytesMut,
+        room: impl FnOnce(&mut BytesMut),
     ) -> Poll<io::Result<usize>> {
+        if !self.has_ended {
+            let tcp = self.tcp.as_ref().ok_or(io::ErrorKind::NotConnected)?;
+            ready!(tcp.poll_read_ready(cx))?;
+        }
+        room(buffer);
         let before = buffer.len();
-        self.take_plain(buffer)?;
         while buffer.len() == before && !self.has_ended {
             ready!(self.poll_receive(cx, buffer))?;
         }

@@ -232,16 +232,18 @@ impl Session {
         Ok(at.filter(|at| join(place, *at)).map(|_| Op::Portal))
     }
 
-    /// Hands the batch on and gives the answers.
+    /// Hands the batch on and gives the answers. With `may_repeat`, `true` and no error for the client
+    /// if a statement no longer fitted the schema: it was closed, the batch can be handed on again.
     pub(super) async fn hand_on(
         &mut self,
         plan: OneServer,
         batch: &[(u8, Bytes)],
         is_sync: bool,
-    ) -> Result<(), Failure> {
+        may_repeat: bool,
+    ) -> Result<bool, Failure> {
         if plan.is_known {
             self.take_known(plan);
-            return Ok(());
+            return Ok(false);
         }
         let (shard, role) = plan.place;
         if plan.writes {
@@ -254,6 +256,9 @@ impl Session {
         member.wrote |= plan.writes;
         let server = member.lease.server();
         // Where nothing is executed a Sync changes nothing, and leaves the server free for others.
+        if may_repeat {
+            server.hide_stale();
+        }
         let runs_nothing = plan.executed.is_empty() && plan.bound.is_empty();
         let ends = is_sync || (runs_nothing && !server.is_in_batch());
         let mut fresh = Fresh::new();
@@ -270,8 +275,16 @@ impl Session {
             true => self.relay_learning(at, &plan).await,
             false => relay::relay(self.members[at].lease.server(), &mut self.client).await,
         };
+        let server = self.members[at].lease.server();
+        if let Some(is_hidden) = server.found_stale() {
+            let named: Fresh = plan.ops.iter().filter_map(Op::named).collect();
+            forget(server, &named).await;
+            if is_hidden {
+                return done.map(|()| true);
+            }
+        }
         self.note_batch(plan, at, &fresh).await;
-        done
+        done.map(|()| false)
     }
 
     fn take_known(&mut self, plan: OneServer) {
@@ -348,6 +361,18 @@ impl Session {
         }
         for prepared in &plan.executed {
             self.after(&prepared.statement).await;
+        }
+    }
+}
+
+impl Op {
+    /// The statement that it uses under a name of ours.
+    fn named(&self) -> Option<u64> {
+        match self {
+            Self::Parse { place: Place::Named, prepared, .. }
+            | Self::Bind { place: Place::Named, prepared }
+            | Self::DescribeStatement { place: Place::Named, prepared } => Some(prepared.text.id),
+            _ => None,
         }
     }
 }

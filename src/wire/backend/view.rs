@@ -192,6 +192,12 @@ impl<'a> ErrorFields<'a> {
         String::from_utf8_lossy(self.field(b'M').unwrap_or_default()).into_owned()
     }
 
+    /// Whether it says that a prepared statement's result has changed with the schema: "cached plan
+    /// must not change result type". The routine tells, whatever the language of messages.
+    pub fn is_stale_plan(&self) -> bool {
+        self.code() == b"0A000" && self.field(b'R') == Some(b"RevalidateCachedQuery")
+    }
+
     /// Whether the server closes the connection after it.
     pub fn is_fatal(&self) -> bool {
         matches!(self.field(b'V').or(self.field(b'S')), Some(b"FATAL" | b"PANIC"))
