@@ -167,6 +167,21 @@ impl Proxy {
         handle.cancel().await;
     }
 
+    /// Brings the counters of the plan caches' limits up to date: the caches count for themselves.
+    pub fn count_evictions(&self) {
+        let cluster = self.cluster.load();
+        let (mut plans, mut bytes) = (0, 0);
+        for database in cluster.databases.values() {
+            let counts = database.state.plans.counts();
+            plans += counts.evicted.saturating_sub(counts.evicted_for_bytes);
+            bytes += counts.evicted_for_bytes;
+        }
+        for (key, count) in [("limits.plans", plans), ("limits.plan_bytes", bytes)] {
+            let counter = self.metrics.limits.of(key);
+            counter.inc_by(count.saturating_sub(counter.get()));
+        }
+    }
+
     /// What /ready says: reasons why statements cannot be served now.
     pub fn ready(&self) -> Result<String, String> {
         let cluster = self.cluster.load();

@@ -212,6 +212,8 @@ fn a_client_that_takes_nothing_gives_its_server_back() {
     }
     assert_eq!(rows, 20_000);
     assert_eq!(reached(&proxy, "limits.write_timeout"), 1);
+    drop(slow);
+    wait_for("the counter", || reached(&proxy, "limits.buffer_bytes") > 0);
     assert_eq!(proxy.client().run("SELECT 3").first(), "3");
 }
 
@@ -307,4 +309,52 @@ fn one_place_is_shared_by_two_users() {
         }
     });
     assert_eq!(shown(&proxy, "pool.host_size", "used"), "1");
+}
+
+#[test]
+fn sizes_are_bounded() {
+    let (mut spec, _) = one_shard("sizes");
+    spec.limits = "query_bytes = \"2KiB\"\nclient_statements = 3\nstatement_bytes = \"64KiB\"\n\
+                   message_bytes = \"64KiB\"\nplan_bytes = \"1MiB\"\n"
+        .into();
+    let proxy = Proxy::start(spec);
+    let mut client = proxy.client();
+    let long = |length: usize| format!("SELECT length('{}')", "x".repeat(length));
+    assert_eq!(client.run(&long(1000)).first(), "1000");
+    // Also where the plan is known.
+    fails(&mut client, &long(3000), "54000", "too long");
+    let arguments = Arguments { types: &[], values: &[], format: 0 };
+    assert_eq!(client.extended(&long(3000), &arguments).code(), "54000");
+    assert_eq!(reached(&proxy, "limits.query_bytes"), 2);
+    for number in 0..3 {
+        client.run(&format!("PREPARE p{number} AS SELECT {number}"));
+    }
+    fails(&mut client, "PREPARE p3 AS SELECT 3", "53400", "too many prepared statements");
+    client.run("DEALLOCATE p0");
+    client.run("PREPARE p3 AS SELECT 3");
+    assert_eq!(reached(&proxy, "limits.client_statements"), 1);
+    // Many clients with few statements each.
+    let mut others: Vec<Wire> = Vec::new();
+    let refused = (0..100).find_map(|number| {
+        let mut other = proxy.client();
+        let padding = "y".repeat(1500);
+        let answer = other.query(&format!("PREPARE q AS SELECT '{padding}', {number}"));
+        others.push(other);
+        answer.error
+    });
+    let (code, message) = refused.unwrap();
+    assert_eq!(code, "53400", "{message}");
+    assert!(others.len() > 10, "{}", others.len());
+    assert_eq!(reached(&proxy, "limits.statement_bytes"), 1);
+    drop(others);
+    client.run("DEALLOCATE p1");
+    wait_for("room", || client.query("PREPARE p0 AS SELECT 99").error.is_none());
+    for number in 0..2000 {
+        client.run(&format!("SELECT 1 AS a{number}, 2 AS {}", "b".repeat(1000)));
+    }
+    assert!(reached(&proxy, "limits.plan_bytes") > 0);
+    assert!(shown(&proxy, "limits.plan_bytes", "used").parse::<usize>().unwrap() <= 1 << 20);
+    let (code, message) = client.query(&long(70_000)).error.unwrap();
+    assert_eq!(code, "08P01", "{message}");
+    assert_eq!(reached(&proxy, "limits.message_bytes"), 1);
 }

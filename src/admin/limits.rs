@@ -1,7 +1,5 @@
 //! SHOW LIMITS: every limit with its value, how much of it is used, and how often it was reached.
 
-use std::sync::atomic::Ordering::Relaxed;
-
 use super::show::Table;
 use crate::config::LIMITS;
 use crate::proxy::Proxy;
@@ -9,6 +7,7 @@ use crate::proxy::Proxy;
 /// One row per key of [`LIMITS`]. `used` is the fullest user, database, address, pool or cache (of buffers all that wait for
 /// clients), and empty where that has no meaning.
 pub(super) fn limits(proxy: &Proxy) -> Table {
+    proxy.count_evictions();
     let mut table = Table::new(&["limit", "value", "used", "reached"]);
     let shown = crate::config::show(&proxy.cluster.load().config);
     for key in LIMITS {
@@ -21,7 +20,7 @@ pub(super) fn limits(proxy: &Proxy) -> Table {
             (*key).to_owned(),
             value.to_owned(),
             used(proxy, key).map(|it| it.to_string()).unwrap_or_default(),
-            reached(proxy, key).to_string(),
+            proxy.metrics.limits.of(key).get().to_string(),
         ]);
     }
     table
@@ -44,19 +43,9 @@ fn used(proxy: &Proxy, key: &str) -> Option<usize> {
         "limits.buffer_bytes" => {
             Some(proxy.clients.iter().map(|it| it.activity.backlog.waiting() as usize).sum())
         }
+        "limits.statement_bytes" => Some(proxy.prepared.bytes()),
         "limits.plans" => plans().map(|it| it.entries).max(),
+        "limits.plan_bytes" => plans().map(|it| it.bytes).max(),
         _ => None,
-    }
-}
-
-/// What is counted elsewhere anyway is taken from there.
-fn reached(proxy: &Proxy, key: &'static str) -> u64 {
-    let cluster = proxy.cluster.load();
-    match key {
-        "pool.size" => {
-            let pools = cluster.hosts().flat_map(|host| host.pools());
-            pools.map(|pool| pool.numbers.waits.load(Relaxed)).sum()
-        }
-        _ => proxy.metrics.limits.of(key).get(),
     }
 }

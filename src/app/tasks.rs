@@ -46,7 +46,10 @@ impl Signals {
 /// The HTTP pages.
 pub(super) fn page(proxy: &Proxy, path: &str) -> Option<Page> {
     match path {
-        "/metrics" => Some(Ok(proxy.metrics.text())),
+        "/metrics" => {
+            proxy.count_evictions();
+            Some(Ok(proxy.metrics.text()))
+        }
         "/live" => Some(Ok("live\n".into())),
         "/ready" => Some(proxy.ready()),
         _ => None,

@@ -32,6 +32,8 @@ pub struct Client {
     pub out: BytesMut,
     /// Bytes one message may have.
     pub message_limit: usize,
+    /// Bytes a statement's text may have.
+    pub text_limit: usize,
     /// Whether the client was asked for COPY data by the proxy itself in this request.
     pub has_copied: bool,
     /// Bytes received and sent so far.
@@ -42,6 +44,8 @@ pub struct Client {
     /// What it does not take, for others to see.
     pub backlog: Arc<Backlog>,
     is_blocked: bool,
+    /// How often its output was full and it took no more.
+    pub stalls: u64,
 }
 
 impl Client {
@@ -54,12 +58,14 @@ impl Client {
             input: BytesMut::new(),
             out: BytesMut::new(),
             message_limit,
+            text_limit: message_limit,
             has_copied: false,
             received: 0,
             sent: 0,
             buffer_limit: BUFFER_BYTES,
             backlog: Arc::default(),
             is_blocked: false,
+            stalls: 0,
         }
     }
 
@@ -185,6 +191,8 @@ impl Client {
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.out.is_empty() {
             let Poll::Ready(written) = self.stream.poll_write(cx, &self.out) else {
+                let is_full = self.out.len() >= self.buffer_limit;
+                self.stalls += u64::from(is_full && !self.is_blocked);
                 self.is_blocked = true;
                 self.backlog.stop(self.sent, self.out.len());
                 return Poll::Pending;

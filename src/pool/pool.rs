@@ -179,6 +179,9 @@ impl Pool {
             }
         }
         let (grant, wait) = oneshot::channel();
+        if state.open >= size {
+            self.metrics.limits.reached("pool.size");
+        }
         self.numbers.waits.fetch_add(1, Ordering::Relaxed);
         let place = self.quota.queue();
         state.waiters.push_back(Waiter { grant, place });

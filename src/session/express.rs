@@ -73,6 +73,9 @@ impl Session {
     fn board_query(&mut self) -> Option<Express> {
         let input = &self.client.input[..];
         let next = frame::next_frontend(input, self.client.message_limit).ok()??;
+        if next.len > self.client.text_limit {
+            return None;
+        }
         let message = input.get(..next.len)?;
         let sql = std::str::from_utf8(frontend::view::query(message).ok()?).ok()?;
         if may_have_directives(sql.as_bytes()) {

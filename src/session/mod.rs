@@ -5,6 +5,7 @@ mod authenticate;
 mod express;
 mod extended;
 mod fan_out;
+mod limits;
 mod local;
 mod login;
 mod members;
@@ -118,16 +119,13 @@ impl Role {
 pub async fn serve(proxy: Arc<Proxy>, stream: Stream, thread: Arc<Thread>) {
     let Ok(peer) = stream.peer() else { return };
     stream.set_nodelay();
-    let (message_bytes, buffer_bytes, login_timeout) = {
-        let cluster = proxy.cluster.load();
-        let limits = &cluster.config.limits;
-        (limits.message_bytes, limits.buffer_bytes, limits.login_timeout)
-    };
+    let limits = proxy.cluster.load().config.limits.clone();
     let number = thread.number;
-    let mut client = Client::new(stream, peer, thread, message_bytes);
-    client.buffer_limit = buffer_bytes;
+    let mut client = Client::new(stream, peer, thread, limits.message_bytes);
+    client.text_limit = limits.query_bytes.unwrap_or(limits.message_bytes);
+    client.buffer_limit = limits.buffer_bytes;
     let login = Box::pin(login::log_in(&proxy, client, number));
-    match tokio::time::timeout(login_timeout, login).await {
+    match tokio::time::timeout(limits.login_timeout, login).await {
         Ok(Some(login::Outcome::Session(session))) => session.live().await,
         Ok(Some(login::Outcome::Admin(console))) => {
             let (client, handle, seat) = *console;
@@ -408,6 +406,7 @@ impl Session {
 
     fn end(&mut self) {
         self.proxy.metrics.bytes_received.inc_by(self.client.received);
+        self.proxy.metrics.limits.of("limits.buffer_bytes").inc_by(self.client.stalls);
         self.proxy.metrics.bytes_sent.inc_by(self.client.sent);
         self.handle.servers.lock().clear();
         let keeps = self.keeps_servers();
