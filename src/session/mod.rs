@@ -345,9 +345,9 @@ impl Session {
         self.flush().await
     }
 
-    /// Writes what the client is to get.
+    /// Writes what the client is to get; the sweeper ends it for one that takes nothing.
     async fn flush(&mut self) -> Result<(), Failure> {
-        self.client.flush(PATIENCE).await.map_err(|_| Failure::Gone)
+        poll_fn(|cx| self.client.poll_flush(cx)).await.map_err(|_| Failure::Gone)
     }
 
     /// Tells the client an error.
