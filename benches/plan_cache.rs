@@ -28,7 +28,7 @@ fn plan() -> Plan {
 }
 
 fn filled() -> PlanCache {
-    let (cache, mut fingerprint) = (PlanCache::new(4096, 1 << 16), Fingerprint::new(7));
+    let (cache, mut fingerprint) = (PlanCache::new(4096, 64 << 20, 1 << 16), Fingerprint::new(7));
     for i in 0..1000 {
         let sql = format!("SELECT column{i} FROM orders WHERE tenant_id = 5");
         fingerprint.read(&sql);

@@ -3,6 +3,7 @@
 mod certificate;
 pub mod check;
 mod reload;
+mod sweep;
 mod tasks;
 
 use std::path::{Path, PathBuf};

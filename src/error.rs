@@ -58,13 +58,19 @@ pub mod sqlstate {
     pub const UNDEFINED_OBJECT: &str = "42704";
     /// A memory bound of the configuration was reached.
     pub const CONFIGURATION_LIMIT_EXCEEDED: &str = "53400";
+    /// The transaction was idle for too long.
+    pub const IDLE_IN_TRANSACTION_SESSION_TIMEOUT: &str = "25P03";
+    /// The transaction took too long.
+    pub const TRANSACTION_TIMEOUT: &str = "25P04";
+    /// The session was idle for too long.
+    pub const IDLE_SESSION_TIMEOUT: &str = "57P05";
     /// No connection was free in time.
     pub const TOO_MANY_CONNECTIONS: &str = "53300";
     /// A message or statement is too long or nested too deep.
     pub const PROGRAM_LIMIT_EXCEEDED: &str = "54000";
     /// Too complex to analyse.
     pub const STATEMENT_TOO_COMPLEX: &str = "54001";
-    /// Cancelled by the client.
+    /// Cancelled by the client, or for taking too long.
     pub const QUERY_CANCELED: &str = "57014";
     /// The proxy is going down.
     pub const ADMIN_SHUTDOWN: &str = "57P01";
@@ -102,6 +108,9 @@ pub struct PgError {
     pub hint: Option<String>,
     /// 1-based character of the statement the error is about.
     pub position: Option<u32>,
+    /// The key of the configuration whose bound was reached; whoever tells the error counts it.
+    /// Behind a pointer of one word, which keeps the error small.
+    pub limit: Option<&'static &'static str>,
 }
 
 impl PgError {
@@ -114,7 +123,18 @@ impl PgError {
             detail: None,
             hint: None,
             position: None,
+            limit: None,
         }
+    }
+
+    /// A bound of the configuration was reached: `key` and its value become the DETAIL.
+    pub fn limit(
+        code: &'static str,
+        message: impl Into<String>,
+        key: &'static &'static str,
+        value: impl fmt::Display,
+    ) -> Self {
+        Self { limit: Some(key), ..Self::new(code, message).detail(format!("{key} = {value}")) }
     }
 
     /// A statement that is refused because it could not be answered exactly: 0A000.

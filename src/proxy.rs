@@ -26,6 +26,7 @@ pub struct Proxy {
     pub metrics: Metrics,
     /// Connected clients by the process id they were told.
     pub clients: DashMap<i32, Arc<Handle>>,
+    pub seats: Seats,
     /// What clients have prepared.
     pub prepared: PreparedStatements,
     /// Settings that sessions have in common.
@@ -49,10 +50,15 @@ pub struct ReloadRequest {
     pub done: tokio::sync::oneshot::Sender<Result<String, String>>,
 }
 
+mod activity;
+mod overdue;
 mod prepared;
+mod seats;
 mod signals;
 
+pub use activity::{Activity, Allowed, Overdue};
 pub use prepared::{Parsed, Prepared, PreparedStatements, Text, TextKey};
+pub use seats::{Seat, Seats};
 pub use signals::Signals;
 
 /// A connected client, as others see it: for cancel, SHOW CLIENTS and KILL.
@@ -70,6 +76,7 @@ pub struct Handle {
     pub state: Mutex<ClientState>,
     /// What others want of the session.
     pub signals: Signals,
+    pub activity: Activity,
 }
 
 /// What SHOW CLIENTS tells of a client.
@@ -107,6 +114,7 @@ impl Proxy {
             tls: ArcSwapOption::empty(),
             metrics,
             clients: DashMap::new(),
+            seats: Seats::default(),
             prepared: PreparedStatements::default(),
             settings: SharedSettings::default(),
             started: Instant::now(),
@@ -157,6 +165,21 @@ impl Proxy {
             return;
         }
         handle.cancel().await;
+    }
+
+    /// Brings the counters of the plan caches' limits up to date: the caches count for themselves.
+    pub fn count_evictions(&self) {
+        let cluster = self.cluster.load();
+        let (mut plans, mut bytes) = (0, 0);
+        for database in cluster.databases.values() {
+            let counts = database.state.plans.counts();
+            plans += counts.evicted.saturating_sub(counts.evicted_for_bytes);
+            bytes += counts.evicted_for_bytes;
+        }
+        for (key, count) in [("limits.plans", plans), ("limits.plan_bytes", bytes)] {
+            let counter = self.metrics.limits.of(key);
+            counter.inc_by(count.saturating_sub(counter.get()));
+        }
     }
 
     /// What /ready says: reasons why statements cannot be served now.

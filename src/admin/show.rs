@@ -24,6 +24,7 @@ pub(super) const SHOWS: &[Show] = &[
     Show { name: "SHARDS", make: shards },
     Show { name: "DATABASES", make: databases },
     Show { name: "STATS", make: stats },
+    Show { name: "LIMITS", make: super::limits::limits },
     Show { name: "LOGINS", make: logins },
     Show { name: "CONFIG", make: config },
     Show { name: "PLANS", make: plans },
@@ -38,11 +39,11 @@ pub(super) struct Table {
 }
 
 impl Table {
-    fn new(columns: &'static [&'static str]) -> Self {
+    pub(super) fn new(columns: &'static [&'static str]) -> Self {
         Self { columns, rows: Vec::new() }
     }
 
-    fn row<const N: usize>(&mut self, cells: [String; N]) {
+    pub(super) fn row<const N: usize>(&mut self, cells: [String; N]) {
         self.rows.push(cells.into_iter().map(Some).collect());
     }
 

@@ -46,7 +46,10 @@ impl Signals {
 /// The HTTP pages.
 pub(super) fn page(proxy: &Proxy, path: &str) -> Option<Page> {
     match path {
-        "/metrics" => Some(Ok(proxy.metrics.text())),
+        "/metrics" => {
+            proxy.count_evictions();
+            Some(Ok(proxy.metrics.text()))
+        }
         "/live" => Some(Ok("live\n".into())),
         "/ready" => Some(proxy.ready()),
         _ => None,
@@ -101,6 +104,7 @@ pub(super) fn supervise(proxy: &Arc<Proxy>) {
     tokio::spawn(check_hosts(Arc::clone(proxy)));
     tokio::spawn(load_schemas(Arc::clone(proxy)));
     tokio::spawn(recover(Arc::clone(proxy)));
+    tokio::spawn(super::sweep::sweep(Arc::clone(proxy)));
 }
 
 /// Health checks of all hosts, side by side, and the upkeep of their pools.

@@ -11,7 +11,7 @@ use super::error::Wrong;
 use super::parse::{WrittenHost, pool_mode, server_auth};
 use super::secret::Outside;
 use super::section::Section;
-use super::{Database, Host, HostTls, Shard, TenantOverrides, url, values};
+use super::{Database, Host, HostTls, Shard, TenantOverrides, Timeouts, url, values};
 
 /// The name of the admin console's database.
 pub const ADMIN_DATABASE: &str = "pgsluice";
@@ -63,6 +63,13 @@ fn database(
         map,
         pool_mode: mode.as_deref().map(pool_mode),
         pool_size: section.optional("pool_size", values::count),
+        clients: section.optional("clients", values::count),
+        timeouts: Timeouts {
+            query: section.optional("query_timeout", values::duration),
+            transaction: section.optional("transaction_timeout", values::duration),
+            idle_transaction: section.optional("idle_transaction_timeout", values::duration),
+            client_idle: section.optional("client_idle_timeout", values::duration),
+        },
         auth_query: auth_query(section),
         auth_cache: section.value("auth_cache", values::duration),
         server_auth: server_auth(&section.value("server_auth", values::choice)),

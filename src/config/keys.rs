@@ -114,6 +114,8 @@ pub const KEYS: &[Key] = &[
         "What becomes of a statement that ties its session to a server in transaction mode (temporary table, session lock, …): \"allow\" keeps the server until DISCARD ALL, \"refuse\" is error 0A000."),
     key("pool.size", count(1), Value("20"),
         "Server connections per user, database and host."),
+    key("pool.host_size", count(1), Absent("no limit"),
+        "Server connections to one server (host and port) over all users and databases. When it is full, the server idle for longest, whosesoever it is, is closed for a user who has none; else whoever waits is served in turn."),
     key("pool.wait_timeout", WAIT, Value(r#""5s""#),
         "How long a client waits for a free server before it gets error 53300."),
     key("pool.connect_timeout", WAIT, Value(r#""5s""#),
@@ -121,7 +123,7 @@ pub const KEYS: &[Key] = &[
     key("pool.idle_timeout", WAIT_OR_ZERO, Value(r#""10m""#),
         "Idle servers are closed after this; \"0s\": never."),
     key("pool.max_lifetime", WAIT_OR_ZERO, Value(r#""1h""#),
-        "Servers are closed at this age, when idle; \"0s\": never."),
+        "Servers are closed when idle at about this age, each up to a fifth earlier so that not all are at once; \"0s\": never."),
     key("pool.check_after", WAIT_OR_ZERO, Value(r#""30s""#),
         "A server idle for longer than this is checked before it is used."),
     key("pool.prepared_statements", count(0), Value("500"),
@@ -133,14 +135,40 @@ pub const KEYS: &[Key] = &[
         "Client connections; one more gets error 53300."),
     key("limits.pinned", count(1), Absent("no limit"),
         "Sessions of one database that may be tied to a server at a time in transaction mode; one more gets error 53400."),
+    key("limits.clients_per_user", count(1), Absent("as limits.clients"),
+        "Client connections of one user; one more gets error 53300."),
+    key("limits.clients_per_database", count(1), Absent("as limits.clients"),
+        "Client connections to one database; one more gets error 53300."),
+    key("limits.clients_per_address", count(1), Absent("as limits.clients"),
+        "Client connections from one IP address; one more gets error 53300, before it may log in."),
     key("limits.login_timeout", WAIT, Value(r#""15s""#),
         "How long a client may take to log in."),
+    key("limits.query_timeout", WAIT_OR_ZERO, Value(r#""0s""#),
+        "A statement that takes longer, waiting for a server included, is cancelled with error 57014; \"0s\": never."),
+    key("limits.transaction_timeout", WAIT_OR_ZERO, Value(r#""0s""#),
+        "A session whose transaction takes longer ends with error 25P04; \"0s\": never."),
+    key("limits.idle_transaction_timeout", WAIT_OR_ZERO, Value(r#""0s""#),
+        "A session that sends nothing for so long while its transaction is open ends with error 25P03; \"0s\": never."),
+    key("limits.client_idle_timeout", WAIT_OR_ZERO, Value(r#""0s""#),
+        "A session that sends nothing for so long outside of a transaction ends with error 57P05, also if it LISTENs; \"0s\": never."),
+    key("limits.write_timeout", WAIT_OR_ZERO, Value(r#""5m""#),
+        "A client that takes nothing for so long of what it is sent is disconnected, and what runs for it is cancelled; \"0s\": never."),
     key("limits.login_delay", WAIT_OR_ZERO, Value(r#""5s""#),
         "The longest time for which the answer to a failed login is held back. It begins with 100ms and doubles with each failure of the same address; \"0s\": never."),
     key("limits.message_bytes", Kind::Bytes { min: 16 * KIB, max: GIB }, Value(r#""256MiB""#),
         "The longest message a client may send."),
+    key("limits.query_bytes", Kind::Bytes { min: KIB, max: GIB }, Absent("as limits.message_bytes"),
+        "The longest statement text; a longer one gets error 54000."),
+    key("limits.client_statements", count(1), Value("10000"),
+        "Named prepared statements of one client; one more gets error 53400."),
+    key("limits.statement_bytes", Kind::Bytes { min: 64 * KIB, max: 64 * GIB }, Value(r#""256MiB""#),
+        "Memory for the prepared statements of all clients, each text counted once; a Parse that needs more gets error 53400."),
+    key("limits.buffer_bytes", Kind::Bytes { min: 4 * KIB, max: GIB }, Value(r#""64KiB""#),
+        "What may lie in memory for one client that reads slowly, before its server has to wait."),
     key("limits.plans", count(1), Value("5000"),
-        "Plans kept in the plan cache."),
+        "Plans kept in the plan cache, per database."),
+    key("limits.plan_bytes", Kind::Bytes { min: KIB * KIB, max: 64 * GIB }, Value(r#""64MiB""#),
+        "Memory the plan cache may use, per database; above it those that were not used for long are dropped."),
     key("limits.merge_bytes", Kind::Bytes { min: 64 * KIB, max: 64 * GIB }, Value(r#""64MiB""#),
         "Memory one statement may use to sort, group or deduplicate rows of several shards; above it the statement fails with 53400."),
 
@@ -164,6 +192,8 @@ pub const KEYS: &[Key] = &[
         "How the user proves who it is, where there is no [[rule]]. For an md5… verifier the default is \"md5\". \"password\" only over TLS, a Unix socket or from this machine."),
     key("user.admin", Kind::Bool, Value("false"),
         "May use the admin console (database pgsluice). If no user has it, every user may."),
+    key("user.clients", count(1), Absent("as limits.clients_per_user"),
+        "limits.clients_per_user for this user."),
     key("user.server_user", Kind::Text, Absent("as in the shard's URL"),
         "Logs in to servers as this user, in place of the one in the shard's URL."),
     key("user.server_password", Kind::Secret, Absent("as in the shard's URL"),
@@ -211,6 +241,17 @@ pub const KEYS: &[Key] = &[
     key("database.server_auth", SERVER_AUTH, Value(r#""url""#),
         "user.server_auth for the users of auth_query."),
 
+    key("database.clients", count(1), Absent("as limits.clients_per_database"),
+        "limits.clients_per_database for this database."),
+    key("database.query_timeout", WAIT_OR_ZERO, Absent("as limits.query_timeout"),
+        "limits.query_timeout for this database."),
+    key("database.transaction_timeout", WAIT_OR_ZERO, Absent("as limits.transaction_timeout"),
+        "limits.transaction_timeout for this database."),
+    key("database.idle_transaction_timeout", WAIT_OR_ZERO, Absent("as limits.idle_transaction_timeout"),
+        "limits.idle_transaction_timeout for this database."),
+    key("database.client_idle_timeout", WAIT_OR_ZERO, Absent("as limits.client_idle_timeout"),
+        "limits.client_idle_timeout for this database."),
+
     key("database.shard.id", Kind::Count { min: 0, max: 127 }, Value("0"),
         "The shard's number."),
     key("database.shard.range", Kind::Range, Absent("everything with one shard, else nothing"),
@@ -222,6 +263,35 @@ pub const KEYS: &[Key] = &[
 
     key("database.tenants", Kind::Tenants, Absent("none"),
         "Exceptions to the ranges: tenant = shard id."),
+];
+
+/// Keys that bound something at run time, in the order of SHOW LIMITS: each has a counter of how
+/// often it was reached.
+pub const LIMITS: &[&str] = &[
+    "limits.clients",
+    "limits.clients_per_user",
+    "limits.clients_per_database",
+    "limits.clients_per_address",
+    "pool.size",
+    "pool.host_size",
+    "pool.wait_timeout",
+    "pool.connect_timeout",
+    "pool.idle_timeout",
+    "pool.max_lifetime",
+    "limits.login_timeout",
+    "limits.query_timeout",
+    "limits.transaction_timeout",
+    "limits.idle_transaction_timeout",
+    "limits.client_idle_timeout",
+    "limits.write_timeout",
+    "limits.message_bytes",
+    "limits.query_bytes",
+    "limits.client_statements",
+    "limits.statement_bytes",
+    "limits.buffer_bytes",
+    "limits.plans",
+    "limits.plan_bytes",
+    "limits.merge_bytes",
 ];
 
 impl Key {
@@ -268,6 +338,17 @@ mod tests {
         assert_eq!(names_in("database.shard"), ["id", "range", "primary", "replicas"]);
         assert!(names_in("database").contains(&"shard"));
         assert!(names_in("database").contains(&"tenants"));
+    }
+
+    #[test]
+    fn limits_are_keys() {
+        for limit in LIMITS {
+            assert!(Key::find(limit).is_some(), "{limit}");
+        }
+        let limits = KEYS.iter().filter(|key| key.section() == "limits");
+        for key in limits.filter(|key| key.name() != "login_delay") {
+            assert!(LIMITS.contains(&key.path), "{} has no counter", key.path);
+        }
     }
 
     #[test]

@@ -23,7 +23,7 @@ use crate::shard::{Map, ShardId};
 
 pub use database::ADMIN_DATABASE;
 pub use error::ConfigError;
-pub use keys::{KEYS, Key};
+pub use keys::{KEYS, Key, LIMITS};
 pub use parse::{WrittenHost, parse, parse_located};
 pub use show::show;
 pub use tls::{HostTls, ListenTls, SYSTEM, SslMode};
@@ -69,6 +69,8 @@ pub struct Pool {
     pub may_pin: bool,
     /// Server connections per user, database and host.
     pub size: usize,
+    /// Server connections to one server, over all users; none: no limit.
+    pub host_size: Option<usize>,
     pub wait_timeout: Duration,
     pub connect_timeout: Duration,
     /// Idle servers are closed after this; zero: never.
@@ -95,15 +97,55 @@ pub struct Limits {
     pub clients: usize,
     /// Sessions of one database that may be tied to a server.
     pub pinned: Option<usize>,
+    pub clients_per_user: Option<usize>,
+    pub clients_per_database: Option<usize>,
+    pub clients_per_address: Option<usize>,
     pub login_timeout: Duration,
+    pub timeouts: Timeouts<Duration>,
+    /// How long a client may take nothing of what it is sent; zero: for ever.
+    pub write_timeout: Duration,
     /// The longest time a failed login is held; zero: not at all.
     pub login_delay: Duration,
     /// Bytes of one message from a client.
     pub message_bytes: usize,
+    /// Bytes of one statement's text; none: as long as a message.
+    pub query_bytes: Option<usize>,
+    /// Named prepared statements of one client.
+    pub client_statements: usize,
+    /// Bytes of the texts of all prepared statements.
+    pub statement_bytes: usize,
+    /// What one client's output may hold.
+    pub buffer_bytes: usize,
     /// Plans kept in the cache.
     pub plans: usize,
+    /// Bytes they may use.
+    pub plan_bytes: usize,
     /// Bytes a grouping, a sort or a DISTINCT over shards may hold, per statement.
     pub merge_bytes: usize,
+}
+
+/// How long sessions may take for what; zero: for ever. Databases have those they override.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Timeouts<T> {
+    /// One statement.
+    pub query: T,
+    pub transaction: T,
+    /// Between two statements of a transaction.
+    pub idle_transaction: T,
+    /// Outside of a transaction.
+    pub client_idle: T,
+}
+
+impl Timeouts<Option<Duration>> {
+    /// These where they are written, else the general ones.
+    pub fn or(&self, general: &Timeouts<Duration>) -> Timeouts<Duration> {
+        Timeouts {
+            query: self.query.unwrap_or(general.query),
+            transaction: self.transaction.unwrap_or(general.transaction),
+            idle_transaction: self.idle_transaction.unwrap_or(general.idle_transaction),
+            client_idle: self.client_idle.unwrap_or(general.client_idle),
+        }
+    }
 }
 
 /// `[health]`
@@ -138,6 +180,8 @@ pub struct User {
     pub auth: AuthMethod,
     /// May use the admin console. If no user has it, every user may.
     pub admin: bool,
+    /// Override of `limits.clients_per_user`.
+    pub clients: Option<usize>,
     /// Credentials towards servers, in place of those in the shard's URL.
     pub server_user: Option<String>,
     pub server_password: Option<String>,
@@ -173,6 +217,9 @@ pub struct Database {
     /// Per-database overrides of `[pool]`.
     pub pool_mode: Option<PoolMode>,
     pub pool_size: Option<usize>,
+    /// Overrides of `[limits]`.
+    pub clients: Option<usize>,
+    pub timeouts: Timeouts<Option<Duration>>,
     /// Finds users who are no [[user]]: name → name, password.
     pub auth_query: Option<String>,
     /// How long its answers are kept.

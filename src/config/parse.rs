@@ -11,7 +11,7 @@ use super::tls;
 use super::values;
 use super::{
     AuthMethod, Config, Health, Host, Limits, Listen, Log, LogFormat, Pool, PoolMode, Rule,
-    RuleMethod, Secret, ServerAuth, User,
+    RuleMethod, Secret, ServerAuth, Timeouts, User,
 };
 
 /// A server and where the file names it.
@@ -121,6 +121,7 @@ fn pool(section: &Section<'_>) -> Pool {
         mode: pool_mode(&section.value("mode", values::choice)),
         may_pin: section.value("pin", values::choice) == "allow",
         size: section.value("size", values::count),
+        host_size: section.optional("host_size", values::count),
         wait_timeout: section.value("wait_timeout", values::duration),
         connect_timeout: section.value("connect_timeout", values::duration),
         idle_timeout: section.value("idle_timeout", values::duration),
@@ -140,10 +141,25 @@ fn limits(section: &Section<'_>) -> Limits {
     let limits = Limits {
         clients: section.value("clients", values::count),
         pinned: section.optional("pinned", values::count),
+        clients_per_user: section.optional("clients_per_user", values::count),
+        clients_per_database: section.optional("clients_per_database", values::count),
+        clients_per_address: section.optional("clients_per_address", values::count),
         login_timeout: section.value("login_timeout", values::duration),
+        timeouts: Timeouts {
+            query: section.value("query_timeout", values::duration),
+            transaction: section.value("transaction_timeout", values::duration),
+            idle_transaction: section.value("idle_transaction_timeout", values::duration),
+            client_idle: section.value("client_idle_timeout", values::duration),
+        },
+        write_timeout: section.value("write_timeout", values::duration),
         login_delay: section.value("login_delay", values::duration),
         message_bytes: section.value("message_bytes", values::bytes),
+        query_bytes: section.optional("query_bytes", values::bytes),
+        client_statements: section.value("client_statements", values::count),
+        statement_bytes: section.value("statement_bytes", values::bytes),
+        buffer_bytes: section.value("buffer_bytes", values::bytes),
         plans: section.value("plans", values::count),
+        plan_bytes: section.value("plan_bytes", values::bytes),
         merge_bytes: section.value("merge_bytes", values::bytes),
     };
     if limits.login_delay >= limits.login_timeout {
@@ -204,6 +220,7 @@ fn user(section: &Section<'_>, outside: &Outside<'_>, may_lack: bool) -> Option<
         secret: secret.unwrap_or(Secret::None),
         auth: method.unwrap_or(AuthMethod::ScramSha256),
         admin: section.value("admin", values::bool),
+        clients: section.optional("clients", values::count),
         server_user: section.optional("server_user", values::text),
         server_password: resolved(section, "server_password", outside),
         server_auth: server_auth(&section.value("server_auth", values::choice)),

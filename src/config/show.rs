@@ -68,6 +68,7 @@ fn sections(config: &Config, rows: &mut Rows) {
             ("mode", mode(pool.mode).to_owned()),
             ("pin", if pool.may_pin { "allow" } else { "refuse" }.to_owned()),
             ("size", pool.size.to_string()),
+            ("host_size", or_empty(&pool.host_size)),
             ("wait_timeout", show_duration(pool.wait_timeout)),
             ("connect_timeout", show_duration(pool.connect_timeout)),
             ("idle_timeout", show_duration(pool.idle_timeout)),
@@ -82,10 +83,23 @@ fn sections(config: &Config, rows: &mut Rows) {
         &[
             ("clients", limits.clients.to_string()),
             ("pinned", limits.pinned.map(|it| it.to_string()).unwrap_or_default()),
+            ("clients_per_user", or_empty(&limits.clients_per_user)),
+            ("clients_per_database", or_empty(&limits.clients_per_database)),
+            ("clients_per_address", or_empty(&limits.clients_per_address)),
             ("login_timeout", show_duration(limits.login_timeout)),
+            ("query_timeout", show_duration(limits.timeouts.query)),
+            ("transaction_timeout", show_duration(limits.timeouts.transaction)),
+            ("idle_transaction_timeout", show_duration(limits.timeouts.idle_transaction)),
+            ("client_idle_timeout", show_duration(limits.timeouts.client_idle)),
+            ("write_timeout", show_duration(limits.write_timeout)),
             ("login_delay", show_duration(limits.login_delay)),
             ("message_bytes", show_bytes(limits.message_bytes as u64)),
+            ("query_bytes", or_empty(&limits.query_bytes.map(|it| show_bytes(it as u64)))),
+            ("client_statements", limits.client_statements.to_string()),
+            ("statement_bytes", show_bytes(limits.statement_bytes as u64)),
+            ("buffer_bytes", show_bytes(limits.buffer_bytes as u64)),
             ("plans", limits.plans.to_string()),
+            ("plan_bytes", show_bytes(limits.plan_bytes as u64)),
             ("merge_bytes", show_bytes(limits.merge_bytes as u64)),
         ],
     );
@@ -108,6 +122,7 @@ fn user(user: &User, rows: &mut Rows) {
     rows.add("user.password", &name, masked(user.secret != Secret::None));
     rows.add("user.auth", &name, auth(user.auth));
     rows.add("user.admin", &name, user.admin);
+    rows.add("user.clients", &name, or_empty(&user.clients));
     rows.add("user.server_user", &name, or_empty(&user.server_user));
     rows.add("user.server_password", &name, masked(user.server_password.is_some()));
     rows.add("user.server_auth", &name, server_auth(user.server_auth));
@@ -130,6 +145,7 @@ fn rule(at: usize, rule: &Rule, rows: &mut Rows) {
 fn database(database: &Database, rows: &mut Rows) {
     let name = format!("database.{}", database.name);
     let lists = (database.reference_tables.join(", "), database.trusted_functions.join(", "));
+    let timeouts = &database.timeouts;
     for (key, value) in [
         ("name", database.name.clone()),
         ("tenant_column", or_empty(&database.tenant_column)),
@@ -140,6 +156,11 @@ fn database(database: &Database, rows: &mut Rows) {
         ("allow_local_keys", database.allow_local_keys.to_string()),
         ("pool_mode", database.pool_mode.map(mode).unwrap_or_default().to_owned()),
         ("pool_size", or_empty(&database.pool_size)),
+        ("clients", or_empty(&database.clients)),
+        ("query_timeout", or_empty(&timeouts.query.map(show_duration))),
+        ("transaction_timeout", or_empty(&timeouts.transaction.map(show_duration))),
+        ("idle_transaction_timeout", or_empty(&timeouts.idle_transaction.map(show_duration))),
+        ("client_idle_timeout", or_empty(&timeouts.client_idle.map(show_duration))),
         ("auth_query", or_empty(&database.auth_query)),
         ("auth_cache", show_duration(database.auth_cache)),
         ("server_auth", server_auth(database.server_auth).to_owned()),

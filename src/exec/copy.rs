@@ -316,7 +316,7 @@ pub async fn concatenate(
                 b'd' if is_header => is_header = false,
                 b'd' if failed.is_none() => {
                     client.out.extend_from_slice(&frame);
-                    if client.out.len() > HIGH_WATER {
+                    if client.out.len() >= client.buffer_limit {
                         let flushed = std::future::poll_fn(|cx| client.poll_flush(cx)).await;
                         flushed.map_err(|_| Failure::Gone)?;
                     }

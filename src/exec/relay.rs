@@ -11,7 +11,7 @@ use crate::net::Client;
 use crate::server::{Front, Server};
 use crate::wire::frame;
 
-/// What may lie in a client's output before it must be written.
+/// What may wait for a server before the client's COPY data is read further.
 const HIGH_WATER: usize = 64 * 1024;
 
 /// So many bytes are written without waiting for more.
@@ -38,7 +38,7 @@ pub fn poll_relay(
         if let Poll::Ready(Err(error)) = server.poll_flush(cx) {
             return Poll::Ready(Err(error.into()));
         }
-        if client.out.len() >= HIGH_WATER && client.poll_flush(cx).is_pending() {
+        if client.out.len() >= client.buffer_limit && client.poll_flush(cx).is_pending() {
             return watch(client, cx);
         }
         while let Some(fake) = server.next_fake() {

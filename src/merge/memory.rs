@@ -33,9 +33,11 @@ impl Memory {
 
     #[cold]
     fn exceeded(&self) -> PgError {
-        PgError::new(
+        PgError::limit(
             sqlstate::CONFIGURATION_LIMIT_EXCEEDED,
             format!("merging the shards' rows needs more than {} bytes", self.limits.bytes),
+            &"limits.merge_bytes",
+            self.limits.bytes,
         )
         .hint("Narrow the statement, or raise limits.merge_bytes.")
     }

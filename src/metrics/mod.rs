@@ -1,11 +1,14 @@
 //! The numbers of /metrics; SHOW STATS reads the same counters. The only user of `prometheus`.
 
 pub mod http;
+mod limits;
 
 use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
     Registry, TextEncoder,
 };
+
+pub use limits::LimitMetrics;
 
 /// Buckets in seconds, from 50 µs to 30 s.
 const SECONDS: &[f64] = &[
@@ -29,6 +32,7 @@ pub struct Metrics {
     pinned: IntGaugeVec,
     host_up: IntGaugeVec,
     pub clients: IntGauge,
+    pub limits: LimitMetrics,
     pub logins_failed: IntCounter,
     pub reloads: IntCounterVec,
     pub cancels: IntCounter,
@@ -44,6 +48,7 @@ pub struct HostMetrics {
     /// Time spent waiting for a server connection.
     pub wait: Histogram,
     pub connect_errors: IntCounter,
+    pub limits: LimitMetrics,
     pub up: IntGauge,
 }
 
@@ -140,6 +145,7 @@ impl Metrics {
             pinned,
             host_up,
             clients,
+            limits: LimitMetrics::new(&registry)?,
             logins_failed: counter("sluice_logins_failed_total", "Logins that failed.")?,
             reloads: counters("sluice_reloads_total", "Reloads by outcome.", &["outcome"])?,
             cancels: counter("sluice_cancels_total", "Cancel requests of clients.")?,
@@ -156,6 +162,7 @@ impl Metrics {
             query: self.query.with_label_values(labels),
             wait: self.wait.with_label_values(labels),
             connect_errors: self.connect_errors.with_label_values(labels),
+            limits: self.limits.clone(),
             up: self.host_up.with_label_values(&[database, shard, role, host]),
         }
     }

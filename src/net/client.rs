@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 
+use super::backlog::Backlog;
 use super::thread::READ_BYTES;
 use super::tls::{Acceptor, PeerCertificate};
 use super::{Peer, Stream, Thread};
@@ -16,6 +17,8 @@ use crate::wire::frame;
 
 /// What a client may send ahead while its statement runs.
 const AHEAD_BYTES: usize = 64 * 1024;
+/// What a client's output may hold, unless told otherwise.
+const BUFFER_BYTES: usize = 64 * 1024;
 
 /// A connected client.
 pub struct Client {
@@ -29,11 +32,20 @@ pub struct Client {
     pub out: BytesMut,
     /// Bytes one message may have.
     pub message_limit: usize,
+    /// Bytes a statement's text may have.
+    pub text_limit: usize,
     /// Whether the client was asked for COPY data by the proxy itself in this request.
     pub has_copied: bool,
     /// Bytes received and sent so far.
     pub received: u64,
     pub sent: u64,
+    /// What `out` may hold before it must be written.
+    pub buffer_limit: usize,
+    /// What it does not take, for others to see.
+    pub backlog: Arc<Backlog>,
+    is_blocked: bool,
+    /// How often its output was full and it took no more.
+    pub stalls: u64,
 }
 
 impl Client {
@@ -46,9 +58,14 @@ impl Client {
             input: BytesMut::new(),
             out: BytesMut::new(),
             message_limit,
+            text_limit: message_limit,
             has_copied: false,
             received: 0,
             sent: 0,
+            buffer_limit: BUFFER_BYTES,
+            backlog: Arc::default(),
+            is_blocked: false,
+            stalls: 0,
         }
     }
 
@@ -173,12 +190,22 @@ impl Client {
     /// Writes as much of `out` as the socket takes now; ready when all is written.
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.out.is_empty() {
-            let written = ready!(self.stream.poll_write(cx, &self.out))?;
+            let Poll::Ready(written) = self.stream.poll_write(cx, &self.out) else {
+                let is_full = self.out.len() >= self.buffer_limit;
+                self.stalls += u64::from(is_full && !self.is_blocked);
+                self.is_blocked = true;
+                self.backlog.stop(self.sent, self.out.len());
+                return Poll::Pending;
+            };
+            let written = written?;
             if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             self.sent += written as u64;
             self.out.advance(written);
+        }
+        if std::mem::take(&mut self.is_blocked) {
+            self.backlog.clear();
         }
         Poll::Ready(Ok(()))
     }

@@ -1,5 +1,6 @@
 //! Sockets: streams and TLS, clients' buffers, the listener and the Unix socket.
 
+pub mod backlog;
 pub mod client;
 pub mod listener;
 pub mod stream;
@@ -7,6 +8,7 @@ pub mod thread;
 pub mod tls;
 pub mod unix;
 
+pub use backlog::Backlog;
 pub use client::Client;
 pub use stream::{Peer, Stream};
 pub use thread::Thread;

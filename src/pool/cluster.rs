@@ -14,6 +14,7 @@ use super::control::Control;
 use super::login::{Account, Accounts};
 use super::lookup::Lookup;
 use super::pool::{Pool, PoolLimits};
+use super::quota::Quota;
 use crate::auth::scram::{ITERATIONS, Verifier};
 use crate::auth::{AuthMethod, Secret};
 use crate::catalog::Catalog;
@@ -34,7 +35,12 @@ pub struct Cluster {
     pub databases: HashMap<String, Arc<Database>>,
     /// Of the users who have logged in.
     pub accounts: Accounts,
+    /// By host and port.
+    pub quotas: Quotas,
 }
+
+/// The accounts of servers, which databases share.
+type Quotas = HashMap<(String, u16), Arc<Quota>>;
 
 /// A database as clients name it.
 pub struct Database {
@@ -96,6 +102,8 @@ pub struct Host {
     pub shard: ShardId,
     pub is_primary: bool,
     pub metrics: HostMetrics,
+    /// Of the server, which other databases may use too.
+    quota: Arc<Quota>,
     pub control: Control,
     pub health: Health,
     /// Connections in use, of all users.
@@ -175,7 +183,7 @@ impl DatabaseState {
     fn new(name: &str, config: &Config, metrics: &Metrics) -> Self {
         Self {
             catalog: ArcSwapOption::empty(),
-            plans: PlanCache::new(config.limits.plans, PLAN_KEY_BYTES),
+            plans: PlanCache::new(config.limits.plans, config.limits.plan_bytes, PLAN_KEY_BYTES),
             metrics: metrics.database(name),
             parameters: DashMap::new(),
             lookup: Lookup::default(),
@@ -224,18 +232,22 @@ impl Cluster {
     /// are, with their connections.
     pub fn new(config: Arc<Config>, old: Option<&Self>, metrics: &Metrics) -> Self {
         let mut databases = HashMap::new();
+        let quotas = quotas(&config, old);
         for it in &config.databases {
             let previous = old.and_then(|old| old.databases.get(&it.name));
             let state = previous.map_or_else(
                 || Arc::new(DatabaseState::new(&it.name, &config, metrics)),
                 |old| Arc::clone(&old.state),
             );
+            state.plans.bound(config.limits.plans, config.limits.plan_bytes);
             let known = previous.map(|it| it.hosts().cloned().collect()).unwrap_or_default();
-            let database = Database::new(it, &config, state, known, metrics);
+            let database = Database::new(it, &config, state, known, (&quotas, metrics));
             databases.insert(it.name.clone(), Arc::new(database));
         }
         let verifiers = verifiers(&config, old);
-        Self { config, verifiers, databases, accounts: Accounts::default() }
+        // Pools have their new sizes by now.
+        quotas.values().for_each(|it| it.set_limit(config.pool.host_size));
+        Self { config, verifiers, databases, accounts: Accounts::default(), quotas }
     }
 
     /// Every host of every database.
@@ -251,6 +263,15 @@ impl Cluster {
             }
         }
     }
+}
+
+/// An account per server; those of `old` are kept.
+fn quotas(config: &Config, old: Option<&Cluster>) -> Quotas {
+    let shards = config.databases.iter().flat_map(|it| &it.shards);
+    let hosts = shards.flat_map(|it| std::iter::once(&it.primary).chain(&it.replicas));
+    let place = |it: &Address| (it.host.clone(), it.port);
+    let known = |place: &(String, u16)| old.and_then(|it| it.quotas.get(place)).cloned();
+    hosts.map(place).map(|it| (it.clone(), known(&it).unwrap_or_else(Quota::new))).collect()
 }
 
 /// Users who may log in by SCRAM with a password that is known in clear; those of `old` are kept.
@@ -277,13 +298,17 @@ impl Database {
         config: &Config,
         state: Arc<DatabaseState>,
         known: Vec<Arc<Host>>,
-        metrics: &Metrics,
+        (quotas, metrics): (&Quotas, &Metrics),
     ) -> Self {
         let host = |address: &Address, shard: ShardId, is_primary: bool| {
             let same = |old: &&Arc<Host>| {
                 old.address == *address && old.shard == shard && old.is_primary == is_primary
             };
-            let make = || Arc::new(Host::new(address, &it.name, shard, is_primary, metrics));
+            let make = || {
+                let quota = quotas.get(&(address.host.clone(), address.port));
+                let quota = quota.map_or_else(Quota::new, Arc::clone);
+                Arc::new(Host::new(address, &it.name, (shard, is_primary), quota, metrics))
+            };
             known.iter().find(same).map_or_else(make, Arc::clone)
         };
         let shards = it.shards.iter().map(|shard| {
@@ -344,7 +369,13 @@ impl Database {
         let make = || {
             let target = login.target(user, &self.config.name, &host.address);
             let outstanding = Arc::clone(&host.outstanding);
-            let pool = Pool::new(target, self.limits.clone(), host.metrics.clone(), outstanding);
+            let pool = Pool::new(
+                target,
+                self.limits.clone(),
+                host.metrics.clone(),
+                outstanding,
+                Arc::clone(&host.quota),
+            );
             if self.state.is_paused.load(Ordering::Relaxed) {
                 pool.pause();
             }
@@ -358,14 +389,15 @@ impl Host {
     fn new(
         address: &Address,
         database: &str,
-        shard: ShardId,
-        is_primary: bool,
+        (shard, is_primary): (ShardId, bool),
+        quota: Arc<Quota>,
         metrics: &Metrics,
     ) -> Self {
         let role = if is_primary { "primary" } else { "replica" };
         let labels = (shard.to_string(), address.to_string());
         Self {
             metrics: metrics.host(database, &labels.0, role, &labels.1),
+            quota,
             control: Control::new(address),
             address: address.clone(),
             database: database.to_owned(),

@@ -11,6 +11,8 @@ pub mod lookup;
 #[expect(clippy::module_inception, reason = "the folder's noun")]
 mod pool;
 mod suspects;
+mod quota;
 
 pub use lease::Lease;
 pub use pool::{Pool, PoolLimits, PoolNumbers, PoolState};
+pub use quota::Quota;

@@ -15,6 +15,7 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use super::lease::{Lease, Slot};
+use super::quota::{Quota, SPARE};
 use crate::error::{PgError, sqlstate};
 use crate::metrics::HostMetrics;
 use crate::server::{Server, Target, Turn};
@@ -37,6 +38,8 @@ pub struct Pool {
     pub limits: ArcSwap<PoolLimits>,
     pub metrics: HostMetrics,
     pub numbers: PoolNumbers,
+    /// Shared with the other pools to this server.
+    pub quota: Arc<Quota>,
     /// Connections in use at the host, of all its pools.
     pub(super) host_outstanding: Arc<AtomicUsize>,
     state: Mutex<State>,
@@ -70,7 +73,23 @@ struct State {
 
 struct Waiter {
     grant: oneshot::Sender<Grant>,
-    id: u64,
+    /// Its place among all who wait for this server.
+    place: u64,
+}
+
+/// Somebody in the line, who leaves it when dropped.
+struct Queued<'a> {
+    pool: &'a Pool,
+    place: u64,
+}
+
+impl Drop for Queued<'_> {
+    fn drop(&mut self) {
+        let mut state = self.pool.state.lock();
+        let before = state.waiters.len();
+        state.waiters.retain(|it| it.place != self.place);
+        self.pool.quota.unqueue(before - state.waiters.len());
+    }
 }
 
 /// What a waiter is given; both give themselves back when dropped.
@@ -101,15 +120,19 @@ impl Pool {
         limits: PoolLimits,
         metrics: HostMetrics,
         host_outstanding: Arc<AtomicUsize>,
+        quota: Arc<Quota>,
     ) -> Arc<Self> {
-        Arc::new(Self {
+        let pool = Arc::new(Self {
             target,
             limits: ArcSwap::from_pointee(limits),
             metrics,
             numbers: PoolNumbers::default(),
+            quota,
             host_outstanding,
             state: Mutex::new(State::default()),
-        })
+        });
+        pool.quota.join(&pool);
+        pool
     }
 
     /// Takes a connection: an idle one of this thread, a new one, one of another thread, or, when
@@ -123,7 +146,7 @@ impl Pool {
             let lease = match self.next(thread)? {
                 Next::Idle(server) => self.lease(server),
                 Next::Dial => return self.dial(Slot::new(Arc::clone(self)), thread).await,
-                Next::Wait(grant, id) => match self.wait(grant, id).await? {
+                Next::Wait(grant, place) => match self.wait(grant, place).await? {
                     Grant::Server(lease) => lease,
                     Grant::Slot(slot) => return self.dial(slot, thread).await,
                 },
@@ -157,49 +180,78 @@ impl Pool {
                 return Ok(Next::Idle(server));
             }
             if state.open < size {
-                state.open += 1;
-                return Ok(Next::Dial);
+                if self.quota.try_open() {
+                    state.open += 1;
+                    return Ok(Next::Dial);
+                }
+                self.metrics.limits.reached("pool.host_size");
             }
             if let Some(server) = state.idle.iter_mut().find_map(Vec::pop) {
                 return Ok(Next::Idle(server));
             }
         }
         let (grant, wait) = oneshot::channel();
-        let id = self.numbers.waits.fetch_add(1, Ordering::Relaxed);
-        state.waiters.push_back(Waiter { grant, id });
-        Ok(Next::Wait(wait, id))
+        if state.open >= size {
+            self.metrics.limits.reached("pool.size");
+        }
+        self.numbers.waits.fetch_add(1, Ordering::Relaxed);
+        let place = self.quota.queue();
+        state.waiters.push_back(Waiter { grant, place });
+        Ok(Next::Wait(wait, place))
     }
 
     async fn wait(
         self: &Arc<Self>,
         grant: oneshot::Receiver<Grant>,
-        id: u64,
+        place: u64,
     ) -> Result<Grant, PgError> {
+        let queued = Queued { pool: self, place };
         let (begin, deadline) = (Instant::now(), self.limits.load().wait_timeout);
-        let granted = tokio::time::timeout(deadline, grant).await;
+        let granted = tokio::time::timeout(deadline, self.in_line(grant)).await;
         let waited = begin.elapsed();
         self.numbers.wait_us.fetch_add(waited.as_micros() as u64, Ordering::Relaxed);
         self.metrics.wait.observe(waited.as_secs_f64());
+        drop(queued);
         match granted {
             Ok(Ok(grant)) => Ok(grant),
             Ok(Err(_)) => Err(self.closed()),
             Err(_) => {
-                self.state.lock().waiters.retain(|it| it.id != id);
                 self.numbers.timeouts.fetch_add(1, Ordering::Relaxed);
                 Err(self.timed_out(deadline))
             }
         }
     }
 
+    /// Waits for a grant. A server with a limit may have room all the same, or somebody's idle
+    /// connection, at once or in a moment.
+    async fn in_line(
+        &self,
+        mut grant: oneshot::Receiver<Grant>,
+    ) -> Result<Grant, oneshot::error::RecvError> {
+        while self.quota.limit().is_some() {
+            self.quota.serve();
+            if let Ok(granted) = tokio::time::timeout(SPARE, &mut grant).await {
+                return granted;
+            }
+        }
+        grant.await
+    }
+
     fn timed_out(&self, deadline: Duration) -> PgError {
         let state = self.state();
         let what = if state.is_paused { "the pool is paused" } else { "all are in use" };
-        PgError::new(
+        let host_size = match self.quota.limit() {
+            Some(limit) => format!(" and pool.host_size = {limit}"),
+            None => String::new(),
+        };
+        PgError::limit(
             sqlstate::TOO_MANY_CONNECTIONS,
             format!("no server connection became free within pool.wait_timeout = {deadline:?}"),
+            &"pool.wait_timeout",
+            crate::config::show_duration(deadline),
         )
         .detail(format!(
-            "{what}: pool.size = {} for user {:?} of database {:?} on {}, {} sessions are waiting",
+            "{what}: pool.size = {}{host_size} for user {:?} of database {:?} on {}, {} sessions are waiting",
             self.limits.load().size,
             self.target.client_user,
             self.target.database,
@@ -254,6 +306,7 @@ impl Pool {
         {
             Ok(mut server) => {
                 server.thread = thread;
+                server.draw_lifetime(limits.max_lifetime);
                 slot.fill();
                 Ok(self.lease(Box::new(server)))
             }
@@ -268,7 +321,7 @@ impl Pool {
     async fn checked(&self, mut lease: Lease, thread: usize) -> Option<Lease> {
         let limits = self.limits.load_full();
         let server = lease.server();
-        if is_past(limits.max_lifetime, server.created.elapsed()) || !server.adopt(thread) {
+        if is_past(limits.max_lifetime, server.aged_from.elapsed()) || !server.adopt(thread) {
             lease.discard();
             return None;
         }
@@ -284,22 +337,34 @@ impl Pool {
     pub(super) fn give_back(self: &Arc<Self>, mut server: Box<Server>, now: Instant) {
         let limits = self.limits.load();
         server.used = now;
-        let age = now.saturating_duration_since(server.created);
+        let age = now.saturating_duration_since(server.aged_from);
         let expired = is_past(limits.max_lifetime, age);
+        if expired {
+            self.metrics.limits.reached("pool.max_lifetime");
+        }
+        if expired || self.quota.is_over() || (self.quota.is_pressed() && self.has_rival()) {
+            drop(server);
+            return self.free_slot();
+        }
         loop {
             let mut state = self.state.lock();
-            if state.is_closed || expired || state.open > limits.size {
+            if state.is_closed || state.open > limits.size {
                 drop(state);
                 drop(server);
                 return self.free_slot();
             }
-            let waiter = if state.is_paused { None } else { state.waiters.pop_front() };
+            let waiter = if state.is_paused { None } else { self.first(&mut state) };
             let Some(waiter) = waiter else {
                 let thread = server.thread;
                 if state.idle.len() <= thread {
                     state.idle.resize_with(thread + 1, Vec::new);
                 }
                 state.idle[thread].push(server);
+                drop(state);
+                // Somebody may have begun to wait just before.
+                if self.quota.is_pressed() {
+                    self.quota.serve();
+                }
                 return;
             };
             drop(state);
@@ -311,34 +376,91 @@ impl Pool {
         }
     }
 
-    /// A connection has ended: its place goes to the first waiter, or stays free.
-    pub(super) fn free_slot(self: &Arc<Self>) {
-        let mut state = self.state.lock();
-        state.open -= 1;
-        while !state.is_paused && !state.is_closed && state.open < self.limits.load().size {
-            let Some(waiter) = state.waiters.pop_front() else { return };
+    /// A connection has ended: its place goes to whoever waits, or stays free.
+    pub(super) fn free_slot(&self) {
+        self.state.lock().open -= 1;
+        self.quota.close();
+    }
+
+    /// The first in the line, taken out of it.
+    fn first(&self, state: &mut State) -> Option<Waiter> {
+        let waiter = state.waiters.pop_front()?;
+        self.quota.unqueue(1);
+        Some(waiter)
+    }
+
+    fn has_rival(&self) -> bool {
+        let (open, line) = {
+            let state = self.state.lock();
+            (state.open, state.waiters.front().map(|it| it.place))
+        };
+        self.quota.has_rival(self, open, line)
+    }
+
+    /// Who could open a connection now: where the first stands in the line for this server, and how
+    /// many connections the pool has.
+    pub(super) fn line(&self) -> Option<(u64, usize)> {
+        let state = self.state.lock();
+        let may_open = !state.is_paused && !state.is_closed && state.open < self.limits.load().size;
+        let first = state.waiters.front().filter(|_| may_open)?;
+        Some((first.place, state.open))
+    }
+
+    /// Gives a place that was taken on the server's account to the first in the line; `false` if there
+    /// is nobody who could use it.
+    pub(super) fn grant(self: &Arc<Self>) -> bool {
+        loop {
+            let mut state = self.state.lock();
+            if state.is_paused || state.is_closed || state.open >= self.limits.load().size {
+                return false;
+            }
+            let Some(waiter) = self.first(&mut state) else { return false };
             state.open += 1;
             drop(state);
             match waiter.grant.send(Grant::Slot(Slot::new(Arc::clone(self)))) {
-                Ok(()) => return,
+                Ok(()) => return true,
                 Err(Grant::Slot(slot)) => slot.fill(),
                 Err(Grant::Server(_)) => unreachable!("a slot was sent"),
             }
-            state = self.state.lock();
-            state.open -= 1;
+            self.state.lock().open -= 1;
         }
+    }
+
+    /// Since when the pool's longest idle server is, and how many connections there are.
+    pub(super) fn idle_since(&self) -> Option<(Instant, usize)> {
+        let state = self.state.lock();
+        let since = state.idle.iter().filter_map(|it| it.first()).map(|it| it.used).min()?;
+        Some((since, state.open))
+    }
+
+    /// Closes the longest idle server, whose place on the server's account stays taken.
+    pub(super) fn evict(&self) -> bool {
+        let mut state = self.state.lock();
+        let oldest = state.idle.iter_mut().filter(|it| !it.is_empty()).min_by_key(|it| it[0].used);
+        let Some(oldest) = oldest else { return false };
+        let server = oldest.remove(0);
+        state.open -= 1;
+        drop(state);
+        drop(server);
+        true
     }
 
     /// Closes servers that are idle or alive for too long.
     pub fn reap(self: &Arc<Self>) {
         let limits = self.limits.load();
-        let mut gone = Vec::new();
+        let (mut gone, mut old, mut unused) = (Vec::new(), 0, 0);
         for idle in &mut self.state.lock().idle {
             gone.extend(idle.extract_if(.., |server| {
-                is_past(limits.idle_timeout, server.used.elapsed())
-                    || is_past(limits.max_lifetime, server.created.elapsed())
-                    || !server.is_alive()
+                let is_old = is_past(limits.max_lifetime, server.aged_from.elapsed());
+                let is_unused = is_past(limits.idle_timeout, server.used.elapsed());
+                old += u64::from(is_old);
+                unused += u64::from(is_unused && !is_old);
+                is_old || is_unused || !server.is_alive()
             }));
+        }
+        if !gone.is_empty() {
+            self.metrics.limits.of("pool.max_lifetime").inc_by(old);
+            self.metrics.limits.of("pool.idle_timeout").inc_by(unused);
         }
         self.drop_servers(gone);
     }
@@ -363,6 +485,7 @@ impl Pool {
             state.is_closed = true;
             std::mem::take(&mut state.waiters)
         };
+        self.quota.unqueue(waiters.len());
         drop(waiters);
         self.close_idle();
     }
@@ -381,16 +504,7 @@ impl Pool {
 
     /// Gives free places to waiters: after RESUME and after a raised limit.
     pub fn serve_waiters(self: &Arc<Self>) {
-        loop {
-            let mut state = self.state.lock();
-            if state.is_paused || state.waiters.is_empty() || state.open >= self.limits.load().size
-            {
-                return;
-            }
-            state.open += 1;
-            drop(state);
-            self.free_slot();
-        }
+        self.quota.serve();
     }
 
     /// The numbers of this moment.

@@ -2,17 +2,25 @@
 //! known of each under the schema in force. Shared by all clients.
 
 use std::hash::{BuildHasher, Hash, Hasher};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use dashmap::DashMap;
 use foldhash::fast::RandomState;
+use parking_lot::Mutex;
 
+use crate::config::show_bytes;
+use crate::error::{PgError, sqlstate};
 use crate::plan::{Action as PlanAction, KeySource, Scope, Statement};
 
 /// Statement texts kept for sharing over all clients; beyond it, those nobody uses are dropped.
 const TEXTS: usize = 20_000;
+/// What a text takes besides its bytes, about.
+const OVERHEAD: usize = 512;
+/// A look for texts that nobody uses is not worth its while sooner than after this.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// What makes two Parse messages the same statement on a server.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -114,26 +122,60 @@ pub struct PreparedStatements {
     /// By hash; on a collision the newer stays.
     known: DashMap<u64, Arc<Prepared>, RandomState>,
     hasher: RandomState,
+    /// Of all texts, about.
+    bytes: AtomicUsize,
+    /// When unused texts were looked for in vain.
+    in_vain: Mutex<Option<Instant>>,
     last_id: AtomicU64,
 }
 
 impl PreparedStatements {
-    /// The shared text of a Parse.
-    pub fn text(&self, key: TextKey) -> Arc<Text> {
+    /// The shared text of a Parse. All of them take about `limit` bytes at most.
+    ///
+    /// # Errors
+    /// 53400 if all that are there are in use and there is no room.
+    pub fn text(&self, key: TextKey, limit: usize) -> Result<Arc<Text>, PgError> {
         if let Some(text) = self.texts.get(&key) {
-            return Arc::clone(&text);
+            return Ok(Arc::clone(&text));
         }
-        if self.texts.len() >= TEXTS {
-            self.known.retain(|_, it| Arc::strong_count(it) > 1);
-            self.texts.retain(|_, text| Arc::strong_count(text) > 1);
+        let size = footprint(&key);
+        let is_full = || self.bytes() + size > limit;
+        if is_full() || self.texts.len() >= TEXTS {
+            self.drop_unused();
+        }
+        if is_full() {
+            return Err(no_room(limit));
         }
         let make = || {
+            self.bytes.fetch_add(size, Ordering::Relaxed);
             let id = self.last_id.fetch_add(1, Ordering::Relaxed) + 1;
             let name = format!("sluice_{id}").into();
             let (valid, inferred) = (AtomicU64::new(0), OnceLock::new());
             Arc::new(Text { id, name, key: key.clone(), valid, inferred })
         };
-        Arc::clone(&self.texts.entry(key.clone()).or_insert_with(make))
+        Ok(Arc::clone(&self.texts.entry(key.clone()).or_insert_with(make)))
+    }
+
+    /// About the memory that the texts take.
+    pub fn bytes(&self) -> usize {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    fn drop_unused(&self) {
+        let mut in_vain = self.in_vain.lock();
+        if in_vain.is_some_and(|at| at.elapsed() < LOOK) {
+            return;
+        }
+        let before = self.bytes();
+        self.known.retain(|_, it| Arc::strong_count(it) > 1);
+        self.texts.retain(|key, text| {
+            let is_used = Arc::strong_count(text) > 1;
+            if !is_used {
+                self.bytes.fetch_sub(footprint(key), Ordering::Relaxed);
+            }
+            is_used
+        });
+        *in_vain = (self.bytes() >= before).then(Instant::now);
     }
 
     /// The statement of a Parse that was planned before.
@@ -170,5 +212,52 @@ impl PreparedStatements {
         hasher.write(parsed.database.as_bytes());
         hasher.write_u64(parsed.version);
         hasher.finish()
+    }
+}
+
+fn footprint(key: &TextKey) -> usize {
+    key.sql.len() + key.path.len() + size_of_val(&*key.types) + OVERHEAD
+}
+
+fn no_room(limit: usize) -> PgError {
+    PgError::limit(
+        sqlstate::CONFIGURATION_LIMIT_EXCEEDED,
+        "the prepared statements of all clients take too much memory",
+        &"limits.statement_bytes",
+        show_bytes(limit as u64),
+    )
+    .hint("DEALLOCATE statements that are not used, pass values as parameters, or raise limits.statement_bytes")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(number: usize) -> TextKey {
+        let sql = format!("SELECT {number:01000}").into();
+        TextKey { sql, types: Vec::new(), path: String::new(), database: "app".into() }
+    }
+
+    #[test]
+    fn texts_in_use_are_bounded_and_others_make_room() {
+        let statements = PreparedStatements::default();
+        let limit = 64 * 1024;
+        for number in 0..1000 {
+            drop(statements.text(key(number), limit).unwrap());
+            assert!(statements.bytes() <= limit);
+        }
+        let mut used = Vec::new();
+        let error = loop {
+            match statements.text(key(2000 + used.len()), limit) {
+                Ok(text) => used.push(text),
+                Err(error) => break error,
+            }
+        };
+        assert!(used.len() > 20, "{}", used.len());
+        assert_eq!(error.code, sqlstate::CONFIGURATION_LIMIT_EXCEEDED);
+        assert!(Arc::ptr_eq(&statements.text(key(2000), limit).unwrap(), &used[0]));
+        used.clear();
+        std::thread::sleep(LOOK);
+        statements.text(key(5000), limit).unwrap();
     }
 }

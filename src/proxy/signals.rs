@@ -20,6 +20,10 @@ impl Signals {
     pub const KILL: u8 = 1;
     /// The session is to end as soon as nothing is under way.
     pub const DRAIN: u8 = 2;
+    /// The session is to end now, for a reason that its [`super::Activity`] has.
+    pub const TIMEOUT: u8 = 4;
+    /// What waits for a server is to wait no longer, for a reason that [`super::Activity`] has.
+    pub const OVERDUE: u8 = 8;
     /// Any of them.
     pub const ANY: u8 = u8::MAX;
 

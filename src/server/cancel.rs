@@ -1,11 +1,13 @@
 //! Cancel requests to servers.
 
 use std::future::poll_fn;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::open::{self, Attempt};
 use crate::config::Host;
+use crate::error::PgError;
 use crate::wire::frontend;
 
 /// How long a cancel request may take.
@@ -21,6 +23,8 @@ pub struct CancelKey {
     pub process: i32,
     pub secret: Vec<u8>,
     was_used: AtomicBool,
+    /// What the client is told in place of the server's "canceling statement due to user request".
+    reason: OnceLock<PgError>,
     /// The way that led to the server.
     attempt: Attempt,
 }
@@ -28,7 +32,14 @@ pub struct CancelKey {
 impl CancelKey {
     /// The key that a server gave in BackendKeyData.
     pub fn new(host: Host, process: i32, secret: Vec<u8>, attempt: Attempt) -> Self {
-        Self { host, process, secret, was_used: AtomicBool::new(false), attempt }
+        Self {
+            host,
+            process,
+            secret,
+            was_used: AtomicBool::new(false),
+            reason: OnceLock::new(),
+            attempt,
+        }
     }
 
     /// The way that led to the server, which a cancel request goes too.
@@ -44,6 +55,17 @@ impl CancelKey {
     /// From now on the connection is for nobody else.
     pub fn mark(&self) {
         self.was_used.store(true, Ordering::Release);
+    }
+
+    /// As [`Self::mark`]; the statement that is cancelled ends with this error.
+    pub fn mark_because(&self, error: &PgError) {
+        self.mark();
+        self.reason.get_or_init(|| error.clone());
+    }
+
+    /// Why a statement was cancelled, if it was for a reason of the proxy's own.
+    pub fn reason(&self) -> Option<&PgError> {
+        self.reason.get()
     }
 
     /// Sends a cancel request and waits until the server has taken it. Failure is silent, as the

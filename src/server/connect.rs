@@ -24,7 +24,11 @@ impl Server {
     ) -> Result<Self, PgError> {
         match tokio::time::timeout(deadline, dial(target, prepared_statements)).await {
             Ok(connected) => connected,
-            Err(_) => Err(unreachable(target, &format!("no answer within {deadline:?}"))),
+            Err(_) => {
+                let why = format!("no answer within pool.connect_timeout = {deadline:?}");
+                let limit = Some(&"pool.connect_timeout");
+                Err(PgError { limit, ..unreachable(target, &why) })
+            }
         }
     }
 }
@@ -102,6 +106,8 @@ async fn dial_by(
         thread: 0,
         created: now,
         leases: 0,
+        aged_from: now,
+        jitter: 0,
         used: now,
         cancel: CancelKey::new(target.host.clone(), 0, Vec::new(), attempt).into(),
         status: BTreeMap::new(),
@@ -124,6 +130,7 @@ async fn log_in(server: &mut Server, target: &Target) -> Result<(), Refused> {
     let mut nonce = [0; crate::auth::scram::NONCE_BYTES];
     getrandom::fill(&mut nonce)
         .map_err(|error| PgError::new(sqlstate::INTERNAL_ERROR, error.to_string()))?;
+    server.jitter = nonce[0];
     let tls = server.stream.as_ref().and_then(crate::net::Stream::tls);
     let end_point = tls.and_then(|it| it.end_point()).map(<[u8]>::to_vec);
     let exchange = ClientExchange::new(&host.user, credential(target), nonce);

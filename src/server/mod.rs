@@ -69,6 +69,10 @@ pub struct Server {
     pub created: Instant,
     /// How often it was leased: whether anybody had it in between.
     pub leases: u64,
+    /// From when its age is counted; see [`Server::draw_lifetime`].
+    pub aged_from: Instant,
+    /// A random number of its own.
+    jitter: u8,
     pub used: Instant,
     /// Address, process id and secret for a cancel request.
     pub cancel: Arc<CancelKey>,
@@ -126,6 +130,13 @@ pub enum Front {
 }
 
 impl Server {
+    /// Lets it end up to a fifth earlier than `limit` says, so that those made together do not end
+    /// together.
+    pub fn draw_lifetime(&mut self, limit: Duration) {
+        let ahead = limit / 5 * u32::from(self.jitter) / 255;
+        self.aged_from = self.created.checked_sub(ahead).unwrap_or(self.created);
+    }
+
     /// Whether the connection may go back to its pool as it is.
     pub fn is_reusable(&mut self) -> bool {
         !self.is_broken
@@ -153,6 +164,11 @@ impl Server {
     /// Whether the server waits for COPY data.
     pub fn is_copy_in(&self) -> bool {
         self.pipeline.is_copy_in()
+    }
+
+    /// Whether the client was given only a part of a frame so far.
+    pub fn is_passing(&self) -> bool {
+        self.passing != 0
     }
 
     /// Whether replies are still to come.
@@ -587,6 +603,11 @@ impl Server {
                     self.is_broken = true;
                     return Err(error_of(frame));
                 }
+                if let Some(reason) = self.cancel.reason()
+                    && error_of(frame).code == sqlstate::QUERY_CANCELED
+                {
+                    return Err(reason.clone());
+                }
                 if fields.is_ok_and(|it| it.is_stale_plan()) {
                     self.stale = Stale::Found { is_hidden: self.stale == Stale::Hide };
                 }
@@ -686,5 +707,6 @@ pub fn error_of(frame: &[u8]) -> PgError {
         detail: text(b'D'),
         hint: text(b'H'),
         position: None,
+        limit: None,
     }
 }

@@ -73,6 +73,9 @@ impl Session {
     fn board_query(&mut self) -> Option<Express> {
         let input = &self.client.input[..];
         let next = frame::next_frontend(input, self.client.message_limit).ok()??;
+        if next.len > self.client.text_limit {
+            return None;
+        }
         let message = input.get(..next.len)?;
         let sql = std::str::from_utf8(frontend::view::query(message).ok()?).ok()?;
         if may_have_directives(sql.as_bytes()) || self.may_unpin(sql) {
@@ -179,6 +182,7 @@ impl Session {
             self.note_buckets(routed);
         }
         self.queries += 1;
+        self.handle.activity.run(self.queries);
         self.client.has_copied = false;
         self.database.state.metrics.queries.inc();
         let status = if self.tx.is_some() { TxStatus::Open } else { TxStatus::Idle };
@@ -327,6 +331,12 @@ impl Session {
         self.flush().await
     }
 
+    /// Drops a request in the middle of its answer.
+    pub(super) fn cut_off(&mut self, express: &mut Option<Express>) {
+        let Some(mut dropped) = express.take() else { return };
+        self.is_cut_off = dropped.via.server(&mut self.members).is_passing();
+    }
+
     /// Notes what a request has left and parts with its server.
     fn part(&mut self, mut express: Express) {
         self.client.input.advance(express.len);
@@ -347,6 +357,7 @@ impl Session {
             self.handle.servers.lock().clear();
             lease.give_back(now);
         }
+        self.note_rest();
     }
 }
 

@@ -194,6 +194,7 @@ impl Session {
         frame: &Bytes,
     ) -> Result<Arc<Prepared>, PgError> {
         let sql = frame.slice_ref(parse.sql);
+        self.check_text(&sql)?;
         let types: Vec<u32> = parse.types.iter().collect();
         let restored = self.directives(&sql)?;
         let statements = self.analyse(&sql, &types).await;
@@ -217,7 +218,10 @@ impl Session {
         let database = Arc::clone(&self.database_name);
         // The texts outlive this message: they must not keep its whole read buffer alive.
         let sql = Bytes::copy_from_slice(&sql);
-        let text = self.proxy.prepared.text(TextKey { sql, types, path, database });
+        let text = {
+            let limit = self.cluster.config.limits.statement_bytes;
+            self.proxy.prepared.text(TextKey { sql, types, path, database }, limit)?
+        };
         let is_common = restored.is_none() && self.routing.tenant.is_none();
         let prepared = Arc::new(Prepared { text, statement, version: self.catalog_version() });
         if is_common && matches!(self.schema_of_block, SchemaOfBlock::Unchanged) {
@@ -266,8 +270,11 @@ impl Session {
 
     /// Whether a name is free for a Parse; the unnamed one always is.
     pub(super) fn check_name(&self, name: &[u8]) -> Result<(), PgError> {
-        if name.is_empty() || !self.statements.contains_key(name) {
+        if name.is_empty() {
             return Ok(());
+        }
+        if !self.statements.contains_key(name) {
+            return self.check_count();
         }
         Err(PgError::new(
             sqlstate::DUPLICATE_STATEMENT,

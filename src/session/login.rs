@@ -10,7 +10,7 @@ use crate::error::{PgError, sqlstate};
 use crate::net::Client;
 use crate::pool::cluster::{Cluster, Database};
 use crate::pool::login::Account;
-use crate::proxy::{ClientState, Handle, Proxy};
+use crate::proxy::{ClientState, Handle, Proxy, Seat};
 use crate::server::{Setting, Settings, difference};
 use crate::wire::backend;
 use crate::wire::pipeline::TxStatus;
@@ -41,7 +41,7 @@ const REPORTED: &[&str] = &[
 /// What a connection turned out to be.
 pub(super) enum Outcome {
     Session(Box<Session>),
-    Admin(Client, Arc<Handle>),
+    Admin(Box<(Client, Arc<Handle>, Seat)>),
     /// It was told why it may not stay.
     Ended,
 }
@@ -78,6 +78,7 @@ pub(super) async fn log_in(proxy: &Arc<Proxy>, client: Client, thread: usize) ->
 async fn refuse(proxy: &Proxy, client: &mut Client, error: PgError) {
     tracing::info!(peer = %client.peer, code = %error.code, "login refused: {}", error.message);
     proxy.metrics.logins_failed.inc();
+    proxy.metrics.limits.count(&error);
     backend::error_response(&mut client.out, &error.fatal());
     let _ = client.flush(std::time::Duration::from_secs(5)).await;
 }
@@ -220,25 +221,36 @@ async fn admit(
     wanted: Wanted,
 ) -> Result<Outcome, (Client, PgError)> {
     let cluster = proxy.cluster.load_full();
+    let limits = &cluster.config.limits;
+    let mut seat = match Seat::take(proxy, client.peer, wanted.database == ADMIN, limits) {
+        Ok(seat) => seat,
+        Err(error) => return Err((client, error)),
+    };
     let who = (wanted.user.as_str(), wanted.database.as_str());
     let account = match authenticate(proxy, &cluster, &mut client, who).await {
         Ok(account) => account,
         Err(error) => return Err((client, error)),
     };
     let database = cluster.databases.get(&wanted.database).cloned();
-    if let Err(error) = may_enter(proxy, &cluster, &wanted, &account.user, database.is_some()) {
+    if let Err(error) = may_enter(proxy, &wanted, &account.user, database.is_some()) {
         return Err((client, error));
     }
-    let handle = match register(proxy, &client, &wanted, thread) {
+    let handle = match database
+        .as_ref()
+        .map_or(Ok(()), |it| seat.name(&account.user, &it.config, limits))
+        .and_then(|()| register(proxy, &client, &wanted, thread))
+    {
         Ok(handle) => handle,
         Err(error) => return Err((client, error)),
     };
+    seat.register(&handle);
     let Some(database) = database else {
         greet(&mut client, &handle, &crate::admin::parameters(), &wanted);
-        return Ok(Outcome::Admin(client, handle));
+        return Ok(Outcome::Admin(Box::new((client, handle, seat))));
     };
     let mut session =
         Box::new(new_session(proxy, client, handle, account, cluster, database, &wanted, thread));
+    session.seat = Some(seat);
     match session.learn_parameters().await {
         Ok(parameters) => {
             let handle = Arc::clone(&session.handle);
@@ -258,21 +270,10 @@ async fn admit(
     }
 }
 
-fn may_enter(
-    proxy: &Proxy,
-    cluster: &Cluster,
-    wanted: &Wanted,
-    user: &User,
-    is_known: bool,
-) -> Result<(), PgError> {
+fn may_enter(proxy: &Proxy, wanted: &Wanted, user: &User, is_known: bool) -> Result<(), PgError> {
     if proxy.is_draining() {
         return Err(PgError::new(sqlstate::CANNOT_CONNECT_NOW, "the proxy is going down")
             .hint("connect again"));
-    }
-    if proxy.clients.len() >= cluster.config.limits.clients {
-        return Err(PgError::new(sqlstate::TOO_MANY_CONNECTIONS, "too many clients already")
-            .detail(format!("limits.clients = {}", cluster.config.limits.clients))
-            .hint("close idle connections, or raise limits.clients"));
     }
     if wanted.database == ADMIN && !is_known {
         return match proxy.is_admin(user) {
@@ -319,9 +320,8 @@ fn register(
             ..ClientState::default()
         }),
         signals: crate::proxy::Signals::default(),
+        activity: crate::proxy::Activity::new(Arc::clone(&client.backlog)),
     });
-    proxy.clients.insert(handle.pid, Arc::clone(&handle));
-    proxy.metrics.clients.inc();
     Ok(handle)
 }
 
@@ -339,6 +339,7 @@ fn new_session(
     Session {
         proxy: Arc::clone(proxy),
         handle,
+        seat: None,
         client,
         thread,
         account,
@@ -365,6 +366,7 @@ fn new_session(
         reload_at_commit: false,
         schema_of_block: Default::default(),
         queries: 0,
+        is_cut_off: false,
         asked: Default::default(),
     }
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-use super::{Role, Session};
+use super::{Role, Session, timeouts};
 use crate::balance;
 use crate::config::PoolMode;
 use crate::error::PgError;
@@ -152,7 +152,7 @@ impl Session {
         {
             return Ok(lease);
         }
-        pool.take(self.thread).await
+        timeouts::in_time(&self.handle, pool.take(self.thread)).await
     }
 
     /// Gives servers back, as far as the session does not keep them.

@@ -5,6 +5,7 @@ mod authenticate;
 mod express;
 mod extended;
 mod fan_out;
+mod limits;
 mod local;
 mod login;
 mod members;
@@ -14,10 +15,12 @@ mod prepare;
 mod run;
 mod settled;
 mod statement;
+mod timeouts;
 mod transaction;
 
 use std::collections::HashMap;
 use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
@@ -29,7 +32,7 @@ use crate::exec::{Failure, Member};
 use crate::net::{Client, Stream, Thread};
 use crate::pool::cluster::{Cluster, Database};
 use crate::pool::login::Account;
-use crate::proxy::{Handle, Proxy, Signals};
+use crate::proxy::{Handle, Proxy, Seat, Signals};
 use crate::server::Settings;
 use crate::shard::ShardId;
 use crate::wire::backend;
@@ -46,6 +49,8 @@ const PATIENCE: Duration = Duration::from_secs(600);
 struct Session {
     proxy: Arc<Proxy>,
     handle: Arc<Handle>,
+    /// Given back at its end.
+    seat: Option<Seat>,
     client: Client,
     thread: usize,
     account: Arc<Account>,
@@ -83,6 +88,8 @@ struct Session {
     reload_at_commit: bool,
     schema_of_block: transaction::SchemaOfBlock,
     queries: u64,
+    /// Whether the client has got a part of a row of which the rest will not come.
+    is_cut_off: bool,
     /// Unknown relations that were looked for under a version of the catalog.
     asked: (u64, std::collections::HashSet<String>),
 }
@@ -121,22 +128,24 @@ impl Role {
 pub async fn serve(proxy: Arc<Proxy>, stream: Stream, thread: Arc<Thread>) {
     let Ok(peer) = stream.peer() else { return };
     stream.set_nodelay();
-    let (message_bytes, login_timeout) = {
-        let cluster = proxy.cluster.load();
-        (cluster.config.limits.message_bytes, cluster.config.limits.login_timeout)
-    };
+    let limits = proxy.cluster.load().config.limits.clone();
     let number = thread.number;
-    let client = Client::new(stream, peer, thread, message_bytes);
+    let mut client = Client::new(stream, peer, thread, limits.message_bytes);
+    client.text_limit = limits.query_bytes.unwrap_or(limits.message_bytes);
+    client.buffer_limit = limits.buffer_bytes;
     let login = Box::pin(login::log_in(&proxy, client, number));
-    match tokio::time::timeout(login_timeout, login).await {
+    match tokio::time::timeout(limits.login_timeout, login).await {
         Ok(Some(login::Outcome::Session(session))) => session.live().await,
-        Ok(Some(login::Outcome::Admin(client, handle))) => {
-            Box::pin(crate::admin::serve(Arc::clone(&proxy), client, Arc::clone(&handle))).await;
-            proxy.clients.remove(&handle.pid);
-            proxy.metrics.clients.dec();
+        Ok(Some(login::Outcome::Admin(console))) => {
+            let (client, handle, seat) = *console;
+            Box::pin(crate::admin::serve(Arc::clone(&proxy), client, handle)).await;
+            drop(seat);
         }
         Ok(None | Some(login::Outcome::Ended)) => (),
-        Err(_) => tracing::debug!(%peer, "a client did not log in in time"),
+        Err(_) => {
+            proxy.metrics.limits.reached("limits.login_timeout");
+            tracing::debug!(%peer, "a client did not log in in time");
+        }
     }
 }
 
@@ -161,12 +170,13 @@ impl Session {
     async fn live(mut self: Box<Self>) {
         let handle = Arc::clone(&self.handle);
         handle.signals.attach().await;
+        self.note_rest();
         let mut express = None;
         loop {
             // All that happens often is done in here; what comes out of it is rare, so that its futures
             // lie on the heap and the task stays small.
             let event = poll_fn(|cx| self.poll_common(&mut express, &handle.signals, cx)).await;
-            if Box::pin(self.attend(event, &mut express, &handle.signals)).await {
+            if Box::pin(self.attend(event, &mut express, &handle)).await {
                 break;
             }
         }
@@ -182,7 +192,10 @@ impl Session {
         cx: &mut Context<'_>,
     ) -> Poll<Event> {
         loop {
-            let heeded = if express.is_some() { Signals::KILL } else { Signals::ANY };
+            let heeded = match express {
+                Some(_) => Signals::KILL | Signals::TIMEOUT,
+                None => Signals::ANY,
+            };
             if signals.is_raised(heeded) {
                 return Poll::Ready(Event::Signal);
             }
@@ -222,36 +235,50 @@ impl Session {
         &mut self,
         event: Event,
         express: &mut Option<Express>,
-        signals: &Signals,
+        handle: &Handle,
     ) -> bool {
         match event {
             Event::Gone => true,
             Event::Message(tag, frame) => {
                 let done = {
                     let mut request = Box::pin(self.handle(tag, frame));
-                    // If killed, what runs is dropped: its servers are cleaned up.
-                    signals.unless(Signals::KILL, request.as_mut()).await
+                    // If it is to end, what runs is dropped: its servers are cleaned up.
+                    timeouts::within(handle, request.as_mut()).await
                 };
                 match done {
-                    Some(Ok(())) if self.may_drain() => {
+                    Ok(Ok(())) if self.may_drain() => {
                         self.say_goodbye("the proxy is going down").await;
                         true
                     }
-                    Some(done) => done.is_err(),
-                    None => self.end_by_kill().await,
+                    Ok(done) => done.is_err(),
+                    Err(dropped) => self.end_by(dropped).await,
                 }
             }
-            Event::Trouble(done) => match express.take() {
-                Some(express) => self.land(express, done).await.is_err(),
-                None => false,
-            },
-            Event::Backlog => self.flush().await.is_err(),
-            Event::Signal => {
-                if signals.is_raised(Signals::KILL) {
-                    *express = None;
-                    return self.end_by_kill().await;
+            Event::Trouble(done) => {
+                let Some(express) = express.take() else { return false };
+                let done = timeouts::within(handle, pin!(self.land(express, done))).await;
+                match done {
+                    Ok(done) => done.is_err(),
+                    Err(dropped) => self.end_by(dropped).await,
                 }
-                signals.take(Signals::DRAIN);
+            }
+            Event::Backlog => {
+                let done = timeouts::within(handle, pin!(self.flush())).await;
+                match done {
+                    Ok(done) => done.is_err(),
+                    Err(dropped) => self.end_by(dropped).await,
+                }
+            }
+            Event::Signal => {
+                if let Some(dropped) = timeouts::end(handle) {
+                    self.cut_off(express);
+                    return self.end_by(dropped).await;
+                }
+                handle.signals.take(Signals::DRAIN);
+                if express.is_none() {
+                    // Nothing waits any more.
+                    handle.signals.take(Signals::OVERDUE);
+                }
                 let is_over = express.is_none() && self.may_drain();
                 if is_over {
                     self.say_goodbye("the proxy is going down").await;
@@ -269,11 +296,6 @@ impl Session {
     /// Whether the proxy goes down and this client has nothing under way.
     fn may_drain(&self) -> bool {
         self.tx.is_none() && self.client.input.is_empty() && self.proxy.is_draining()
-    }
-
-    async fn end_by_kill(&mut self) -> bool {
-        self.say_goodbye("an administrator ended this session").await;
-        true
     }
 
     async fn handle(&mut self, tag: u8, frame: Bytes) -> Result<(), Failure> {
@@ -309,6 +331,7 @@ impl Session {
     /// A request begins: outside a transaction it gets the newest snapshot.
     fn begin_request(&mut self) {
         self.queries += 1;
+        self.handle.activity.run(self.queries);
         self.client.has_copied = false;
         self.members.iter_mut().for_each(|it| it.server().begin_request());
         if self.tx.is_some() {
@@ -334,17 +357,19 @@ impl Session {
             self.say_goodbye("the server that kept this session's state was lost").await;
             return Err(Failure::Gone);
         }
+        self.note_rest();
         self.flush().await
     }
 
-    /// Writes what the client is to get.
+    /// Writes what the client is to get; the sweeper ends it for one that takes nothing.
     async fn flush(&mut self) -> Result<(), Failure> {
-        self.client.flush(PATIENCE).await.map_err(|_| Failure::Gone)
+        poll_fn(|cx| self.client.poll_flush(cx)).await.map_err(|_| Failure::Gone)
     }
 
     /// Tells the client an error.
     fn tell(&mut self, error: &PgError) {
         let metrics = &self.database.state.metrics;
+        self.proxy.metrics.limits.count(error);
         if error.code == sqlstate::FEATURE_NOT_SUPPORTED {
             metrics.refused.inc();
         } else {
@@ -392,14 +417,12 @@ impl Session {
 
     async fn say_goodbye(&mut self, why: &str) {
         let error = PgError::new(sqlstate::ADMIN_SHUTDOWN, why).fatal();
-        self.tell(&error.hint("connect again"));
-        let _ = self.client.flush(Duration::from_secs(1)).await;
+        self.leave(&error.hint("connect again")).await;
     }
 
     fn end(&mut self) {
-        self.proxy.clients.remove(&self.handle.pid);
-        self.proxy.metrics.clients.dec();
         self.proxy.metrics.bytes_received.inc_by(self.client.received);
+        self.proxy.metrics.limits.of("limits.buffer_bytes").inc_by(self.client.stalls);
         self.proxy.metrics.bytes_sent.inc_by(self.client.sent);
         self.handle.servers.lock().clear();
         let keeps = self.keeps_servers();

@@ -50,6 +50,7 @@ impl Session {
 
     async fn simple(&mut self, frame: &Bytes) -> Result<(), Failure> {
         let sql = frontend::view::query(frame)?;
+        self.check_text(sql)?;
         let sql = frame.slice_ref(sql);
         let restore = self.directives(&sql)?;
         let done = self.statements_of(&sql, frame).await;

@@ -32,6 +32,8 @@ pub(super) enum SchemaOfBlock {
 
 /// An open transaction block.
 pub(super) struct Transaction {
+    /// The request that opened it.
+    pub(super) number: u64,
     /// What a shard is sent when it joins.
     pub(super) begin: String,
     /// Opened by the client's BEGIN, not by a string of several statements or a split write.
@@ -77,6 +79,7 @@ impl Session {
     ) {
         self.handle.state.lock().in_transaction = true;
         self.tx = Some(Box::new(Transaction {
+            number: self.queries,
             begin: begin.to_owned(),
             is_explicit,
             read_only,
@@ -187,7 +190,7 @@ impl Session {
     }
 
     /// What holds once every member has rolled back.
-    fn rolled_back(&mut self, tx: Transaction) {
+    fn rolled_back(&mut self, tx: Box<Transaction>) {
         self.schema_of_block = SchemaOfBlock::Unchanged;
         self.reload_at_commit = false;
         // A server that joined late was given the settings of that moment, outside of the block.
@@ -196,7 +199,7 @@ impl Session {
     }
 
     /// The one server has ended the block.
-    pub(super) async fn block_over(&mut self, tx: Transaction, committed: bool) {
+    pub(super) async fn block_over(&mut self, tx: Box<Transaction>, committed: bool) {
         self.handle.state.lock().in_transaction = false;
         self.database.state.metrics.transactions.inc();
         self.end_portals();

@@ -65,6 +65,7 @@ fn invalid_length(tag: u8, length: usize, limit: usize) -> PgError {
         .detail(format!("Message '{tag}' has the length {length}; expected 4 to {limit}."))
         .fatal();
     if length > limit && limit > SMALL_BACKEND_LIMIT {
+        let error = PgError { limit: Some(&"limits.message_bytes"), ..error };
         return error.hint("Longer messages from clients are allowed by limits.message_bytes.");
     }
     error

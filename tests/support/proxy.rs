@@ -31,6 +31,8 @@ pub struct ProxySpec {
     pub limits: String,
     pub health: String,
     pub database: String,
+    /// Lines of `app`'s `[[user]]`, and further sections.
+    pub users: String,
     /// What stands behind the `?` of the servers' URLs.
     pub parameters: String,
     /// The host in them.
@@ -62,6 +64,7 @@ impl ProxySpec {
             limits: String::new(),
             health: "interval = \"200ms\"\ncatalog_refresh = \"500ms\"\n".to_owned(),
             database,
+            users: String::new(),
             parameters: String::new(),
             host: "127.0.0.1".to_owned(),
         }
@@ -81,9 +84,9 @@ impl ProxySpec {
         let mut text = format!(
             "[listen]\naddress = \"127.0.0.1:{port}\"\nhttp = \"127.0.0.1:{http}\"\n{}\
              [pool]\n{}[limits]\n{}[health]\n{}\
-             [[user]]\nname = \"app\"\npassword = \"app\"\nadmin = true\n\
+             [[user]]\nname = \"app\"\npassword = \"app\"\nadmin = true\n{}\
              [[database]]\nname = \"app\"\n{}",
-            self.listen, self.pool, self.limits, self.health, self.database
+            self.listen, self.pool, self.limits, self.health, self.users, self.database
         );
         let url = |(port, name): &(u16, String)| {
             format!("postgres://app:app@{}:{port}/{name}{}", self.host, self.parameters)

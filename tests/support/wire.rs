@@ -73,6 +73,35 @@ impl Wire {
     ) -> Result<Self, (String, String)> {
         let lost = |error: io::Error| ("lost".to_owned(), error.to_string());
         let stream = TcpStream::connect(("127.0.0.1", port)).map_err(lost)?;
+        Self::login_on(stream, parameters, password)
+    }
+
+    /// Logs in from another address of this machine.
+    pub fn login_from(
+        address: std::net::Ipv4Addr,
+        port: u16,
+        user: &str,
+        password: &str,
+        database: &str,
+    ) -> Result<Self, (String, String)> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().unwrap();
+        let stream = runtime.block_on(async {
+            let socket = tokio::net::TcpSocket::new_v4().unwrap();
+            socket.bind((address, 0).into()).unwrap();
+            let to = (std::net::Ipv4Addr::LOCALHOST, port).into();
+            socket.connect(to).await.unwrap().into_std().unwrap()
+        });
+        stream.set_nonblocking(false).unwrap();
+        let parameters = [("user", user), ("database", database)];
+        Self::login_on(stream, &parameters, password)
+    }
+
+    fn login_on(
+        stream: TcpStream,
+        parameters: &[(&str, &str)],
+        password: &str,
+    ) -> Result<Self, (String, String)> {
+        let lost = |error: io::Error| ("lost".to_owned(), error.to_string());
         stream.set_nodelay(true).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
         let empty = BytesMut::new();

@@ -9,10 +9,11 @@
 mod part;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::RwLock;
 
-use part::{Entry, Key, Part};
+use part::{Bounds, Entry, Key, Part};
 
 use super::Plan;
 use crate::sql::fingerprint::{Fingerprint, Slot};
@@ -88,7 +89,11 @@ pub struct Counts {
     pub hits: u64,
     pub misses: u64,
     pub evicted: u64,
+    /// Those of the evicted that had to go for the memory they used, not for their number.
+    pub evicted_for_bytes: u64,
     pub entries: usize,
+    /// About the memory they use.
+    pub bytes: usize,
 }
 
 /// A plan as the admin console shows it.
@@ -104,8 +109,9 @@ pub struct Shown {
 #[derive(Debug)]
 pub struct PlanCache {
     parts: Box<[RwLock<Part>]>,
-    /// Entries per part.
-    limit: usize,
+    /// Per part.
+    plans: AtomicUsize,
+    bytes: AtomicUsize,
     /// Statements with a longer key are not kept.
     max_key_bytes: usize,
 }
@@ -123,13 +129,27 @@ impl<'a> Sought<'a> {
 }
 
 impl PlanCache {
-    /// An empty cache of about `plans` entries (at least one per part).
-    pub fn new(plans: usize, max_key_bytes: usize) -> Self {
+    /// An empty cache of about `plans` entries (at least one per part), which use about `bytes`.
+    pub fn new(plans: usize, bytes: usize, max_key_bytes: usize) -> Self {
         let parts = (0..PARTS.min(plans.next_power_of_two()))
             .map(|_| RwLock::default())
             .collect::<Box<[_]>>();
-        let limit = plans.div_ceil(parts.len()).max(1);
-        Self { parts, limit, max_key_bytes }
+        let (of_plans, of_bytes) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let cache = Self { parts, plans: of_plans, bytes: of_bytes, max_key_bytes };
+        cache.bound(plans, bytes);
+        cache
+    }
+
+    /// Changes the bounds; what is too much goes when the next plans come.
+    pub fn bound(&self, plans: usize, bytes: usize) {
+        let parts = self.parts.len();
+        self.plans.store(plans.div_ceil(parts).max(1), Ordering::Relaxed);
+        self.bytes.store(bytes.div_ceil(parts), Ordering::Relaxed);
+    }
+
+    fn bounds(&self) -> Bounds {
+        let load = |it: &AtomicUsize| it.load(Ordering::Relaxed);
+        Bounds { plans: load(&self.plans), bytes: load(&self.bytes) }
     }
 
     /// The plan of a statement, if it is known. Does not allocate.
@@ -164,7 +184,7 @@ impl PlanCache {
     /// Takes in a plan under the full text only: of a statement that a shared plan did not fit.
     pub fn insert_whole(&self, sought: &Sought<'_>, plan: &Arc<CachedPlan>) {
         let key = sought.whole_key();
-        let seen_before = self.part(&key).write().note(key.hash, self.limit);
+        let seen_before = self.part(&key).write().note(key.hash, self.bounds().plans);
         if seen_before {
             self.put(&key, Some(Arc::clone(plan)));
         }
@@ -177,6 +197,8 @@ impl PlanCache {
                 hits: sum.hits + part.hits,
                 misses: sum.misses + part.misses,
                 evicted: sum.evicted + part.evicted,
+                evicted_for_bytes: sum.evicted_for_bytes + part.evicted_for_bytes,
+                bytes: sum.bytes + part.bytes,
                 entries: sum.entries + part.entries,
             }
         })
@@ -206,7 +228,7 @@ impl PlanCache {
 
     fn put(&self, key: &Key<'_>, plan: Option<Arc<CachedPlan>>) {
         if key.text.len() <= self.max_key_bytes {
-            self.part(key).write().put(key.hash, Entry::new(key, plan), self.limit);
+            self.part(key).write().put(key.hash, Entry::new(key, plan), self.bounds());
         }
     }
 }

@@ -29,6 +29,15 @@ pub(super) struct Part {
     past_hits: u64,
     misses: AtomicU64,
     evicted: u64,
+    evicted_for_bytes: u64,
+    bytes: usize,
+}
+
+/// What a part may hold.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bounds {
+    pub(super) plans: usize,
+    pub(super) bytes: usize,
 }
 
 #[derive(Debug)]
@@ -40,8 +49,32 @@ pub(super) struct Entry {
     types: Box<[u32]>,
     /// `None`: plans of this template depend on the values of literals.
     plan: Option<Arc<CachedPlan>>,
+    /// About the memory it uses.
+    bytes: usize,
     is_used: AtomicBool,
     hits: AtomicU64,
+}
+
+/// Counts what is written.
+struct Length(usize);
+
+impl std::fmt::Write for Length {
+    fn write_str(&mut self, text: &str) -> std::fmt::Result {
+        self.0 += text.len();
+        Ok(())
+    }
+}
+
+/// About the memory of an entry. A plan's is taken from its printed form, whose names, numbers and
+/// words come from what it holds.
+fn footprint(key: &Key<'_>, plan: Option<&CachedPlan>) -> usize {
+    let mut printed = Length(0);
+    if let Some(plan) = plan {
+        // Counting cannot fail.
+        let _ = std::fmt::Write::write_fmt(&mut printed, format_args!("{:?}", plan.plan));
+        printed.0 += size_of_val(&*plan.slots);
+    }
+    key.text.len() + size_of_val(key.basis.types) + size_of::<Entry>() + printed.0
 }
 
 impl<'a> Key<'a> {
@@ -71,6 +104,7 @@ impl Entry {
             catalog_version: key.basis.catalog_version,
             session: key.basis.session,
             types: key.basis.types.into(),
+            bytes: footprint(key, plan.as_deref()),
             plan,
             is_used: AtomicBool::new(false),
             hits: AtomicU64::new(0),
@@ -118,6 +152,8 @@ impl Part {
             hits: self.entries.values().map(Entry::hits).sum::<u64>() + self.past_hits,
             misses: self.misses.load(Ordering::Relaxed),
             evicted: self.evicted,
+            evicted_for_bytes: self.evicted_for_bytes,
+            bytes: self.bytes,
             entries: self.entries.len(),
         }
     }
@@ -127,27 +163,44 @@ impl Part {
         self.entries.values().filter_map(Entry::show)
     }
 
-    /// Takes in an entry, at the expense of another if there are `limit`.
-    pub(super) fn put(&mut self, hash: u64, entry: Entry, limit: usize) {
-        if let Some(replaced) = self.entries.insert(hash, entry) {
+    /// Takes in an entry, at the expense of others if there is no room for it.
+    pub(super) fn put(&mut self, hash: u64, entry: Entry, bounds: Bounds) {
+        if entry.bytes > bounds.bytes {
+            self.evicted_for_bytes += 1;
+            return;
+        }
+        if let Some(replaced) = self.entries.remove(&hash) {
             self.past_hits += replaced.hits();
-            return;
+            self.bytes -= replaced.bytes;
+            self.ring.retain(|it| *it != hash);
         }
-        if self.ring.len() < limit {
-            self.ring.push(hash);
-            return;
+        while self.ring.len() >= bounds.plans || self.bytes + entry.bytes > bounds.bytes {
+            self.evicted_for_bytes += u64::from(self.ring.len() < bounds.plans);
+            self.evict();
         }
-        // Ends: each step clears a mark, and the new entry is not in the ring yet.
+        self.bytes += entry.bytes;
+        self.entries.insert(hash, entry);
+        // Behind the hand: it comes here last.
+        self.hand = self.hand.min(self.ring.len());
+        self.ring.insert(self.hand, hash);
+        self.hand = (self.hand + 1) % self.ring.len();
+    }
+
+    /// Removes the first entry that was not used since the hand came by last. There is one.
+    fn evict(&mut self) {
+        self.hand %= self.ring.len();
+        // Ends: each step clears a mark.
         while let Some(entry) = self.entries.get(&self.ring[self.hand])
             && entry.is_used.swap(false, Ordering::Relaxed)
         {
             self.hand = (self.hand + 1) % self.ring.len();
         }
-        let removed = self.entries.remove(&self.ring[self.hand]);
-        self.past_hits += removed.map_or(0, |entry| entry.hits());
+        let hash = self.ring.remove(self.hand);
+        if let Some(entry) = self.entries.remove(&hash) {
+            self.past_hits += entry.hits();
+            self.bytes -= entry.bytes;
+        }
         self.evicted += 1;
-        self.ring[self.hand] = hash;
-        self.hand = (self.hand + 1) % self.ring.len();
     }
 
     /// Whether a full text was seen before; notes it.

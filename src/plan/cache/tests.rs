@@ -29,7 +29,7 @@ fn find(cache: &PlanCache, sql: &str, basis: Basis<'_>) -> Option<Arc<CachedPlan
 
 #[test]
 fn statements_of_a_template_share_a_plan() {
-    let cache = PlanCache::new(100, 1000);
+    let cache = PlanCache::new(100, usize::MAX / 2, 1000);
     insert(&cache, "SELECT 1", true);
     assert_eq!(find(&cache, "SELECT 22", BASIS).unwrap().plan, plan("SELECT 1", true));
     assert_eq!(find(&cache, "SELECT '1'", BASIS), None);
@@ -47,7 +47,7 @@ fn statements_of_a_template_share_a_plan() {
 
 #[test]
 fn full_texts_are_kept_at_the_second_sight() {
-    let cache = PlanCache::new(100, 1000);
+    let cache = PlanCache::new(100, usize::MAX / 2, 1000);
     for (sql, is_shareable) in [("SELECT 1", false), ("SET a = 1", true), ("SET a = 2", false)] {
         insert(&cache, sql, is_shareable);
         assert_eq!(find(&cache, sql, BASIS), None, "{sql}");
@@ -60,7 +60,7 @@ fn full_texts_are_kept_at_the_second_sight() {
 
 #[test]
 fn a_text_that_a_shared_plan_does_not_fit_has_its_own() {
-    let cache = PlanCache::new(100, 1000);
+    let cache = PlanCache::new(100, usize::MAX / 2, 1000);
     let sql = "SELECT 2";
     insert(&cache, "SELECT 1", true);
     insert(&cache, sql, false);
@@ -73,7 +73,7 @@ fn a_text_that_a_shared_plan_does_not_fit_has_its_own() {
 
 #[test]
 fn the_size_is_bounded_and_used_plans_stay() {
-    let cache = PlanCache::new(640, 100);
+    let cache = PlanCache::new(640, usize::MAX / 2, 100);
     insert(&cache, "SELECT used", true);
     for i in 0..10_000 {
         find(&cache, "SELECT used", BASIS).unwrap();
@@ -84,12 +84,32 @@ fn the_size_is_bounded_and_used_plans_stay() {
     assert!(counts.entries <= 640);
     insert(&cache, &format!("SELECT {}", "a".repeat(100)), true);
     assert_eq!(cache.counts().entries, counts.entries);
-    assert_eq!(PlanCache::new(0, 100).counts(), Counts::default());
+    assert_eq!(PlanCache::new(0, usize::MAX / 2, 100).counts(), Counts::default());
+}
+
+#[test]
+fn memory_is_bounded() {
+    let cache = PlanCache::new(10_000, 1 << 20, 100_000);
+    for i in 0..3000 {
+        insert(&cache, &format!("SELECT a{i}, {}", "b".repeat(1000)), true);
+    }
+    let counts = cache.counts();
+    assert!(counts.bytes <= 1 << 20 && counts.bytes > 1 << 19, "{counts:?}");
+    assert_eq!(counts.evicted, counts.evicted_for_bytes);
+    assert_eq!(counts.entries as u64, 3000 - counts.evicted);
+    // What is larger than a part is not kept.
+    insert(&cache, &format!("SELECT {}", "c".repeat(20_000)), true);
+    assert_eq!(cache.counts().entries, counts.entries);
+    cache.bound(64, 1 << 20);
+    for i in 0..3000 {
+        insert(&cache, &format!("SELECT d{i}"), true);
+    }
+    assert!(cache.counts().entries <= 64);
 }
 
 #[test]
 fn threads_share_it() {
-    let cache = PlanCache::new(50, 1000);
+    let cache = PlanCache::new(50, usize::MAX / 2, 1000);
     std::thread::scope(|scope| {
         for thread in 0..4 {
             let cache = &cache;

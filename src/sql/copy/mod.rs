@@ -137,9 +137,11 @@ impl CopyRows {
 }
 
 fn too_long(max_row_bytes: usize) -> PgError {
-    PgError::new(
+    PgError::limit(
         sqlstate::PROGRAM_LIMIT_EXCEEDED,
         format!("a row of the COPY data is longer than {max_row_bytes} bytes"),
+        &"limits.message_bytes",
+        max_row_bytes,
     )
     .hint("Check the quoting of the data, or raise limits.message_bytes.")
 }
