@@ -139,6 +139,8 @@ pub const KEYS: &[Key] = &[
         "Plans kept in the plan cache."),
     key("limits.merge_bytes", Kind::Bytes { min: 64 * KIB, max: 64 * GIB }, Value(r#""64MiB""#),
         "Memory one statement may use to sort, group or deduplicate rows of several shards; above it the statement fails with 53400."),
+    key("limits.notifications", Kind::Count { min: 1, max: 1_000_000 }, Value("1000"),
+        "Notifications kept for a client that LISTENs until it takes them; beyond it the client is told that some were missed."),
 
     key("health.interval", WAIT, Value(r#""1s""#),
         "How often each server is checked."),

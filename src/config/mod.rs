@@ -100,6 +100,8 @@ pub struct Limits {
     pub plans: usize,
     /// Bytes a grouping, a sort or a DISTINCT over shards may hold, per statement.
     pub merge_bytes: usize,
+    /// Notifications kept per client until it takes them.
+    pub notifications: usize,
 }
 
 /// `[health]`

@@ -143,6 +143,7 @@ fn limits(section: &Section<'_>) -> Limits {
         message_bytes: section.value("message_bytes", values::bytes),
         plans: section.value("plans", values::count),
         merge_bytes: section.value("merge_bytes", values::bytes),
+        notifications: section.value("notifications", values::count),
     };
     if limits.login_delay >= limits.login_timeout {
         let hint = "write a shorter time, or a longer login_timeout";

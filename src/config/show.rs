@@ -85,6 +85,7 @@ fn sections(config: &Config, rows: &mut Rows) {
             ("message_bytes", show_bytes(limits.message_bytes as u64)),
             ("plans", limits.plans.to_string()),
             ("merge_bytes", show_bytes(limits.merge_bytes as u64)),
+            ("notifications", limits.notifications.to_string()),
         ],
     );
     rows.section(

@@ -24,6 +24,9 @@ pub struct Metrics {
     errors: IntCounterVec,
     transactions: IntCounterVec,
     two_phase: IntCounterVec,
+    listening: IntGaugeVec,
+    notifications: IntCounterVec,
+    missed: IntCounterVec,
     host_up: IntGaugeVec,
     pub clients: IntGauge,
     pub logins_failed: IntCounter,
@@ -55,6 +58,18 @@ pub struct DatabaseMetrics {
     pub transactions: IntCounter,
     /// Transactions committed in two phases.
     pub two_phase: IntCounter,
+    pub listen: ListenMetrics,
+}
+
+/// Handles for one database's LISTEN.
+#[derive(Clone)]
+pub struct ListenMetrics {
+    /// Channels that somebody listens on.
+    pub channels: IntGauge,
+    /// Notifications given to clients.
+    pub delivered: IntCounter,
+    /// Notifications that found no room, and losses of the connection that a client was told of.
+    pub missed: IntCounter,
 }
 
 impl Metrics {
@@ -83,6 +98,11 @@ impl Metrics {
             &["database", "shard", "role", "host"],
         )?;
         registry.register(Box::new(host_up.clone()))?;
+        let listening = IntGaugeVec::new(
+            Opts::new("sluice_listening_channels", "Channels that clients listen on."),
+            &["database"],
+        )?;
+        registry.register(Box::new(listening.clone()))?;
         let clients = IntGauge::new("sluice_clients", "Connected clients.")?;
         registry.register(Box::new(clients.clone()))?;
         Ok(Self {
@@ -104,6 +124,17 @@ impl Metrics {
             two_phase: counters(
                 "sluice_two_phase_commits_total",
                 "Transactions committed on several shards.",
+                &["database"],
+            )?,
+            listening,
+            notifications: counters(
+                "sluice_notifications_total",
+                "Notifications given to clients.",
+                &["database"],
+            )?,
+            missed: counters(
+                "sluice_notifications_missed_total",
+                "Notifications that clients missed, or were told they may have missed.",
                 &["database"],
             )?,
             host_up,
@@ -137,6 +168,11 @@ impl Metrics {
             errors: of(&self.errors),
             transactions: of(&self.transactions),
             two_phase: of(&self.two_phase),
+            listen: ListenMetrics {
+                channels: self.listening.with_label_values(&[name]),
+                delivered: of(&self.notifications),
+                missed: of(&self.missed),
+            },
         }
     }
 

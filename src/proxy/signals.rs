@@ -20,6 +20,8 @@ impl Signals {
     pub const KILL: u8 = 1;
     /// The session is to end as soon as nothing is under way.
     pub const DRAIN: u8 = 2;
+    /// There is something in the session's inbox.
+    pub const INBOX: u8 = 4;
     /// Any of them.
     pub const ANY: u8 = u8::MAX;
 

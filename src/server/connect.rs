@@ -97,6 +97,7 @@ async fn dial_by(
         ready_if: None,
         has_told_ready: false,
         stale: super::Stale::Tell,
+        hears: false,
         is_private: false,
         own_error: None,
         thread: 0,

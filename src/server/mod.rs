@@ -60,6 +60,8 @@ pub struct Server {
     parsed: usize,
     /// Whether a COPY of this request has read over the client's Sync.
     has_swallowed_sync: bool,
+    /// Whether notifications are for whom it works for: not where a function has left a LISTEN behind.
+    pub hears: bool,
     /// Whether what is read answers requests of our own only.
     is_private: bool,
     /// The first error of a request of our own.
@@ -576,6 +578,7 @@ impl Server {
                     return Ok(Verdict::Skip);
                 }
             }
+            b'A' if !self.hears => return Ok(Verdict::Skip),
             _ => (),
         }
         let verdict = self.pipeline.on_reply(tag, status).map_err(|unexpected| {

@@ -194,6 +194,7 @@ impl Session {
             && self.routing.tenant.is_none()
             && matches!(self.schema_of_block, SchemaOfBlock::Unchanged)
             && self.batch.is_empty()
+            && self.listening.is_none()
             && self.proxy.is_current(&self.cluster)
     }
 

@@ -72,6 +72,9 @@ impl Session {
                 self.execute_sql(name, args).await?;
             }
             Local::Cursor(name) => self.cursor(name.as_deref(), statement).await?,
+            Local::Listen(channel) => self.listen(channel, statement).await?,
+            Local::Unlisten(channel) => self.unlisten(channel.as_deref(), statement).await?,
+            Local::ListeningChannels => self.show_channels(statement).await?,
             Local::Empty => backend::empty_query_response(&mut self.client.out),
         }
         Ok(())
@@ -337,6 +340,7 @@ impl Session {
         self.routing = super::Routing::default();
         self.pin = None;
         self.handle.state.lock().pin = None;
+        self.stop_listening();
         self.complete("DISCARD ALL");
         Ok(())
     }

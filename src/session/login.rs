@@ -359,6 +359,7 @@ fn new_session(
         written: Vec::new(),
         reload_at_commit: false,
         schema_of_block: Default::default(),
+        listening: None,
         queries: 0,
         asked: Default::default(),
     }

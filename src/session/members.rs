@@ -75,6 +75,7 @@ impl Session {
     fn hold(&mut self, shard: ShardId, mut lease: Lease) -> usize {
         let server = lease.server();
         server.begin_request();
+        server.hears = self.database.mode == PoolMode::Session;
         self.handle.servers.lock().push(Arc::clone(&server.cancel));
         let is_primary = lease.is_primary();
         let since = Instant::now();

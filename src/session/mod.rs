@@ -5,6 +5,7 @@ mod authenticate;
 mod express;
 mod extended;
 mod fan_out;
+mod listen;
 mod local;
 mod login;
 mod members;
@@ -71,6 +72,8 @@ struct Session {
     /// Whether the block has changed the schema.
     reload_at_commit: bool,
     schema_of_block: transaction::SchemaOfBlock,
+    /// Since the first LISTEN.
+    listening: Option<Box<listen::Listening>>,
     queries: u64,
     /// Unknown relations that were looked for under a version of the catalog.
     asked: (u64, std::collections::HashSet<String>),
@@ -240,6 +243,11 @@ impl Session {
                     *express = None;
                     return self.end_by_kill().await;
                 }
+                if signals.take(Signals::INBOX) {
+                    let mut delivery = Box::pin(self.deliver());
+                    let done = signals.unless(Signals::KILL, delivery.as_mut()).await;
+                    return matches!(done, Some(Err(_)));
+                }
                 signals.take(Signals::DRAIN);
                 let is_over = express.is_none() && self.may_drain();
                 if is_over {
@@ -379,6 +387,7 @@ impl Session {
     }
 
     fn end(&mut self) {
+        self.stop_listening();
         self.proxy.clients.remove(&self.handle.pid);
         self.proxy.metrics.clients.dec();
         self.proxy.metrics.bytes_received.inc_by(self.client.received);

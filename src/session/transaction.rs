@@ -42,6 +42,8 @@ pub(super) struct Transaction {
     /// SET LOCAL, SET TRANSACTION and SAVEPOINT so far, for shards that join later.
     pub(super) replay: Vec<String>,
     savepoints: Vec<Savepoint>,
+    /// LISTEN and UNLISTEN so far, which take effect with COMMIT.
+    pub(super) listens: Vec<super::listen::Change>,
     /// As they were at BEGIN.
     settings: Settings,
     routing: Routing,
@@ -62,6 +64,8 @@ struct Savepoint {
     name: String,
     /// Length of `replay` after it.
     replay: usize,
+    /// Length of `listens`.
+    listens: usize,
     settings: Settings,
     routing: Routing,
 }
@@ -84,6 +88,7 @@ impl Session {
             has_failed: false,
             replay: Vec::new(),
             savepoints: Vec::new(),
+            listens: Vec::new(),
             settings: Arc::clone(&self.settings),
             routing: self.routing.clone(),
             cursors: HashMap::new(),
@@ -156,6 +161,10 @@ impl Session {
             self.undo(tx).await;
             return Ok("ROLLBACK");
         }
+        if let Err(error) = self.prepare_listens(&tx.listens).await {
+            self.undo(tx).await;
+            return Err(error.into());
+        }
         let writers = self.members.iter().filter(|it| it.in_tx && it.wrote).count();
         let committed = match writers {
             0 | 1 => self.commit_one().await,
@@ -164,6 +173,7 @@ impl Session {
         match committed {
             Ok(()) => {
                 self.note_written(&tx.buckets);
+                self.apply_listens(&tx.listens);
                 for member in self.members.iter_mut().filter(|it| it.in_tx) {
                     member.in_tx = false;
                 }
@@ -226,11 +236,13 @@ impl Session {
         let mut number = [0; 16];
         getrandom::fill(&mut number)
             .map_err(|error| PgError::new(sqlstate::INTERNAL_ERROR, error.to_string()))?;
-        let deciding = self.members.iter().rfind(|it| it.in_tx && it.wrote);
-        let Some(deciding) = deciding.map(|it| it.shard) else { return Ok(()) };
-        let gid = Gid { deciding, number: u128::from_be_bytes(number) };
+        let home = self.database.config.home_shard;
         let mut writers: Vec<_> =
             self.members.iter_mut().filter(|it| it.in_tx && it.wrote).collect();
+        // The last one decides and is not prepared, which a transaction with NOTIFY cannot be.
+        writers.sort_by_key(|it| it.shard == home);
+        let Some(deciding) = writers.last().map(|it| it.shard) else { return Ok(()) };
+        let gid = Gid { deciding, number: u128::from_be_bytes(number) };
         let outcome = two_phase::commit(&mut writers, &gid).await;
         self.database.state.metrics.two_phase.inc();
         match outcome {
@@ -304,6 +316,7 @@ impl Session {
             }
             member.in_tx = false;
         }
+        self.drop_listens();
         self.schema_of_block = SchemaOfBlock::Unchanged;
         self.reload_at_commit = false;
         // A server that joined late was given the settings of that moment, outside of the block.
@@ -348,7 +361,8 @@ impl Session {
         let (settings, routing) = (Arc::clone(&self.settings), self.routing.clone());
         let Some(tx) = &mut self.tx else { return Ok(()) };
         tx.replay.push(sql.to_owned());
-        tx.savepoints.push(Savepoint { name, replay: tx.replay.len(), settings, routing });
+        let (replay, listens) = (tx.replay.len(), tx.listens.len());
+        tx.savepoints.push(Savepoint { name, replay, listens, settings, routing });
         Ok(())
     }
 
@@ -368,6 +382,7 @@ impl Session {
         tx.savepoints.truncate(at + 1);
         let savepoint = &tx.savepoints[at];
         tx.replay.truncate(savepoint.replay);
+        tx.listens.truncate(savepoint.listens);
         tx.has_failed = false;
         self.settings = Arc::clone(&savepoint.settings);
         self.routing = savepoint.routing.clone();

@@ -41,6 +41,8 @@ pub(super) struct Facts {
     pub(super) has_set_config: bool,
     /// A set_config that outlives the transaction.
     pub(super) sets_for_session: bool,
+    /// Whether it asks for the channels that the session listens on.
+    pub(super) asks_channels: bool,
     /// Name of a reference table that is written.
     pub(super) writes_reference: Option<String>,
     /// A position in GROUP BY or DISTINCT ON was read: its literal's value matters.
@@ -99,6 +101,7 @@ impl<'a> Analyzer<'a> {
             has_advisory: false,
             has_set_config: false,
             sets_for_session: false,
+            asks_channels: false,
             writes_reference: None,
             has_ordinals: false,
             in_rows: false,
@@ -286,6 +289,7 @@ impl<'a> Analyzer<'a> {
             self.facts.has_set_config = true;
             self.facts.sets_for_session |= !is_local;
         }
+        self.facts.asks_channels |= traits.is_builtin && call.name == "pg_listening_channels";
         if traits.is_builtin && functions::is_advisory(&call.name) {
             self.facts.has_advisory = true;
         }
