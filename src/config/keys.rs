@@ -162,6 +162,8 @@ pub const KEYS: &[Key] = &[
         "How the user proves who it is, where there is no [[rule]]. For an md5… verifier the default is \"md5\". \"password\" only over TLS, a Unix socket or from this machine."),
     key("user.admin", Kind::Bool, Value("false"),
         "May use the admin console (database pgsluice). If no user has it, every user may."),
+    key("user.replication", Kind::Bool, Value("false"),
+        "May open replication connections (replication=true or database), which are handed to the home shard's primary."),
     key("user.server_user", Kind::Text, Absent("as in the shard's URL"),
         "Logs in to servers as this user, in place of the one in the shard's URL."),
     key("user.server_password", Kind::Secret, Absent("as in the shard's URL"),

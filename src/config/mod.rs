@@ -136,6 +136,8 @@ pub struct User {
     pub auth: AuthMethod,
     /// May use the admin console. If no user has it, every user may.
     pub admin: bool,
+    /// May open replication connections.
+    pub replication: bool,
     /// Credentials towards servers, in place of those in the shard's URL.
     pub server_user: Option<String>,
     pub server_password: Option<String>,

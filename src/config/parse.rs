@@ -203,6 +203,7 @@ fn user(section: &Section<'_>, outside: &Outside<'_>, may_lack: bool) -> Option<
         secret: secret.unwrap_or(Secret::None),
         auth: method.unwrap_or(AuthMethod::ScramSha256),
         admin: section.value("admin", values::bool),
+        replication: section.value("replication", values::bool),
         server_user: section.optional("server_user", values::text),
         server_password: resolved(section, "server_password", outside),
         server_auth: server_auth(&section.value("server_auth", values::choice)),

@@ -107,6 +107,7 @@ fn user(user: &User, rows: &mut Rows) {
     rows.add("user.password", &name, masked(user.secret != Secret::None));
     rows.add("user.auth", &name, auth(user.auth));
     rows.add("user.admin", &name, user.admin);
+    rows.add("user.replication", &name, user.replication);
     rows.add("user.server_user", &name, or_empty(&user.server_user));
     rows.add("user.server_password", &name, masked(user.server_password.is_some()));
     rows.add("user.server_auth", &name, server_auth(user.server_auth));

@@ -109,5 +109,14 @@ pub(super) fn found(name: &str, secret: Secret, server_auth: ServerAuth) -> User
         _ => crate::auth::AuthMethod::ScramSha256,
     };
     let name = name.to_owned();
-    User { name, secret, auth, admin: false, server_user: None, server_password: None, server_auth }
+    User {
+        name,
+        secret,
+        auth,
+        admin: false,
+        replication: false,
+        server_user: None,
+        server_password: None,
+        server_auth,
+    }
 }

@@ -301,6 +301,11 @@ impl Server {
         self.pipeline.on_request(tag, Action::Fake(reply));
     }
 
+    /// Everything read and not taken yet, whatever it is: the connection is somebody else's to read.
+    pub fn take_raw(&mut self) -> BytesMut {
+        self.input.split()
+    }
+
     /// Queues bytes that owe no reply: COPY data, Flush.
     pub fn push_raw(&mut self, bytes: &[u8]) {
         self.output.extend_from_slice(bytes);

@@ -11,6 +11,7 @@ mod login;
 mod members;
 mod open;
 mod prepare;
+mod replication;
 mod run;
 mod statement;
 mod transaction;
@@ -122,6 +123,9 @@ pub async fn serve(proxy: Arc<Proxy>, stream: Stream, thread: Arc<Thread>) {
     let login = Box::pin(login::log_in(&proxy, client, number));
     match tokio::time::timeout(login_timeout, login).await {
         Ok(Some(login::Outcome::Session(session))) => session.live().await,
+        Ok(Some(login::Outcome::Replication(session, server))) => {
+            Box::pin(session.replicate(server)).await;
+        }
         Ok(Some(login::Outcome::Admin(client, handle))) => {
             Box::pin(crate::admin::serve(Arc::clone(&proxy), client, Arc::clone(&handle))).await;
             proxy.clients.remove(&handle.pid);

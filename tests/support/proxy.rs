@@ -28,6 +28,8 @@ pub struct ProxySpec {
     /// Lines of `[listen]`, `[pool]`, `[limits]`, `[health]`, `[database]`.
     pub listen: String,
     pub pool: String,
+    /// More `[[user]]` sections.
+    pub users: String,
     pub limits: String,
     pub health: String,
     pub database: String,
@@ -59,6 +61,7 @@ impl ProxySpec {
             shards: places.iter().enumerate().map(shard).collect(),
             listen: "shutdown_grace = \"5s\"\n".to_owned(),
             pool: "size = 20\n".to_owned(),
+            users: String::new(),
             limits: String::new(),
             health: "interval = \"200ms\"\ncatalog_refresh = \"500ms\"\n".to_owned(),
             database,
@@ -81,9 +84,9 @@ impl ProxySpec {
         let mut text = format!(
             "[listen]\naddress = \"127.0.0.1:{port}\"\nhttp = \"127.0.0.1:{http}\"\n{}\
              [pool]\n{}[limits]\n{}[health]\n{}\
-             [[user]]\nname = \"app\"\npassword = \"app\"\nadmin = true\n\
+             [[user]]\nname = \"app\"\npassword = \"app\"\nadmin = true\n{}\
              [[database]]\nname = \"app\"\n{}",
-            self.listen, self.pool, self.limits, self.health, self.database
+            self.listen, self.pool, self.limits, self.health, self.users, self.database
         );
         let url = |(port, name): &(u16, String)| {
             format!("postgres://app:app@{}:{port}/{name}{}", self.host, self.parameters)
