@@ -20,7 +20,7 @@ use crate::wire::pipeline::{Action, Pipeline, TxStatus, Verdict};
 use crate::wire::{backend, frame, frontend};
 use bytes::{Buf, Bytes, BytesMut};
 
-pub use cancel::CancelKey;
+pub use cancel::{CancelKey, Cancellation};
 pub use passed::PassedThrough;
 pub use settings::{Setting, Settings, SharedSettings, difference, quote};
 pub use statements::Statements;
@@ -120,7 +120,7 @@ impl Server {
 
     /// Whether the connection can no longer be used at all.
     pub fn is_broken(&self) -> bool {
-        self.is_broken || self.cancel.was_used()
+        self.is_broken
     }
 
     /// Marks the connection as unusable.
@@ -624,15 +624,33 @@ impl Server {
             self.push_sync();
         }
         if self.pipeline.is_owing() {
-            let drained = tokio::time::timeout(Duration::from_millis(100), self.drain()).await;
-            if drained.is_err() {
-                self.cancel.send().await;
-                self.drain().await?;
+            match tokio::time::timeout(Duration::from_millis(100), self.drain()).await {
+                Ok(drained) => drained?,
+                Err(_) => {
+                    self.cancel.begin().send().await;
+                    self.drain().await?;
+                }
             }
         }
+        self.outlive_cancels().await?;
         if self.tx() != TxStatus::Idle {
             self.run("ROLLBACK").await?;
         }
+        Ok(())
+    }
+
+    /// Waits until no cancel request can hit what is sent from now on: the server has taken them all,
+    /// and ignores those that it finds when it reads the next message.
+    async fn outlive_cancels(&mut self) -> Result<(), PgError> {
+        if !self.cancel.was_used() {
+            return Ok(());
+        }
+        let Some(requests) = self.cancel.settled().await else {
+            return Err(self.lost("a cancel request may still be on its way"));
+        };
+        self.push_sync();
+        self.finish().await?;
+        self.cancel.forget(requests);
         Ok(())
     }
 

@@ -166,7 +166,7 @@ impl Session {
                 break;
             }
         }
-        drop(express);
+        self.abandon(&mut express);
         self.end();
     }
 
@@ -244,7 +244,7 @@ impl Session {
             Event::Backlog => self.flush().await.is_err(),
             Event::Signal => {
                 if signals.is_raised(Signals::KILL) {
-                    *express = None;
+                    self.abandon(express);
                     return self.end_by_kill().await;
                 }
                 if signals.take(Signals::INBOX) {
@@ -265,6 +265,13 @@ impl Session {
                 true
             }
         }
+    }
+
+    /// Parts with what runs; its server is cleaned up.
+    fn abandon(&mut self, express: &mut Option<Express>) {
+        // Before: a cancel request must not find the server here any more.
+        self.handle.servers.lock().clear();
+        *express = None;
     }
 
     /// Whether the proxy goes down and this client has nothing under way.
