@@ -6,12 +6,13 @@ pub mod control;
 mod control_connection;
 pub mod health;
 mod lease;
+pub mod listen;
 pub mod login;
 pub mod lookup;
 #[expect(clippy::module_inception, reason = "the folder's noun")]
 mod pool;
-mod suspects;
 mod quota;
+mod suspects;
 
 pub use lease::Lease;
 pub use pool::{Pool, PoolLimits, PoolNumbers, PoolState};

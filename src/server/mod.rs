@@ -20,7 +20,7 @@ use crate::wire::pipeline::{Action, Pipeline, TxStatus, Verdict};
 use crate::wire::{backend, frame, frontend};
 use bytes::{Buf, Bytes, BytesMut};
 
-pub use cancel::CancelKey;
+pub use cancel::{CancelKey, Cancellation};
 pub use passed::PassedThrough;
 pub use settings::{IDENTITY, Setting, Settings, SharedSettings, difference, quote};
 pub use statements::Statements;
@@ -60,6 +60,8 @@ pub struct Server {
     parsed: usize,
     /// Whether a COPY of this request has read over the client's Sync.
     has_swallowed_sync: bool,
+    /// Whether notifications are for whom it works for: not where a function has left a LISTEN behind.
+    pub hears: bool,
     /// Whether what is read answers requests of our own only.
     is_private: bool,
     /// The first error of a request of our own.
@@ -148,7 +150,7 @@ impl Server {
 
     /// Whether the connection can no longer be used at all.
     pub fn is_broken(&self) -> bool {
-        self.is_broken || self.cancel.was_used()
+        self.is_broken
     }
 
     /// Marks the connection as unusable.
@@ -337,6 +339,11 @@ impl Server {
     /// Records a reply that the client gets in its turn although the server was not asked.
     pub fn push_fake(&mut self, tag: u8, reply: Bytes) {
         self.pipeline.on_request(tag, Action::Fake(reply));
+    }
+
+    /// Everything read and not taken yet, whatever it is: the connection is somebody else's to read.
+    pub fn take_raw(&mut self) -> BytesMut {
+        self.input.split()
     }
 
     /// Queues bytes that owe no reply: COPY data, Flush.
@@ -621,6 +628,7 @@ impl Server {
                     return Ok(Verdict::Skip);
                 }
             }
+            b'A' if !self.hears => return Ok(Verdict::Skip),
             _ => (),
         }
         let verdict = self.pipeline.on_reply(tag, status).map_err(|unexpected| {
@@ -661,15 +669,33 @@ impl Server {
             self.push_sync();
         }
         if self.pipeline.is_owing() {
-            let drained = tokio::time::timeout(Duration::from_millis(100), self.drain()).await;
-            if drained.is_err() {
-                self.cancel.send().await;
-                self.drain().await?;
+            match tokio::time::timeout(Duration::from_millis(100), self.drain()).await {
+                Ok(drained) => drained?,
+                Err(_) => {
+                    self.cancel.begin().send().await;
+                    self.drain().await?;
+                }
             }
         }
+        self.outlive_cancels().await?;
         if self.tx() != TxStatus::Idle {
             self.run("ROLLBACK").await?;
         }
+        Ok(())
+    }
+
+    /// Waits until no cancel request can hit what is sent from now on: the server has taken them all,
+    /// and ignores those that it finds when it reads the next message.
+    async fn outlive_cancels(&mut self) -> Result<(), PgError> {
+        if !self.cancel.was_used() {
+            return Ok(());
+        }
+        let Some(requests) = self.cancel.settled().await else {
+            return Err(self.lost("a cancel request may still be on its way"));
+        };
+        self.push_sync();
+        self.finish().await?;
+        self.cancel.forget(requests);
         Ok(())
     }
 

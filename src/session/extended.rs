@@ -158,6 +158,9 @@ impl Session {
         if self.tx.is_none() {
             self.portals.clear();
         }
+        if self.listening.is_some() {
+            self.hear().await;
+        }
         self.ready();
         Ok(())
     }

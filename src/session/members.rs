@@ -80,6 +80,7 @@ impl Session {
         if tells && self.last_server.map(Turn::next) != Some(server.turn()) {
             server.push_query("DISCARD SEQUENCES", Action::Skip);
         }
+        server.hears = self.database.mode == PoolMode::Session;
         self.handle.servers.lock().push(Arc::clone(&server.cancel));
         let is_primary = lease.is_primary();
         let since = Instant::now();

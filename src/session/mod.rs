@@ -6,12 +6,14 @@ mod express;
 mod extended;
 mod fan_out;
 mod limits;
+mod listen;
 mod local;
 mod login;
 mod members;
 mod one_shard;
 mod open;
 mod prepare;
+mod replication;
 mod run;
 mod settled;
 mod statement;
@@ -87,6 +89,8 @@ struct Session {
     /// Whether the block has changed the schema.
     reload_at_commit: bool,
     schema_of_block: transaction::SchemaOfBlock,
+    /// Since the first LISTEN.
+    listening: Option<Box<listen::Listening>>,
     queries: u64,
     /// Whether the client has got a part of a row of which the rest will not come.
     is_cut_off: bool,
@@ -136,6 +140,9 @@ pub async fn serve(proxy: Arc<Proxy>, stream: Stream, thread: Arc<Thread>) {
     let login = Box::pin(login::log_in(&proxy, client, number));
     match tokio::time::timeout(limits.login_timeout, login).await {
         Ok(Some(login::Outcome::Session(session))) => session.live().await,
+        Ok(Some(login::Outcome::Replication(session, server))) => {
+            Box::pin(session.replicate(server)).await;
+        }
         Ok(Some(login::Outcome::Admin(console))) => {
             let (client, handle, seat) = *console;
             Box::pin(crate::admin::serve(Arc::clone(&proxy), client, handle)).await;
@@ -180,7 +187,7 @@ impl Session {
                 break;
             }
         }
-        drop(express);
+        self.cut_off(&mut express);
         self.end();
     }
 
@@ -273,6 +280,13 @@ impl Session {
                 if let Some(dropped) = timeouts::end(handle) {
                     self.cut_off(express);
                     return self.end_by(dropped).await;
+                }
+                if express.is_none() && handle.signals.take(Signals::INBOX) {
+                    let done = timeouts::within(handle, pin!(self.deliver())).await;
+                    return match done {
+                        Ok(done) => done.is_err(),
+                        Err(dropped) => self.end_by(dropped).await,
+                    };
                 }
                 handle.signals.take(Signals::DRAIN);
                 if express.is_none() {
@@ -421,6 +435,7 @@ impl Session {
     }
 
     fn end(&mut self) {
+        self.stop_listening();
         self.proxy.metrics.bytes_received.inc_by(self.client.received);
         self.proxy.metrics.limits.of("limits.buffer_bytes").inc_by(self.client.stalls);
         self.proxy.metrics.bytes_sent.inc_by(self.client.sent);
