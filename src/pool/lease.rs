@@ -63,7 +63,7 @@ impl Lease {
     pub fn reset(mut self) {
         let Some(mut server) = self.take() else { return };
         let pool = Arc::clone(&self.pool);
-        if server.is_broken() || tokio::runtime::Handle::try_current().is_err() {
+        if server.is_spent() || tokio::runtime::Handle::try_current().is_err() {
             drop(server);
             return pool.free_slot();
         }
@@ -120,7 +120,7 @@ impl Drop for Lease {
         if server.is_reusable() {
             return pool.give_back(server, Instant::now());
         }
-        if server.is_broken() || tokio::runtime::Handle::try_current().is_err() {
+        if server.is_spent() || tokio::runtime::Handle::try_current().is_err() {
             drop(server);
             return pool.free_slot();
         }

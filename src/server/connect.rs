@@ -124,7 +124,6 @@ async fn log_in(server: &mut Server, target: &Target) -> Result<(), Refused> {
         ("user", host.user.as_str()),
         ("database", host.database.as_str()),
         ("client_encoding", "UTF8"),
-        ("application_name", "pgsluice"),
     ];
     frontend::startup(&mut server.output, 0, parameters)?;
     let mut nonce = [0; crate::auth::scram::NONCE_BYTES];

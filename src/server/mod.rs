@@ -148,6 +148,12 @@ impl Server {
 
     /// Whether the connection can no longer be used at all.
     pub fn is_broken(&self) -> bool {
+        self.is_broken
+    }
+
+    /// Whether nobody but the session that has it may use it: it is broken, or a cancel request for
+    /// it may still be on its way.
+    pub fn is_spent(&self) -> bool {
         self.is_broken || self.cancel.was_used()
     }
 
@@ -200,6 +206,11 @@ impl Server {
     pub fn end_copy(&mut self, message: &[u8]) {
         self.output.extend_from_slice(message);
         self.pipeline.on_request(message[0], Action::Forward);
+        if self.pipeline.is_in_batch() {
+            // A server tells its result with the next Sync only, which the client may have sent
+            // ahead of the data.
+            frontend::flush(&mut self.output);
+        }
     }
 
     /// What a server says that owes nothing: notifications, notices, changed settings.

@@ -314,6 +314,11 @@ impl Session {
                 self.ready();
                 self.end_request().await
             }
+            // Data sent together with the COPY that wants it.
+            b'd' | b'c' | b'f' if !self.batch.is_empty() => {
+                self.client.take_back(&frame);
+                self.hand_batch_on(false).await
+            }
             // What is left of a COPY that has failed.
             b'd' | b'c' | b'f' => Ok(()),
             _ => {

@@ -192,7 +192,9 @@ impl Session {
             }
             b'E' => {
                 let execute = Execute::read(frame)?;
-                let Some(portal) = self.portal_in(execute.portal, plan) else { return Ok(None) };
+                let Some(portal) = self.portal_in(execute.portal, plan) else {
+                    return self.portal_op(execute.portal, plan, place);
+                };
                 if let PlanAction::Run(run) = &portal.prepared.statement.plan.action {
                     plan.writes |= run.access == Access::Write;
                 }
@@ -223,13 +225,29 @@ impl Session {
         here.or_else(|| self.portals.get(name).cloned())
     }
 
+    /// The server of a cursor that SQL has declared: it is a portal too. Over one shard the block's
+    /// server judges the name.
+    fn cursor_place(&self, name: &[u8]) -> Option<(ShardId, Role)> {
+        let name = std::str::from_utf8(name).ok()?;
+        let tx = self.tx.as_ref().filter(|_| !name.is_empty())?;
+        let declared = tx.cursors.get(name).copied();
+        declared.or_else(|| {
+            let member = self.members.iter().find(|it| it.in_tx && !self.database.is_sharded())?;
+            let role = if member.is_primary { Role::Primary } else { Role::Replica };
+            Some((member.shard, role))
+        })
+    }
+
     fn portal_op(
         &self,
         name: &[u8],
         plan: &OneServer,
         place: &mut Option<(ShardId, Role)>,
     ) -> Result<Option<Op>, PgError> {
-        let at = self.portal_in(name, plan).and_then(|it| it.place);
+        let at = match self.portal_in(name, plan) {
+            Some(portal) => portal.place,
+            None => self.cursor_place(name),
+        };
         Ok(at.filter(|at| join(place, *at)).map(|_| Op::Portal))
     }
 
