@@ -231,6 +231,21 @@ impl Server {
         Turn { process: self.cancel.process, created: self.created, leases: self.leases }
     }
 
+    /// Why a server that owed nothing has closed the connection: its own word, or what is known.
+    pub fn farewell(&mut self) -> BytesMut {
+        match frame::next_frame(&self.input) {
+            Ok(Some(next)) if next.tag == b'E' && next.len <= self.input.len() => {
+                self.input.split_to(next.len)
+            }
+            _ => {
+                let error = self.lost("the server closed it").fatal();
+                let mut out = BytesMut::new();
+                backend::error_response(&mut out, &error);
+                out
+            }
+        }
+    }
+
     /// A new request begins: [`Self::has_failed`] tells of its errors only.
     pub fn begin_request(&mut self) {
         self.has_failed = false;

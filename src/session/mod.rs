@@ -181,6 +181,10 @@ impl Session {
             }
         }
         drop(express);
+        if !self.client.out.is_empty() {
+            // The last word to a client whose own server has gone.
+            let _ = Box::pin(self.client.flush(Duration::from_secs(1))).await;
+        }
         self.end();
     }
 
@@ -389,6 +393,12 @@ impl Session {
         backend::error_response(&mut self.client.out, error);
     }
 
+    /// Whether a server that the session keeps was lost: what the session had on it (temporary tables,
+    /// locks) is gone, and another server would answer as if it had never been.
+    fn has_lost_kept_server(&mut self) -> bool {
+        self.keeps_servers() && self.members.iter_mut().any(|it| it.server().is_broken())
+    }
+
     /// Turns a failed statement into an answer and a failed transaction.
     fn settle(&mut self, done: Result<(), Failure>) -> Result<(), Failure> {
         match done {
@@ -400,6 +410,10 @@ impl Session {
                 return Ok(());
             }
             Err(Failure::Gone) => return Err(Failure::Gone),
+            Err(Failure::Error(error)) if self.has_lost_kept_server() => {
+                self.tell(&error.fatal());
+                return Err(Failure::Gone);
+            }
             Err(Failure::Error(error)) => self.tell(&error),
             Err(Failure::Server(frame)) => {
                 self.database.state.metrics.errors.inc();
