@@ -265,11 +265,11 @@ def psycopg2_environment(environment):
 SUITES = {
     "asyncpg": Pytest("asyncpg", ASYNCPG, ["tests"], lambda it: {"PGDATABASE": "postgres"}),
     "psycopg2": Pytest("psycopg2", PSYCOPG2, ["tests"], psycopg2_environment),
-    "psycopg": python_script("psycopg", PSYCOPG),
+    "psycopg": python_script("psycopg_app", PSYCOPG),
     "node-postgres": NodePostgres(),
     "tokio-postgres": TokioPostgres(),
     "postgres.js": node_script("postgresjs", "3.4.9", ["postgres@3.4.9"]),
-    "knex": node_script("knex", "newest", ["knex", "pg@8"]),
+    "knex": node_script("knex", "newest", ["knex", "pg@8", "pg-query-stream"]),
     "kysely": node_script("kysely", "newest", ["kysely", "pg@8"]),
     "drizzle": node_script("drizzle", "newest", ["drizzle-orm", "pg@8"]),
     "sequelize": node_script("sequelize", "newest", ["sequelize@6", "pg@8", "pg-hstore"]),

@@ -93,7 +93,7 @@ await steps({
   },
   async largeObject() {
     await sql.begin(async (tx) => {
-      const object = await tx.largeObject()
+      const object = await sql.largeObject()
       await object.write(Buffer.from('hello'))
       await object.seek(0)
       equal((await object.read(5))[0].data.toString(), 'hello')
