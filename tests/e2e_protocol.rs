@@ -160,3 +160,27 @@ fn a_kept_server_takes_its_session_along() {
     assert_eq!(answer.code(), "57P01");
     assert_eq!(client.query("SELECT 1").code(), "lost");
 }
+
+#[test]
+fn changed_columns_are_told_to_who_does_not_ask_for_them() {
+    let proxy = pooler("columns", "transaction");
+    let mut client = proxy.client();
+    client.run("CREATE TABLE t AS SELECT 1 AS a");
+    frontend::parse(&mut client.out, b"s", b"SELECT * FROM t", []);
+    frontend::describe(&mut client.out, Target::Statement, b"s");
+    frontend::sync(&mut client.out);
+    assert_eq!(tags(&mut client), "1tTZ");
+    bind_and_execute(&mut client, b"s");
+    frontend::sync(&mut client.out);
+    assert_eq!(tags(&mut client), "2DCZ");
+    client.run("ALTER TABLE t ADD COLUMN b int");
+    // It would take a row of two columns for one of the column it knows.
+    bind_and_execute(&mut client, b"s");
+    frontend::sync(&mut client.out);
+    assert_eq!(tags(&mut client), "EZ");
+    frontend::parse(&mut client.out, b"s2", b"SELECT * FROM t", []);
+    frontend::describe(&mut client.out, Target::Statement, b"s2");
+    bind_and_execute(&mut client, b"s2");
+    frontend::sync(&mut client.out);
+    assert_eq!(tags(&mut client), "1tT2DCZ");
+}

@@ -278,7 +278,7 @@ impl Session {
         member.wrote |= plan.writes;
         let server = member.lease.server();
         // Where nothing is executed a Sync changes nothing, and leaves the server free for others.
-        if may_repeat {
+        if may_repeat && plan.tells_columns(batch) {
             server.hide_stale();
         }
         let runs_nothing = plan.executed.is_empty() && plan.bound.is_empty();
@@ -403,6 +403,21 @@ impl OneServer {
     /// The statement of that name that this batch has prepared.
     fn statement(&self, name: &[u8]) -> Option<Arc<Prepared>> {
         self.parsed.iter().rev().find(|(it, _)| it == name).map(|(_, it)| Arc::clone(it))
+    }
+
+    /// Whether the batch asks for the columns of all it executes. A client that does not goes by those
+    /// it was told before, and must hear that they have changed.
+    fn tells_columns(&self, batch: &[(u8, Bytes)]) -> bool {
+        let describes = |portal: &[u8]| {
+            let subject = |frame| Subject::read(frame).ok();
+            let mut asked = batch.iter().filter(|it| it.0 == b'D').filter_map(|it| subject(&it.1));
+            asked.any(|it| it.target == Target::Portal && it.name == portal)
+        };
+        let mut binds = batch.iter().filter(|it| it.0 == b'B').map(|it| Bind::read(&it.1));
+        binds.all(|bind| {
+            let is_parsed = |it: &Bind<'_>| self.statement(it.statement).is_some();
+            bind.is_ok_and(|it| is_parsed(&it) || describes(it.portal))
+        })
     }
 
     fn described(&self) -> Option<&Arc<Prepared>> {
