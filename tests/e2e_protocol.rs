@@ -184,3 +184,24 @@ fn changed_columns_are_told_to_who_does_not_ask_for_them() {
     frontend::sync(&mut client.out);
     assert_eq!(tags(&mut client), "1tT2DCZ");
 }
+
+#[test]
+fn a_rollback_reports_the_settings_it_takes_back() {
+    let proxy = pooler("reported", "transaction");
+    let mut client = proxy.client();
+    client.run("SET timezone TO 'UTC'");
+    client.run("BEGIN");
+    client.run("SET timezone TO 'Asia/Tokyo'");
+    frontend::query(&mut client.out, b"ROLLBACK");
+    let (mut reported, mut tag) = (Vec::new(), 0);
+    client.send().unwrap();
+    while tag != b'Z' {
+        let (next, frame) = client.frame().unwrap();
+        tag = next;
+        if tag == b'S' {
+            reported.push(String::from_utf8_lossy(&frame[5..]).into_owned());
+        }
+    }
+    assert_eq!(reported, ["TimeZone\0UTC\0"]);
+    assert_eq!(client.run("SHOW timezone").first(), "UTC");
+}
