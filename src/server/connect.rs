@@ -147,7 +147,6 @@ async fn log_in(
         ("user", host.user.as_str()),
         ("database", host.database.as_str()),
         ("client_encoding", "UTF8"),
-        ("application_name", "pgsluice"),
     ];
     let is_usual = |it: &&(&str, &str)| !more.iter().any(|other| other.0 == it.0);
     let parameters = usual.iter().filter(is_usual).chain(more).copied();

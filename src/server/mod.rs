@@ -202,6 +202,11 @@ impl Server {
     pub fn end_copy(&mut self, message: &[u8]) {
         self.output.extend_from_slice(message);
         self.pipeline.on_request(message[0], Action::Forward);
+        if self.pipeline.is_in_batch() {
+            // A server tells its result with the next Sync only, which the client may have sent
+            // ahead of the data.
+            frontend::flush(&mut self.output);
+        }
     }
 
     /// What a server says that owes nothing: notifications, notices, changed settings.
@@ -220,6 +225,21 @@ impl Server {
     /// Which connection it is, and as whose it is used now: to know it again if nobody else had it.
     pub fn turn(&self) -> Turn {
         Turn { process: self.cancel.process, created: self.created, leases: self.leases }
+    }
+
+    /// Why a server that owed nothing has closed the connection: its own word, or what is known.
+    pub fn farewell(&mut self) -> BytesMut {
+        match frame::next_frame(&self.input) {
+            Ok(Some(next)) if next.tag == b'E' && next.len <= self.input.len() => {
+                self.input.split_to(next.len)
+            }
+            _ => {
+                let error = self.lost("the server closed it").fatal();
+                let mut out = BytesMut::new();
+                backend::error_response(&mut out, &error);
+                out
+            }
+        }
     }
 
     /// A new request begins: [`Self::has_failed`] tells of its errors only.

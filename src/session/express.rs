@@ -146,7 +146,8 @@ impl Session {
         }
         server.push(b'E', EXECUTE, Action::Forward);
         server.push(b'S', SYNC, Action::Forward);
-        if self.tx.is_none() {
+        // A client that does not ask for the columns goes by those it was told before.
+        if self.tx.is_none() && (parts.describes || parts.parse.is_some()) {
             server.hide_stale();
         }
         express.len = parts.len;

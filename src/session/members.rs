@@ -204,6 +204,11 @@ pub(super) fn poll_idle(
             let said = server.take_asynchronous();
             client.out.extend_from_slice(&said);
         }
+        if server.is_broken() && !member.in_tx {
+            // What the session had on it is gone, so the session goes too.
+            client.out.extend_from_slice(&server.farewell());
+            return Poll::Ready(Ok(0));
+        }
     }
     if !client.out.is_empty() && client.poll_flush(cx)?.is_ready() {
         // Written; what follows wakes us again.

@@ -188,6 +188,10 @@ impl Session {
             }
         }
         self.cut_off(&mut express);
+        if !self.client.out.is_empty() {
+            // The last word to a client whose own server has gone.
+            let _ = Box::pin(self.client.flush(Duration::from_secs(1))).await;
+        }
         self.end();
     }
 
@@ -328,6 +332,11 @@ impl Session {
                 self.ready();
                 self.end_request().await
             }
+            // Data sent together with the COPY that wants it.
+            b'd' | b'c' | b'f' if !self.batch.is_empty() => {
+                self.client.take_back(&frame);
+                self.hand_batch_on(false).await
+            }
             // What is left of a COPY that has failed.
             b'd' | b'c' | b'f' => Ok(()),
             _ => {
@@ -398,6 +407,12 @@ impl Session {
         backend::error_response(&mut self.client.out, error);
     }
 
+    /// Whether a server that the session keeps was lost: what the session had on it (temporary tables,
+    /// locks) is gone, and another server would answer as if it had never been.
+    fn has_lost_kept_server(&mut self) -> bool {
+        self.keeps_servers() && self.members.iter_mut().any(|it| it.server().is_broken())
+    }
+
     /// Turns a failed statement into an answer and a failed transaction.
     fn settle(&mut self, done: Result<(), Failure>) -> Result<(), Failure> {
         match done {
@@ -409,6 +424,10 @@ impl Session {
                 return Ok(());
             }
             Err(Failure::Gone) => return Err(Failure::Gone),
+            Err(Failure::Error(error)) if self.has_lost_kept_server() => {
+                self.tell(&error.fatal());
+                return Err(Failure::Gone);
+            }
             Err(Failure::Error(error)) => self.tell(&error),
             Err(Failure::Server(frame)) => {
                 self.database.state.metrics.errors.inc();

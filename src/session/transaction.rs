@@ -338,8 +338,16 @@ impl Session {
     async fn undo(&mut self, tx: Box<Transaction>) {
         for member in self.members.iter_mut().filter(|it| it.in_tx) {
             let server = member.lease.server();
+            // What was SET inside is as before, and servers report that.
+            let told = (!tx.replay.is_empty()).then(|| server.status.clone());
             if server.is_broken() || server.run("ROLLBACK").await.is_err() {
                 server.set_broken();
+            }
+            for (name, value) in told.iter().flat_map(|_| &server.status) {
+                if told.as_ref().and_then(|it| it.get(name)) != Some(value) {
+                    let out = &mut self.client.out;
+                    backend::parameter_status(out, name.as_bytes(), value.as_bytes());
+                }
             }
             member.in_tx = false;
         }
