@@ -1,0 +1,111 @@
+"""Runs of pgbench and the figures of the window in their middle."""
+
+import glob
+import os
+import statistics
+import subprocess
+import tempfile
+import time
+from dataclasses import dataclass
+
+from .processes import cpu, fail, pgbench, say
+from .targets import TARGETS
+
+# Not measured at the ends of a run: connecting, and the last stragglers.
+WARM_UP, COOL_DOWN = 0.5, 0.2
+
+
+@dataclass(frozen=True)
+class Case:
+    """One line of a table."""
+
+    name: str
+    mode: str = "simple"
+    clients: int = 16
+    # SQL for pgbench; none: -S.
+    script: str = ""
+    tls: bool = False
+    # A connection for each transaction.
+    connects: bool = False
+    user: str = "app"
+    # Ratios to PgBouncer that are wanted, by column; see tables.RATIOS.
+    goals: tuple = ()
+
+
+def run(site, target, case, seconds):
+    """One run: CPU in µs per transaction, transactions per second, latencies in µs."""
+    with tempfile.TemporaryDirectory(dir=site.folder) as folder:
+        command = [pgbench(), "-n", "-M", case.mode, "-c", str(case.clients), "-j",
+                   str(min(case.clients, 2)), "-T", str(seconds), "-l", "--log-prefix",
+                   os.path.join(folder, "log"), "-h", "127.0.0.1", "-p", str(site.ports[target]),
+                   "-U", case.user]
+        if case.script:
+            path = os.path.join(folder, "script.sql")
+            with open(path, "w") as file:
+                file.write(case.script)
+            command += ["-f", path]
+        else:
+            command.append("-S")
+        if case.connects:
+            command.append("-C")
+        command.append(site.database(target, case.mode))
+        environment = {**os.environ, "PGPASSWORD": case.user, "PGGSSENCMODE": "disable",
+                       "PGSSLMODE": "require" if case.tls else "disable"}
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+                                   env=environment, text=True)
+        pid = site.pids.get(target)
+        measure = lambda: (time.time(), cpu(pid) if pid else 0, site.server_cpu())
+        time.sleep(WARM_UP)
+        begin, proxy_begin, server_begin = measure()
+        time.sleep(seconds - WARM_UP - COOL_DOWN)
+        end, proxy_end, server_end = measure()
+        _, errors = process.communicate()
+        if process.returncode != 0:
+            fail(f"{' '.join(command)} ({target}): {errors}")
+        latencies = sorted(logged(glob.glob(os.path.join(folder, "log*")), begin, end))
+    count = len(latencies) or fail(f"no transaction in {end - begin:.1f} s ({target}, {case})")
+    return {
+        "proxy": (proxy_end - proxy_begin) / count * 1e6,
+        "server": (server_end - server_begin) / count * 1e6,
+        "tps": count / (end - begin),
+        "p50": latencies[count // 2],
+        "p99": latencies[count * 99 // 100],
+    }
+
+
+def logged(paths, begin, end):
+    """Latencies in µs of the transactions that ended between two times."""
+    for path in paths:
+        with open(path) as file:
+            for line in file:
+                _, _, latency, _, second, micro, *_ = line.split()
+                if begin <= int(second) + int(micro) / 1e6 < end:
+                    yield int(latency)
+
+
+class Runs:
+    """Figures of many runs, by case and target, a list with one for each round."""
+
+    def __init__(self):
+        self.figures = {}
+
+    def take(self, site, cases, rounds, seconds):
+        """Runs every case against each target in turn, so that a noisy neighbour meets all alike."""
+        for number in range(rounds):
+            # Each round begins with another target.
+            order = [TARGETS[(number + it) % len(TARGETS)] for it in range(len(TARGETS))]
+            for case in cases:
+                for target in order:
+                    figures = run(site, target, case, seconds)
+                    self.figures.setdefault((case, target), []).append(figures)
+                shown = ", ".join(f"{it} {self.figures[case, it][-1]['tps']:.0f}" for it in TARGETS)
+                say(f"round {number + 1}: {case.name}, {case.mode}, {case.clients} clients: "
+                    f"transactions/s {shown}")
+
+    def median(self, case, target, of):
+        return statistics.median(of(it) for it in self.figures[case, target])
+
+    def ratio(self, case, target, other, of):
+        """The median of the rounds' ratios."""
+        pairs = zip(self.figures[case, target], self.figures[case, other])
+        return statistics.median(of(mine) / max(of(its), 1e-9) for mine, its in pairs)
