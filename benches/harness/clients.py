@@ -29,7 +29,7 @@ class Worker(threading.Thread):
 
     def __init__(self, soak, number):
         super().__init__(daemon=True)
-        self.soak, self.number, self.steps = soak, number, 0
+        self.soak, self.number, self.steps, self.slowest = soak, number, 0, 0.0
         self.random = random.Random(f"{soak.seed}-{number}")
         self.label = f"{type(self).__name__}-{number}"
         # The worker's own tenant, nobody else writes its rows.
@@ -43,7 +43,9 @@ class Worker(threading.Thread):
                 for _ in range(self.random.randint(*self.steps_per_login)):
                     if self.soak.is_over:
                         break
+                    begin = time.time()
                     self.step(client)
+                    self.slowest = max(self.slowest, time.time() - begin)
                     self.steps += 1
                 client.close()
             except Exception as error:

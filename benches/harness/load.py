@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from .processes import cpu, fail, pgbench, say
 from .targets import TARGETS
 
-# Not measured at the ends of a run: connecting, and the last stragglers.
-WARM_UP, COOL_DOWN = 0.5, 0.2
+# Seconds after the first and before the last transaction that are not measured.
+WARM_UP, COOL_DOWN = 0.3, 0.1
+# Seconds between two looks at CPU times.
+PERIOD = 0.2
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,15 @@ class Case:
 
 
 def run(site, target, case, seconds):
-    """One run: CPU in µs per transaction, transactions per second, latencies in µs."""
+    """CPU in µs per transaction, transactions per second, latencies in µs; on a machine so busy that
+    nothing can be told, again and longer."""
+    for longer in (1, 3, 9):
+        if figures := run_once(site, target, case, seconds * longer):
+            return figures
+    return fail(f"{seconds * longer} s are too short for {target}, {case}")
+
+
+def run_once(site, target, case, seconds):
     with tempfile.TemporaryDirectory(dir=site.folder) as folder:
         command = [pgbench(), "-n", "-M", case.mode, "-c", str(case.clients), "-j",
                    str(min(case.clients, 2)), "-T", str(seconds), "-l", "--log-prefix",
@@ -54,16 +64,29 @@ def run(site, target, case, seconds):
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
                                    env=environment, text=True)
         pid = site.pids.get(target)
-        measure = lambda: (time.time(), cpu(pid) if pid else 0, site.server_cpu())
-        time.sleep(WARM_UP)
-        begin, proxy_begin, server_begin = measure()
-        time.sleep(seconds - WARM_UP - COOL_DOWN)
-        end, proxy_end, server_end = measure()
-        _, errors = process.communicate()
+        samples = []
+        while process.poll() is None:
+            samples.append((time.time(), cpu(pid) if pid else 0, site.server_cpu()))
+            time.sleep(PERIOD)
         if process.returncode != 0:
-            fail(f"{' '.join(command)} ({target}): {errors}")
-        latencies = sorted(logged(glob.glob(os.path.join(folder, "log*")), begin, end))
-    count = len(latencies) or fail(f"no transaction in {end - begin:.1f} s ({target}, {case})")
+            fail(f"{' '.join(command)} ({target}): {process.stderr.read()}")
+        ended = sorted(logged(glob.glob(os.path.join(folder, "log*"))))
+    return window(ended, samples)
+
+
+def window(ended, samples):
+    """The figures of what ended between the first and the last usable of the samples."""
+    if not ended:
+        return None
+    first, last = ended[0][0] + WARM_UP, ended[-1][0] - COOL_DOWN
+    usable = [it for it in samples if first <= it[0] <= last]
+    if len(usable) < 2:
+        return None
+    (begin, proxy_begin, server_begin), (end, proxy_end, server_end) = usable[0], usable[-1]
+    latencies = sorted(latency for at, latency in ended if begin <= at < end)
+    if not latencies:
+        return None
+    count = len(latencies)
     return {
         "proxy": (proxy_end - proxy_begin) / count * 1e6,
         "server": (server_end - server_begin) / count * 1e6,
@@ -73,14 +96,13 @@ def run(site, target, case, seconds):
     }
 
 
-def logged(paths, begin, end):
-    """Latencies in µs of the transactions that ended between two times."""
+def logged(paths):
+    """(time, latency in µs) of all transactions."""
     for path in paths:
         with open(path) as file:
             for line in file:
                 _, _, latency, _, second, micro, *_ = line.split()
-                if begin <= int(second) + int(micro) / 1e6 < end:
-                    yield int(latency)
+                yield int(second) + int(micro) / 1e6, int(latency)
 
 
 class Runs:
