@@ -1,6 +1,7 @@
 """Runs of pgbench and the figures of the window in their middle."""
 
 import glob
+import math
 import os
 import statistics
 import subprocess
@@ -128,6 +129,6 @@ class Runs:
         return statistics.median(of(it) for it in self.figures[case, target])
 
     def ratio(self, case, target, other, of):
-        """The median of the rounds' ratios."""
+        """The median of the rounds' ratios; NaN where the other took nothing that can be told."""
         pairs = zip(self.figures[case, target], self.figures[case, other])
-        return statistics.median(of(mine) / max(of(its), 1e-9) for mine, its in pairs)
+        return statistics.median(of(mine) / of(its) if of(its) else math.nan for mine, its in pairs)
