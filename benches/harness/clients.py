@@ -282,7 +282,7 @@ class Temporary(Worker):
         for _ in range(5):
             expect(client.rows("SELECT marker FROM soak_temp"), [[marker]], "a temporary table")
         if self.random.random() < 0.5:
-            client.rows("DROP TABLE soak_temp")
+            client.rows("DROP TABLE pg_temp.soak_temp")
         else:
             client.rows("DISCARD ALL")
 

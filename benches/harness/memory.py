@@ -1,10 +1,10 @@
 """Memory of many idle clients, and very many clients over few servers."""
 
-import os
 import random
+import subprocess
 import time
 
-from .processes import free_port, resident_kb, say
+from .processes import fail, free_port, pgbench, resident_kb, say
 from .targets import GUEST, Targets
 from .wire import Client, query, rows
 
@@ -62,3 +62,28 @@ def crowd(site: Targets, count, servers, scale, queries=3):
         for client in clients:
             client.close()
         site.end(process)
+
+
+# An identifier is part of what a plan and a prepared statement are kept by.
+DISTINCT = """\\set aid random(1, {rows})
+\\set name random(1, 1000000000)
+SELECT abalance AS c:name FROM pgbench_accounts WHERE aid = :aid;
+"""
+
+
+def growth(site: Targets, count, scale):
+    """(what, resident KB after a twentieth, at the end) of many transactions, and of as many
+    statements that differ."""
+    script = site.write("distinct.sql", DISTINCT.format(rows=scale * 100_000))
+    for what, arguments in (("prepared transactions", ["-S", "-M", "prepared"]),
+                            ("distinct statements", ["-f", script])):
+        sizes = []
+        for part in (count // 20, count):
+            done = subprocess.run([pgbench(), "-n", "-c", "16", "-t", str(part // 16), *arguments,
+                                   "-h", "127.0.0.1", "-p", str(site.ports["pgsluice"]), "-U", "app",
+                                   "app"], capture_output=True, text=True)
+            if done.returncode != 0:
+                fail(f"pgbench {' '.join(arguments)}: {done.stderr}")
+            sizes.append(resident_kb(site.pids["pgsluice"]))
+        say(f"{count} {what}: {sizes[0]} to {sizes[1]} KB")
+        yield what, *sizes
