@@ -680,14 +680,7 @@ impl Server {
     /// Any failure; the connection is then to be closed.
     pub async fn clean_up(&mut self) -> Result<(), PgError> {
         self.input.advance(std::mem::take(&mut self.skipping));
-        if self.is_copy_in() {
-            self.push_with(b'f', Action::Skip, |out| {
-                frontend::copy_fail(out, "the client has gone");
-            });
-        }
-        if !self.pipeline.is_settled() {
-            self.push_sync();
-        }
+        self.end_requests();
         if self.pipeline.is_owing() {
             match tokio::time::timeout(Duration::from_millis(100), self.drain()).await {
                 Ok(drained) => drained?,
@@ -719,6 +712,18 @@ impl Server {
         Ok(())
     }
 
+    /// Ends a COPY whose data nobody will send, and a batch.
+    fn end_requests(&mut self) {
+        if self.is_copy_in() {
+            self.push_with(b'f', Action::Skip, |out| {
+                frontend::copy_fail(out, "the client has gone");
+            });
+        }
+        if !self.pipeline.is_settled() {
+            self.push_sync();
+        }
+    }
+
     /// Reads to the end of everything owed and drops it.
     ///
     /// # Errors
@@ -730,6 +735,11 @@ impl Server {
             match self.front()? {
                 Front::Forward(count) => self.drop_front(count),
                 Front::More => {
+                    // A server that has just begun to wait for the data of a COPY takes no cancel.
+                    if self.is_copy_in() {
+                        self.end_requests();
+                        self.flush().await?;
+                    }
                     self.fill().await?;
                 }
                 Front::Done => return Ok(()),
