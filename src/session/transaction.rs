@@ -187,7 +187,7 @@ impl Session {
     }
 
     /// What holds once every member has rolled back.
-    fn rolled_back(&mut self, tx: Transaction) {
+    fn rolled_back(&mut self, tx: Box<Transaction>) {
         self.schema_of_block = SchemaOfBlock::Unchanged;
         self.reload_at_commit = false;
         // A server that joined late was given the settings of that moment, outside of the block.
@@ -196,7 +196,7 @@ impl Session {
     }
 
     /// The one server has ended the block.
-    pub(super) async fn block_over(&mut self, tx: Transaction, committed: bool) {
+    pub(super) async fn block_over(&mut self, tx: Box<Transaction>, committed: bool) {
         self.handle.state.lock().in_transaction = false;
         self.database.state.metrics.transactions.inc();
         self.end_portals();
