@@ -633,7 +633,7 @@ impl Server {
                 if let Some(reason) = self.cancel.reason()
                     && error_of(frame).code == sqlstate::QUERY_CANCELED
                 {
-                    return Err(reason.clone());
+                    return Err(reason);
                 }
                 if fields.is_ok_and(|it| it.is_stale_plan()) {
                     self.stale = Stale::Found { is_hidden: self.stale == Stale::Hide };
