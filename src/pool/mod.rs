@@ -10,8 +10,8 @@ pub mod login;
 pub mod lookup;
 #[expect(clippy::module_inception, reason = "the folder's noun")]
 mod pool;
-mod suspects;
 mod quota;
+mod suspects;
 
 pub use lease::Lease;
 pub use pool::{Pool, PoolLimits, PoolNumbers, PoolState};
