@@ -8,6 +8,8 @@ use std::fmt;
 
 /// Five-character codes of <https://www.postgresql.org/docs/current/errcodes-appendix.html>.
 pub mod sqlstate {
+    /// A warning without a code of its own.
+    pub const WARNING: &str = "01000";
     /// A statement the proxy cannot answer exactly as one Postgres would.
     pub const FEATURE_NOT_SUPPORTED: &str = "0A000";
     /// A connection to a server was lost.

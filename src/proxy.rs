@@ -213,15 +213,11 @@ impl Proxy {
 impl Handle {
     /// Cancels what runs for this client.
     pub async fn cancel(&self) {
-        let servers = {
-            // Marked under the lock: a session takes a server off this list before it gives it
-            // back, so that one that is still here is seen as marked then.
-            let servers = self.servers.lock();
-            servers.iter().for_each(|it| it.mark());
-            servers.clone()
-        };
-        for server in servers {
-            server.send().await;
+        // Begun under the lock: a session takes a server off this list before it gives it back, so
+        // that one that is still here is seen as cancelled then.
+        let begun: Vec<_> = self.servers.lock().iter().map(CancelKey::begin).collect();
+        for cancellation in begun {
+            cancellation.send().await;
         }
     }
 }

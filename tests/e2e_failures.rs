@@ -147,6 +147,24 @@ fn who_never_reads_costs_little() {
 }
 
 #[test]
+fn an_abandoned_copy_does_not_keep_its_server() {
+    let name = support::database("copy_left");
+    let spec = ProxySpec::of(support::shared(), &name);
+    let proxy = Proxy::start(ProxySpec { pool: "size = 1\n".to_owned(), ..spec });
+    proxy.client().run("CREATE TABLE plans (id int)");
+    let backend = || proxy.client().run("BEGIN; SELECT pg_backend_pid(); COMMIT").first();
+    let before = backend();
+    for _ in 0..10 {
+        let mut client = proxy.client();
+        pgsluice::wire::frontend::query(&mut client.out, b"COPY plans FROM STDIN");
+        client.send().unwrap();
+        drop(client);
+        // 53300 after five seconds if the server still waits for data.
+        assert_eq!(backend(), before);
+    }
+}
+
+#[test]
 fn servers_may_be_down_and_come_back() {
     let cluster = support::own(1, 1);
     let primary = Node::Primary(0);

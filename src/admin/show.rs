@@ -23,6 +23,7 @@ pub(super) const SHOWS: &[Show] = &[
     Show { name: "SERVERS", make: servers },
     Show { name: "SHARDS", make: shards },
     Show { name: "DATABASES", make: databases },
+    Show { name: "LISTENERS", make: listeners },
     Show { name: "STATS", make: stats },
     Show { name: "LIMITS", make: super::limits::limits },
     Show { name: "LOGINS", make: logins },
@@ -292,6 +293,33 @@ fn databases(proxy: &Proxy) -> Table {
             database.state.plans.counts().entries.to_string(),
             database.state.is_paused.load(Relaxed).to_string(),
         ]);
+    });
+    table
+}
+
+fn listeners(proxy: &Proxy) -> Table {
+    let mut table = Table::new(&[
+        "database",
+        "channel",
+        "client_pid",
+        "state",
+        "waiting",
+        "delivered",
+        "missed",
+    ]);
+    each_database(proxy, |database| {
+        for listener in database.state.listen.listeners() {
+            let (delivered, missed) = listener.inbox.counts();
+            table.row([
+                database.config.name.clone(),
+                listener.channel.to_string(),
+                listener.inbox.pid.to_string(),
+                if listener.is_up { "listening".into() } else { "reconnecting".into() },
+                listener.inbox.waiting().to_string(),
+                delivered.to_string(),
+                missed.to_string(),
+            ]);
+        }
     });
     table
 }

@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 use crate::exec::two_phase::recovery;
 use crate::metrics::http::Page;
 use crate::pool::cluster::{Cluster, Database};
-use crate::pool::{catalog, health};
+use crate::pool::{self, catalog, health};
 use crate::proxy::Proxy;
 
 /// How often prepared transactions that nobody ends are looked for.
@@ -105,6 +105,7 @@ pub(super) fn supervise(proxy: &Arc<Proxy>) {
     tokio::spawn(load_schemas(Arc::clone(proxy)));
     tokio::spawn(recover(Arc::clone(proxy)));
     tokio::spawn(super::sweep::sweep(Arc::clone(proxy)));
+    tokio::spawn(listen(Arc::clone(proxy)));
 }
 
 /// Health checks of all hosts, side by side, and the upkeep of their pools.
@@ -121,6 +122,21 @@ async fn check_hosts(proxy: Arc<Proxy>) {
         cluster.hosts().flat_map(|it| it.pools()).for_each(|pool| pool.reap());
         drop(cluster);
         tokio::time::sleep(interval).await;
+    }
+}
+
+/// One listener per database; a reload's new databases get theirs.
+async fn listen(proxy: Arc<Proxy>) {
+    let mut known = std::collections::HashSet::new();
+    loop {
+        for name in proxy.cluster.load().databases.keys() {
+            if known.insert(name.clone()) {
+                let (proxy, name) = (Arc::clone(&proxy), name.clone());
+                let current = move || proxy.cluster.load().databases.get(&name).cloned();
+                tokio::spawn(pool::listen::serve(current));
+            }
+        }
+        tokio::time::sleep(NEWCOMERS).await;
     }
 }
 

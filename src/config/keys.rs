@@ -171,6 +171,8 @@ pub const KEYS: &[Key] = &[
         "Memory the plan cache may use, per database; above it those that were not used for long are dropped."),
     key("limits.merge_bytes", Kind::Bytes { min: 64 * KIB, max: 64 * GIB }, Value(r#""64MiB""#),
         "Memory one statement may use to sort, group or deduplicate rows of several shards; above it the statement fails with 53400."),
+    key("limits.notifications", Kind::Count { min: 1, max: 1_000_000 }, Value("1000"),
+        "Notifications kept for a client that LISTENs until it takes them; beyond it the client is told that some were missed."),
 
     key("health.interval", WAIT, Value(r#""1s""#),
         "How often each server is checked."),
@@ -194,6 +196,8 @@ pub const KEYS: &[Key] = &[
         "May use the admin console (database pgsluice). If no user has it, every user may."),
     key("user.clients", count(1), Absent("as limits.clients_per_user"),
         "limits.clients_per_user for this user."),
+    key("user.replication", Kind::Bool, Value("false"),
+        "May open replication connections (replication=true or database), which are handed to the home shard's primary."),
     key("user.server_user", Kind::Text, Absent("as in the shard's URL"),
         "Logs in to servers as this user, in place of the one in the shard's URL."),
     key("user.server_password", Kind::Secret, Absent("as in the shard's URL"),

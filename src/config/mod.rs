@@ -122,6 +122,8 @@ pub struct Limits {
     pub plan_bytes: usize,
     /// Bytes a grouping, a sort or a DISTINCT over shards may hold, per statement.
     pub merge_bytes: usize,
+    /// Notifications kept per client until it takes them.
+    pub notifications: usize,
 }
 
 /// How long sessions may take for what; zero: for ever. Databases have those they override.
@@ -182,6 +184,8 @@ pub struct User {
     pub admin: bool,
     /// Override of `limits.clients_per_user`.
     pub clients: Option<usize>,
+    /// May open replication connections.
+    pub replication: bool,
     /// Credentials towards servers, in place of those in the shard's URL.
     pub server_user: Option<String>,
     pub server_password: Option<String>,

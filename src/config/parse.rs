@@ -161,6 +161,7 @@ fn limits(section: &Section<'_>) -> Limits {
         plans: section.value("plans", values::count),
         plan_bytes: section.value("plan_bytes", values::bytes),
         merge_bytes: section.value("merge_bytes", values::bytes),
+        notifications: section.value("notifications", values::count),
     };
     if limits.login_delay >= limits.login_timeout {
         let hint = "write a shorter time, or a longer login_timeout";
@@ -221,6 +222,7 @@ fn user(section: &Section<'_>, outside: &Outside<'_>, may_lack: bool) -> Option<
         auth: method.unwrap_or(AuthMethod::ScramSha256),
         admin: section.value("admin", values::bool),
         clients: section.optional("clients", values::count),
+        replication: section.value("replication", values::bool),
         server_user: section.optional("server_user", values::text),
         server_password: resolved(section, "server_password", outside),
         server_auth: server_auth(&section.value("server_auth", values::choice)),

@@ -101,6 +101,7 @@ fn sections(config: &Config, rows: &mut Rows) {
             ("plans", limits.plans.to_string()),
             ("plan_bytes", show_bytes(limits.plan_bytes as u64)),
             ("merge_bytes", show_bytes(limits.merge_bytes as u64)),
+            ("notifications", limits.notifications.to_string()),
         ],
     );
     rows.section(
@@ -123,6 +124,7 @@ fn user(user: &User, rows: &mut Rows) {
     rows.add("user.auth", &name, auth(user.auth));
     rows.add("user.admin", &name, user.admin);
     rows.add("user.clients", &name, or_empty(&user.clients));
+    rows.add("user.replication", &name, user.replication);
     rows.add("user.server_user", &name, or_empty(&user.server_user));
     rows.add("user.server_password", &name, masked(user.server_password.is_some()));
     rows.add("user.server_auth", &name, server_auth(user.server_auth));

@@ -112,7 +112,7 @@ async fn settle(member: &mut Member, failed: bool) -> Result<(), Failure> {
         if tokio::time::timeout(patience, server.drain()).await.is_ok() {
             return Ok(());
         }
-        server.cancel.send().await;
+        server.cancel.begin().send().await;
     }
     if let Err(error) = server.drain().await {
         server.set_broken();

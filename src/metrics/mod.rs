@@ -30,6 +30,9 @@ pub struct Metrics {
     pins: IntCounterVec,
     pins_refused: IntCounterVec,
     pinned: IntGaugeVec,
+    listening: IntGaugeVec,
+    notifications: IntCounterVec,
+    missed: IntCounterVec,
     host_up: IntGaugeVec,
     pub clients: IntGauge,
     pub limits: LimitMetrics,
@@ -69,6 +72,7 @@ pub struct DatabaseMetrics {
     pub pins_refused: IntCounter,
     pins: IntCounterVec,
     name: String,
+    pub listen: ListenMetrics,
 }
 
 impl DatabaseMetrics {
@@ -76,6 +80,17 @@ impl DatabaseMetrics {
     pub fn pins(&self, reason: &str) -> IntCounter {
         self.pins.with_label_values(&[&self.name, reason])
     }
+}
+
+/// Handles for one database's LISTEN.
+#[derive(Clone)]
+pub struct ListenMetrics {
+    /// Channels that somebody listens on.
+    pub channels: IntGauge,
+    /// Notifications given to clients.
+    pub delivered: IntCounter,
+    /// Notifications that found no room, and losses of the connection that a client was told of.
+    pub missed: IntCounter,
 }
 
 impl Metrics {
@@ -109,6 +124,11 @@ impl Metrics {
             &["database"],
         )?;
         registry.register(Box::new(pinned.clone()))?;
+        let listening = IntGaugeVec::new(
+            Opts::new("sluice_listening_channels", "Channels that clients listen on."),
+            &["database"],
+        )?;
+        registry.register(Box::new(listening.clone()))?;
         let clients = IntGauge::new("sluice_clients", "Connected clients.")?;
         registry.register(Box::new(clients.clone()))?;
         Ok(Self {
@@ -143,6 +163,17 @@ impl Metrics {
                 &["database"],
             )?,
             pinned,
+            listening,
+            notifications: counters(
+                "sluice_notifications_total",
+                "Notifications given to clients.",
+                &["database"],
+            )?,
+            missed: counters(
+                "sluice_notifications_missed_total",
+                "Notifications that clients missed, or were told they may have missed.",
+                &["database"],
+            )?,
             host_up,
             clients,
             limits: LimitMetrics::new(&registry)?,
@@ -180,6 +211,11 @@ impl Metrics {
             pins_refused: of(&self.pins_refused),
             pins: self.pins.clone(),
             name: name.to_owned(),
+            listen: ListenMetrics {
+                channels: self.listening.with_label_values(&[name]),
+                delivered: of(&self.notifications),
+                missed: of(&self.missed),
+            },
         }
     }
 

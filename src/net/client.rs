@@ -125,6 +125,14 @@ impl Client {
         Ok(Some((next.tag, self.input.split_to(next.len).freeze())))
     }
 
+    /// Puts a frame back to the front of the input.
+    pub fn take_back(&mut self, frame: &[u8]) {
+        let mut input = BytesMut::with_capacity(frame.len() + self.input.len());
+        input.extend_from_slice(frame);
+        input.extend_from_slice(&self.input);
+        self.input = input;
+    }
+
     /// Waits for more input, holding no buffer meanwhile. 0 bytes: the client has gone.
     ///
     /// # Errors

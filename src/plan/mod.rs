@@ -237,6 +237,12 @@ pub enum Local {
     },
     /// FETCH, MOVE or CLOSE of a cursor (`None`: CLOSE ALL): goes where the cursor was declared.
     Cursor(Option<String>),
+    /// LISTEN; the channel as Postgres folds it.
+    Listen(String),
+    /// UNLISTEN; `None`: `*`.
+    Unlisten(Option<String>),
+    /// `SELECT pg_listening_channels()`, or `SELECT * FROM` it.
+    ListeningChannels,
     /// An empty statement.
     Empty,
 }

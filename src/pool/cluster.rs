@@ -11,6 +11,7 @@ use dashmap::DashMap;
 use parking_lot::Mutex;
 
 use super::control::Control;
+use super::listen::Hub;
 use super::login::{Account, Accounts};
 use super::lookup::Lookup;
 use super::pool::{Pool, PoolLimits};
@@ -93,6 +94,8 @@ pub struct DatabaseState {
     pub ended: AtomicU64,
     pub pins: Pins,
     pub is_paused: AtomicBool,
+    /// LISTEN of all clients.
+    pub listen: Hub,
 }
 
 /// A server, with what the health checks found and the pools to it.
@@ -181,10 +184,12 @@ impl Pins {
 
 impl DatabaseState {
     fn new(name: &str, config: &Config, metrics: &Metrics) -> Self {
+        let metrics = metrics.database(name);
         Self {
+            listen: Hub::new(metrics.listen.clone()),
             catalog: ArcSwapOption::empty(),
             plans: PlanCache::new(config.limits.plans, config.limits.plan_bytes, PLAN_KEY_BYTES),
-            metrics: metrics.database(name),
+            metrics,
             parameters: DashMap::new(),
             lookup: Lookup::default(),
             passed: DashMap::new(),

@@ -115,6 +115,7 @@ pub(super) fn found(name: &str, secret: Secret, server_auth: ServerAuth) -> User
         auth,
         admin: false,
         clients: None,
+        replication: false,
         server_user: None,
         server_password: None,
         server_auth,

@@ -6,6 +6,7 @@ pub mod control;
 mod control_connection;
 pub mod health;
 mod lease;
+pub mod listen;
 pub mod login;
 pub mod lookup;
 #[expect(clippy::module_inception, reason = "the folder's noun")]

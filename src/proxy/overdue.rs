@@ -19,21 +19,20 @@ impl Handle {
             return self.signals.raise(Signals::TIMEOUT);
         }
         // Its servers tell the truth about how it ended; without any it waits for one.
-        let servers = {
+        let requests: Vec<_> = {
             let servers = self.servers.lock();
             if !self.activity.is_same() {
                 return;
             }
-            servers.iter().for_each(|it| it.mark_because(&error));
-            servers.clone()
+            servers.iter().map(|it| it.begin_because(&error)).collect()
         };
-        if servers.is_empty() {
+        if requests.is_empty() {
             self.activity.sentence(overdue, error);
             return self.signals.raise(Signals::OVERDUE);
         }
         self.activity.cancelled();
-        for server in servers {
-            tokio::spawn(async move { server.send().await });
+        for request in requests {
+            tokio::spawn(request.send());
         }
     }
 

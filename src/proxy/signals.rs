@@ -24,6 +24,8 @@ impl Signals {
     pub const TIMEOUT: u8 = 4;
     /// What waits for a server is to wait no longer, for a reason that [`super::Activity`] has.
     pub const OVERDUE: u8 = 8;
+    /// There is something in the session's inbox.
+    pub const INBOX: u8 = 16;
     /// Any of them.
     pub const ANY: u8 = u8::MAX;
 

@@ -22,7 +22,20 @@ impl Server {
         deadline: Duration,
         prepared_statements: usize,
     ) -> Result<Self, PgError> {
-        match tokio::time::timeout(deadline, dial(target, prepared_statements)).await {
+        Self::connect_with(target, deadline, prepared_statements, &[]).await
+    }
+
+    /// As [`Self::connect`], with more start-up parameters; they go before the usual ones.
+    ///
+    /// # Errors
+    /// As [`Self::connect`].
+    pub async fn connect_with(
+        target: &Target,
+        deadline: Duration,
+        prepared_statements: usize,
+        parameters: &[(&str, &str)],
+    ) -> Result<Self, PgError> {
+        match tokio::time::timeout(deadline, dial(target, prepared_statements, parameters)).await {
             Ok(connected) => connected,
             Err(_) => {
                 let why = format!("no answer within pool.connect_timeout = {deadline:?}");
@@ -54,10 +67,14 @@ impl From<PgError> for Refused {
     }
 }
 
-async fn dial(target: &Target, prepared_statements: usize) -> Result<Server, PgError> {
+async fn dial(
+    target: &Target,
+    prepared_statements: usize,
+    parameters: &[(&str, &str)],
+) -> Result<Server, PgError> {
     let mut failed = None;
     for attempt in open::attempts(&target.host) {
-        match dial_by(target, *attempt, prepared_statements).await {
+        match dial_by(target, *attempt, prepared_statements, parameters).await {
             Ok(server) => return Ok(server),
             Err(Refused { error, may_retry }) => {
                 failed = Some(joined(failed, error));
@@ -81,6 +98,7 @@ async fn dial_by(
     target: &Target,
     attempt: Attempt,
     prepared_statements: usize,
+    parameters: &[(&str, &str)],
 ) -> Result<Server, Refused> {
     let stream = open::open(&target.host, attempt).await.map_err(|error| Refused {
         error: unreachable(target, &error.to_string()),
@@ -101,6 +119,7 @@ async fn dial_by(
         ready_if: None,
         has_told_ready: false,
         stale: super::Stale::Tell,
+        hears: false,
         is_private: false,
         own_error: None,
         thread: 0,
@@ -114,18 +133,23 @@ async fn dial_by(
         settings: super::Settings::default(),
         statements: Statements::new(prepared_statements),
     };
-    log_in(&mut server, target).await?;
+    log_in(&mut server, target, parameters).await?;
     Ok(server)
 }
 
-async fn log_in(server: &mut Server, target: &Target) -> Result<(), Refused> {
+async fn log_in(
+    server: &mut Server,
+    target: &Target,
+    more: &[(&str, &str)],
+) -> Result<(), Refused> {
     let host = &target.host;
-    let parameters = [
+    let usual = [
         ("user", host.user.as_str()),
         ("database", host.database.as_str()),
         ("client_encoding", "UTF8"),
-        ("application_name", "pgsluice"),
     ];
+    let is_usual = |it: &&(&str, &str)| !more.iter().any(|other| other.0 == it.0);
+    let parameters = usual.iter().filter(is_usual).chain(more).copied();
     frontend::startup(&mut server.output, 0, parameters)?;
     let mut nonce = [0; crate::auth::scram::NONCE_BYTES];
     getrandom::fill(&mut nonce)

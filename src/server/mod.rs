@@ -20,7 +20,7 @@ use crate::wire::pipeline::{Action, Pipeline, TxStatus, Verdict};
 use crate::wire::{backend, frame, frontend};
 use bytes::{Buf, Bytes, BytesMut};
 
-pub use cancel::CancelKey;
+pub use cancel::{CancelKey, Cancellation};
 pub use passed::PassedThrough;
 pub use settings::{IDENTITY, Setting, Settings, SharedSettings, difference, quote};
 pub use statements::Statements;
@@ -60,6 +60,8 @@ pub struct Server {
     parsed: usize,
     /// Whether a COPY of this request has read over the client's Sync.
     has_swallowed_sync: bool,
+    /// Whether notifications are for whom it works for: not where a function has left a LISTEN behind.
+    pub hears: bool,
     /// Whether what is read answers requests of our own only.
     is_private: bool,
     /// The first error of a request of our own.
@@ -148,7 +150,7 @@ impl Server {
 
     /// Whether the connection can no longer be used at all.
     pub fn is_broken(&self) -> bool {
-        self.is_broken || self.cancel.was_used()
+        self.is_broken
     }
 
     /// Marks the connection as unusable.
@@ -200,6 +202,11 @@ impl Server {
     pub fn end_copy(&mut self, message: &[u8]) {
         self.output.extend_from_slice(message);
         self.pipeline.on_request(message[0], Action::Forward);
+        if self.pipeline.is_in_batch() {
+            // A server tells its result with the next Sync only, which the client may have sent
+            // ahead of the data.
+            frontend::flush(&mut self.output);
+        }
     }
 
     /// What a server says that owes nothing: notifications, notices, changed settings.
@@ -218,6 +225,21 @@ impl Server {
     /// Which connection it is, and as whose it is used now: to know it again if nobody else had it.
     pub fn turn(&self) -> Turn {
         Turn { process: self.cancel.process, created: self.created, leases: self.leases }
+    }
+
+    /// Why a server that owed nothing has closed the connection: its own word, or what is known.
+    pub fn farewell(&mut self) -> BytesMut {
+        match frame::next_frame(&self.input) {
+            Ok(Some(next)) if next.tag == b'E' && next.len <= self.input.len() => {
+                self.input.split_to(next.len)
+            }
+            _ => {
+                let error = self.lost("the server closed it").fatal();
+                let mut out = BytesMut::new();
+                backend::error_response(&mut out, &error);
+                out
+            }
+        }
     }
 
     /// A new request begins: [`Self::has_failed`] tells of its errors only.
@@ -337,6 +359,11 @@ impl Server {
     /// Records a reply that the client gets in its turn although the server was not asked.
     pub fn push_fake(&mut self, tag: u8, reply: Bytes) {
         self.pipeline.on_request(tag, Action::Fake(reply));
+    }
+
+    /// Everything read and not taken yet, whatever it is: the connection is somebody else's to read.
+    pub fn take_raw(&mut self) -> BytesMut {
+        self.input.split()
     }
 
     /// Queues bytes that owe no reply: COPY data, Flush.
@@ -621,6 +648,7 @@ impl Server {
                     return Ok(Verdict::Skip);
                 }
             }
+            b'A' if !self.hears => return Ok(Verdict::Skip),
             _ => (),
         }
         let verdict = self.pipeline.on_reply(tag, status).map_err(|unexpected| {
@@ -652,6 +680,40 @@ impl Server {
     /// Any failure; the connection is then to be closed.
     pub async fn clean_up(&mut self) -> Result<(), PgError> {
         self.input.advance(std::mem::take(&mut self.skipping));
+        self.end_requests();
+        if self.pipeline.is_owing() {
+            match tokio::time::timeout(Duration::from_millis(100), self.drain()).await {
+                Ok(drained) => drained?,
+                Err(_) => {
+                    self.cancel.begin().send().await;
+                    self.drain().await?;
+                }
+            }
+        }
+        self.outlive_cancels().await?;
+        if self.tx() != TxStatus::Idle {
+            self.run("ROLLBACK").await?;
+        }
+        Ok(())
+    }
+
+    /// Waits until no cancel request can hit what is sent from now on: the server has taken them all,
+    /// and ignores those that it finds when it reads the next message.
+    async fn outlive_cancels(&mut self) -> Result<(), PgError> {
+        if !self.cancel.was_used() {
+            return Ok(());
+        }
+        let Some(requests) = self.cancel.settled().await else {
+            return Err(self.lost("a cancel request may still be on its way"));
+        };
+        self.push_sync();
+        self.finish().await?;
+        self.cancel.forget(requests);
+        Ok(())
+    }
+
+    /// Ends a COPY whose data nobody will send, and a batch.
+    fn end_requests(&mut self) {
         if self.is_copy_in() {
             self.push_with(b'f', Action::Skip, |out| {
                 frontend::copy_fail(out, "the client has gone");
@@ -660,17 +722,6 @@ impl Server {
         if !self.pipeline.is_settled() {
             self.push_sync();
         }
-        if self.pipeline.is_owing() {
-            let drained = tokio::time::timeout(Duration::from_millis(100), self.drain()).await;
-            if drained.is_err() {
-                self.cancel.send().await;
-                self.drain().await?;
-            }
-        }
-        if self.tx() != TxStatus::Idle {
-            self.run("ROLLBACK").await?;
-        }
-        Ok(())
     }
 
     /// Reads to the end of everything owed and drops it.
@@ -684,6 +735,11 @@ impl Server {
             match self.front()? {
                 Front::Forward(count) => self.drop_front(count),
                 Front::More => {
+                    // A server that has just begun to wait for the data of a COPY takes no cancel.
+                    if self.is_copy_in() {
+                        self.end_requests();
+                        self.flush().await?;
+                    }
                     self.fill().await?;
                 }
                 Front::Done => return Ok(()),

@@ -146,7 +146,8 @@ impl Session {
         }
         server.push(b'E', EXECUTE, Action::Forward);
         server.push(b'S', SYNC, Action::Forward);
-        if self.tx.is_none() {
+        // A client that does not ask for the columns goes by those it was told before.
+        if self.tx.is_none() && (parts.describes || parts.parse.is_some()) {
             server.hide_stale();
         }
         express.len = parts.len;
@@ -201,6 +202,7 @@ impl Session {
             && self.routing.tenant.is_none()
             && matches!(self.schema_of_block, SchemaOfBlock::Unchanged)
             && self.batch.is_empty()
+            && self.listening.is_none()
             && self.proxy.is_current(&self.cluster)
     }
 
@@ -334,6 +336,8 @@ impl Session {
     /// Drops a request in the middle of its answer.
     pub(super) fn cut_off(&mut self, express: &mut Option<Express>) {
         let Some(mut dropped) = express.take() else { return };
+        // Before: a cancel request must not find the server here any more.
+        self.handle.servers.lock().clear();
         self.is_cut_off = dropped.via.server(&mut self.members).is_passing();
     }
 

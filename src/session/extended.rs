@@ -124,10 +124,14 @@ impl Session {
                 return Ok(());
             }
         }
+        self.hand_batch_on(tag == b'S').await
+    }
+
+    /// Carries out what has come together; a Sync ends it.
+    pub(super) async fn hand_batch_on(&mut self, is_sync: bool) -> Result<(), Failure> {
         let batch = std::mem::take(&mut self.batch);
         self.batch_bytes = 0;
         self.begin_request();
-        let is_sync = tag == b'S';
         if !self.skips_to_sync {
             let done = self.run_batch(&batch, is_sync).await;
             let failed =
@@ -157,6 +161,9 @@ impl Session {
         self.end_implicit().await?;
         if self.tx.is_none() {
             self.portals.clear();
+        }
+        if self.listening.is_some() {
+            self.hear().await;
         }
         self.ready();
         Ok(())

@@ -90,6 +90,9 @@ impl Session {
                 self.execute_sql(name, args).await?;
             }
             Local::Cursor(name) => self.cursor(name.as_deref(), statement).await?,
+            Local::Listen(channel) => self.listen(channel, statement).await?,
+            Local::Unlisten(channel) => self.unlisten(channel.as_deref(), statement).await?,
+            Local::ListeningChannels => self.show_channels(statement).await?,
             Local::Empty => backend::empty_query_response(&mut self.client.out),
         }
         Ok(())
@@ -386,6 +389,7 @@ impl Session {
         self.sql_statements.clear();
         self.doubt = None;
         self.unpin();
+        self.stop_listening();
         self.complete("DISCARD ALL");
         Ok(())
     }

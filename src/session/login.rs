@@ -4,14 +4,14 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::authenticate::authenticate;
-use super::{PATIENCE, Role, Routing, Session, open};
+use super::{PATIENCE, Role, Routing, Session, open, replication};
 use crate::config::User;
 use crate::error::{PgError, sqlstate};
 use crate::net::Client;
 use crate::pool::cluster::{Cluster, Database};
 use crate::pool::login::Account;
 use crate::proxy::{ClientState, Handle, Proxy, Seat};
-use crate::server::{Setting, Settings, difference};
+use crate::server::{Server, Setting, Settings, difference};
 use crate::wire::backend;
 use crate::wire::pipeline::TxStatus;
 
@@ -41,6 +41,8 @@ const REPORTED: &[&str] = &[
 /// What a connection turned out to be.
 pub(super) enum Outcome {
     Session(Box<Session>),
+    /// A session and the server that all it says is handed to.
+    Replication(Box<Session>, Box<Server>),
     Admin(Box<(Client, Arc<Handle>, Seat)>),
     /// It was told why it may not stay.
     Ended,
@@ -54,6 +56,7 @@ struct Wanted {
     settings: Settings,
     routing: Routing,
     application: String,
+    replication: Option<replication::Mode>,
 }
 
 /// Speaks with a new connection; `None` if it ended, was a cancel request or was refused.
@@ -92,6 +95,7 @@ fn wanted(client: &mut Client, startup: open::Startup) -> Result<Wanted, PgError
         settings: Settings::default(),
         routing: Routing::default(),
         application: String::new(),
+        replication: None,
     };
     let mut unknown = Vec::new();
     for (name, value) in parameters {
@@ -99,11 +103,7 @@ fn wanted(client: &mut Client, startup: open::Startup) -> Result<Wanted, PgError
             "user" => wanted.user = value,
             "database" => wanted.database = value,
             "options" => options(&mut wanted, &value)?,
-            "replication" if !matches!(value.as_str(), "false" | "off" | "no" | "0") => {
-                return Err(PgError::refused("replication connections are not supported")
-                    .hint("connect to the server itself"));
-            }
-            "replication" => (),
+            "replication" => wanted.replication = replication::Mode::parse(&value)?,
             _ if name.starts_with("_pq_.") => unknown.push(name),
             _ => set(&mut wanted, &name, value)?,
         }
@@ -218,9 +218,12 @@ async fn admit(
     proxy: &Arc<Proxy>,
     mut client: Client,
     thread: usize,
-    wanted: Wanted,
+    mut wanted: Wanted,
 ) -> Result<Outcome, (Client, PgError)> {
     let cluster = proxy.cluster.load_full();
+    if let Some(mode) = wanted.replication {
+        mode.choose_database(&cluster, &mut wanted.database);
+    }
     let limits = &cluster.config.limits;
     let mut seat = match Seat::take(proxy, client.peer, wanted.database == ADMIN, limits) {
         Ok(seat) => seat,
@@ -251,14 +254,24 @@ async fn admit(
     let mut session =
         Box::new(new_session(proxy, client, handle, account, cluster, database, &wanted, thread));
     session.seat = Some(seat);
-    match session.learn_parameters().await {
-        Ok(parameters) => {
+    let begun = match wanted.replication {
+        None => session.learn_parameters().await.map(|it| (it, None)),
+        Some(mode) => session
+            .dial_for_replication(mode)
+            .await
+            .map(|server| (reported(&server.status), Some(Box::new(server)))),
+    };
+    match begun {
+        Ok((parameters, server)) => {
             let handle = Arc::clone(&session.handle);
             greet(&mut session.client, &handle, &parameters, &wanted);
             if session.client.flush(PATIENCE).await.is_err() {
                 session.client.input.clear();
             }
-            Ok(Outcome::Session(session))
+            Ok(match server {
+                None => Outcome::Session(session),
+                Some(server) => Outcome::Replication(session, server),
+            })
         }
         Err(error) => {
             session.tell(&error.fatal());
@@ -365,6 +378,7 @@ fn new_session(
         written: Vec::new(),
         reload_at_commit: false,
         schema_of_block: Default::default(),
+        listening: None,
         queries: 0,
         is_cut_off: false,
         asked: Default::default(),

@@ -80,6 +80,7 @@ impl Session {
         if tells && self.last_server.map(Turn::next) != Some(server.turn()) {
             server.push_query("DISCARD SEQUENCES", Action::Skip);
         }
+        server.hears = self.database.mode == PoolMode::Session;
         self.handle.servers.lock().push(Arc::clone(&server.cancel));
         let is_primary = lease.is_primary();
         let since = Instant::now();
@@ -202,6 +203,11 @@ pub(super) fn poll_idle(
         while !server.is_broken() && server.poll_fill(cx).is_ready() {
             let said = server.take_asynchronous();
             client.out.extend_from_slice(&said);
+        }
+        if server.is_broken() && !member.in_tx {
+            // What the session had on it is gone, so the session goes too.
+            client.out.extend_from_slice(&server.farewell());
+            return Poll::Ready(Ok(0));
         }
     }
     if !client.out.is_empty() && client.poll_flush(cx)?.is_ready() {

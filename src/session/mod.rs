@@ -6,12 +6,14 @@ mod express;
 mod extended;
 mod fan_out;
 mod limits;
+mod listen;
 mod local;
 mod login;
 mod members;
 mod one_shard;
 mod open;
 mod prepare;
+mod replication;
 mod run;
 mod settled;
 mod statement;
@@ -87,6 +89,8 @@ struct Session {
     /// Whether the block has changed the schema.
     reload_at_commit: bool,
     schema_of_block: transaction::SchemaOfBlock,
+    /// Since the first LISTEN.
+    listening: Option<Box<listen::Listening>>,
     queries: u64,
     /// Whether the client has got a part of a row of which the rest will not come.
     is_cut_off: bool,
@@ -136,6 +140,9 @@ pub async fn serve(proxy: Arc<Proxy>, stream: Stream, thread: Arc<Thread>) {
     let login = Box::pin(login::log_in(&proxy, client, number));
     match tokio::time::timeout(limits.login_timeout, login).await {
         Ok(Some(login::Outcome::Session(session))) => session.live().await,
+        Ok(Some(login::Outcome::Replication(session, server))) => {
+            Box::pin(session.replicate(server)).await;
+        }
         Ok(Some(login::Outcome::Admin(console))) => {
             let (client, handle, seat) = *console;
             Box::pin(crate::admin::serve(Arc::clone(&proxy), client, handle)).await;
@@ -180,7 +187,11 @@ impl Session {
                 break;
             }
         }
-        drop(express);
+        self.cut_off(&mut express);
+        if !self.client.out.is_empty() {
+            // The last word to a client whose own server has gone.
+            let _ = Box::pin(self.client.flush(Duration::from_secs(1))).await;
+        }
         self.end();
     }
 
@@ -274,6 +285,13 @@ impl Session {
                     self.cut_off(express);
                     return self.end_by(dropped).await;
                 }
+                if express.is_none() && handle.signals.take(Signals::INBOX) {
+                    let done = timeouts::within(handle, pin!(self.deliver())).await;
+                    return match done {
+                        Ok(done) => done.is_err(),
+                        Err(dropped) => self.end_by(dropped).await,
+                    };
+                }
                 handle.signals.take(Signals::DRAIN);
                 if express.is_none() {
                     // Nothing waits any more.
@@ -313,6 +331,11 @@ impl Session {
                 self.settle(called)?;
                 self.ready();
                 self.end_request().await
+            }
+            // Data sent together with the COPY that wants it.
+            b'd' | b'c' | b'f' if !self.batch.is_empty() => {
+                self.client.take_back(&frame);
+                self.hand_batch_on(false).await
             }
             // What is left of a COPY that has failed.
             b'd' | b'c' | b'f' => Ok(()),
@@ -384,6 +407,12 @@ impl Session {
         backend::error_response(&mut self.client.out, error);
     }
 
+    /// Whether a server that the session keeps was lost: what the session had on it (temporary tables,
+    /// locks) is gone, and another server would answer as if it had never been.
+    fn has_lost_kept_server(&mut self) -> bool {
+        self.keeps_servers() && self.members.iter_mut().any(|it| it.server().is_broken())
+    }
+
     /// Turns a failed statement into an answer and a failed transaction.
     fn settle(&mut self, done: Result<(), Failure>) -> Result<(), Failure> {
         match done {
@@ -395,6 +424,10 @@ impl Session {
                 return Ok(());
             }
             Err(Failure::Gone) => return Err(Failure::Gone),
+            Err(Failure::Error(error)) if self.has_lost_kept_server() => {
+                self.tell(&error.fatal());
+                return Err(Failure::Gone);
+            }
             Err(Failure::Error(error)) => self.tell(&error),
             Err(Failure::Server(frame)) => {
                 self.database.state.metrics.errors.inc();
@@ -421,6 +454,7 @@ impl Session {
     }
 
     fn end(&mut self) {
+        self.stop_listening();
         self.proxy.metrics.bytes_received.inc_by(self.client.received);
         self.proxy.metrics.limits.of("limits.buffer_bytes").inc_by(self.client.stalls);
         self.proxy.metrics.bytes_sent.inc_by(self.client.sent);

@@ -155,9 +155,10 @@ async fn first_byte(client: &mut Client) -> Option<u8> {
 
 async fn packet(client: &mut Client) -> Result<Option<Bytes>, PgError> {
     loop {
-        if let Some(len) = frame::next_startup(&client.input)?
-            && client.input.len() >= len
-        {
+        // What is no start-up packet gets no answer, as from a server: it is no Postgres client, or
+        // one that left at once.
+        let Ok(len) = frame::next_startup(&client.input) else { return Ok(None) };
+        if let Some(len) = len.filter(|len| client.input.len() >= *len) {
             return Ok(Some(client.input.split_to(len).freeze()));
         }
         match client.fill().await {

@@ -31,6 +31,9 @@ impl Session {
         let done = self.simple(&frame).await;
         self.settle(done)?;
         self.end_implicit().await?;
+        if self.listening.is_some() {
+            self.hear().await;
+        }
         self.ready();
         Ok(())
     }

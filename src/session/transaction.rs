@@ -44,6 +44,8 @@ pub(super) struct Transaction {
     /// SET LOCAL, SET TRANSACTION and SAVEPOINT so far, for shards that join later.
     pub(super) replay: Vec<String>,
     savepoints: Vec<Savepoint>,
+    /// LISTEN and UNLISTEN so far, which take effect with COMMIT.
+    pub(super) listens: Vec<super::listen::Change>,
     /// As they were at BEGIN.
     settings: Settings,
     routing: Routing,
@@ -64,6 +66,8 @@ struct Savepoint {
     name: String,
     /// Length of `replay` after it.
     replay: usize,
+    /// Length of `listens`.
+    listens: usize,
     settings: Settings,
     routing: Routing,
 }
@@ -87,6 +91,7 @@ impl Session {
             has_failed: false,
             replay: Vec::new(),
             savepoints: Vec::new(),
+            listens: Vec::new(),
             settings: Arc::clone(&self.settings),
             routing: self.routing.clone(),
             cursors: HashMap::new(),
@@ -156,6 +161,10 @@ impl Session {
             self.undo(tx).await;
             return Ok("ROLLBACK");
         }
+        if let Err(error) = self.prepare_listens(&tx.listens).await {
+            self.undo(tx).await;
+            return Err(error.into());
+        }
         let writers = self.members.iter().filter(|it| it.in_tx && it.wrote).count();
         let committed = match writers {
             0 | 1 => self.commit_one().await,
@@ -163,6 +172,7 @@ impl Session {
         };
         match committed {
             Ok(()) => {
+                self.apply_listens(&tx.listens);
                 self.committed(&tx).await;
                 Ok("COMMIT")
             }
@@ -253,11 +263,13 @@ impl Session {
         let mut number = [0; 16];
         getrandom::fill(&mut number)
             .map_err(|error| PgError::new(sqlstate::INTERNAL_ERROR, error.to_string()))?;
-        let deciding = self.members.iter().rfind(|it| it.in_tx && it.wrote);
-        let Some(deciding) = deciding.map(|it| it.shard) else { return Ok(()) };
-        let gid = Gid { deciding, number: u128::from_be_bytes(number) };
+        let home = self.database.config.home_shard;
         let mut writers: Vec<_> =
             self.members.iter_mut().filter(|it| it.in_tx && it.wrote).collect();
+        // The last one decides and is not prepared, which a transaction with NOTIFY cannot be.
+        writers.sort_by_key(|it| it.shard == home);
+        let Some(deciding) = writers.last().map(|it| it.shard) else { return Ok(()) };
+        let gid = Gid { deciding, number: u128::from_be_bytes(number) };
         let outcome = two_phase::commit(&mut writers, &gid).await;
         self.database.state.metrics.two_phase.inc();
         match outcome {
@@ -326,11 +338,20 @@ impl Session {
     async fn undo(&mut self, tx: Box<Transaction>) {
         for member in self.members.iter_mut().filter(|it| it.in_tx) {
             let server = member.lease.server();
+            // What was SET inside is as before, and servers report that.
+            let told = (!tx.replay.is_empty()).then(|| server.status.clone());
             if server.is_broken() || server.run("ROLLBACK").await.is_err() {
                 server.set_broken();
             }
+            for (name, value) in told.iter().flat_map(|_| &server.status) {
+                if told.as_ref().and_then(|it| it.get(name)) != Some(value) {
+                    let out = &mut self.client.out;
+                    backend::parameter_status(out, name.as_bytes(), value.as_bytes());
+                }
+            }
             member.in_tx = false;
         }
+        self.drop_listens();
         self.rolled_back(tx);
     }
 
@@ -377,7 +398,8 @@ impl Session {
         let (settings, routing) = (Arc::clone(&self.settings), self.routing.clone());
         let Some(tx) = &mut self.tx else { return };
         tx.replay.push(sql);
-        tx.savepoints.push(Savepoint { name, replay: tx.replay.len(), settings, routing });
+        let (replay, listens) = (tx.replay.len(), tx.listens.len());
+        tx.savepoints.push(Savepoint { name, replay, listens, settings, routing });
     }
 
     /// ROLLBACK TO SAVEPOINT: the block is whole again.
@@ -405,6 +427,7 @@ impl Session {
         tx.savepoints.truncate(at + 1);
         let savepoint = &tx.savepoints[at];
         tx.replay.truncate(savepoint.replay);
+        tx.listens.truncate(savepoint.listens);
         self.settings = Arc::clone(&savepoint.settings);
         self.routing = savepoint.routing.clone();
     }

@@ -71,9 +71,19 @@ impl Wire {
         parameters: &[(&str, &str)],
         password: &str,
     ) -> Result<Self, (String, String)> {
+        Self::login_by(0, port, parameters, password)
+    }
+
+    /// Logs in by minor version `minor` of protocol 3.
+    pub fn login_by(
+        minor: u16,
+        port: u16,
+        parameters: &[(&str, &str)],
+        password: &str,
+    ) -> Result<Self, (String, String)> {
         let lost = |error: io::Error| ("lost".to_owned(), error.to_string());
         let stream = TcpStream::connect(("127.0.0.1", port)).map_err(lost)?;
-        Self::login_on(stream, parameters, password)
+        Self::login_on(stream, minor, parameters, password)
     }
 
     /// Logs in from another address of this machine.
@@ -93,11 +103,12 @@ impl Wire {
         });
         stream.set_nonblocking(false).unwrap();
         let parameters = [("user", user), ("database", database)];
-        Self::login_on(stream, &parameters, password)
+        Self::login_on(stream, 0, &parameters, password)
     }
 
     fn login_on(
         stream: TcpStream,
+        minor: u16,
         parameters: &[(&str, &str)],
         password: &str,
     ) -> Result<Self, (String, String)> {
@@ -106,7 +117,7 @@ impl Wire {
         stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
         let empty = BytesMut::new();
         let mut wire = Self { stream, input: empty.clone(), out: empty, key: (0, Vec::new()) };
-        frontend::startup(&mut wire.out, 0, parameters.iter().copied()).unwrap();
+        frontend::startup(&mut wire.out, minor, parameters.iter().copied()).unwrap();
         let mut exchange = Some(ClientExchange::new(parameters[0].1, Some(password), [7; 18]));
         loop {
             wire.send().map_err(lost)?;

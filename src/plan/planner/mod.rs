@@ -172,6 +172,9 @@ impl<'a> Planner<'a> {
     fn statement(&self, statement: &Statement) -> Plan {
         let range = &statement.range;
         match &statement.kind {
+            Stmt::Query(query) if session::asks_channels(query) => {
+                Plan::local(Local::ListeningChannels)
+            }
             Stmt::Query(query) => self.query(query, range),
             Stmt::Insert(_) | Stmt::Update(_) | Stmt::Delete(_) | Stmt::Merge(_) => {
                 self.modify(&statement.kind, range)
@@ -179,7 +182,6 @@ impl<'a> Planner<'a> {
             Stmt::Copy(copy) => self.copy(copy, range),
             Stmt::Explain(explain) => self.explain(explain),
             Stmt::Session(it) => self.session(it),
-            Stmt::Fixed("LISTEN") => Plan::run(Access::Write, Scope::Home).pinned("LISTEN"),
             Stmt::Fixed("LOAD") => Plan::run(Access::Write, Scope::Home).pinned("LOAD"),
             Stmt::Fixed(_) => Plan::run(Access::Write, Scope::Home),
             Stmt::CreateAs(it) => self.create_as(it, range),
@@ -290,6 +292,9 @@ impl<'a> Planner<'a> {
     /// The plan of what was found; `fan` of a write.
     fn decide(&self, found: &Analyzer<'_>, fan: Option<Fan>) -> Plan {
         let facts = &found.facts;
+        if facts.asks_channels {
+            return Plan::forbidden(session::channels_refused());
+        }
         let reads = facts.volatility < Volatility::Volatile
             && !(facts.has_unknown_function || facts.has_locks)
             && !(facts.modifies || facts.has_advisory);

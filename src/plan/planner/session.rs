@@ -6,7 +6,9 @@ use super::types::oid_of;
 use super::{Planner, refuse};
 use crate::error::PgError;
 use crate::plan::{Access, Action, Combine, Isolation, Local, Plan, Run, Scope, Uses};
-use crate::sql::parse::tree::{Explain, Expr, Modes, Session, Statement, Stmt, TypeName};
+use crate::sql::parse::tree::{
+    Body, Explain, Expr, From, Kind, Modes, Query, Session, Statement, Stmt, TypeName,
+};
 
 /// Encodings whose characters may contain a backslash or quote byte: their text cannot be cut.
 const UNSAFE_ENCODINGS: [&str; 7] = ["sjis", "shiftjis", "big5", "gbk", "uhc", "gb18030", "johab"];
@@ -68,6 +70,8 @@ impl Planner<'_> {
             Session::Declare { cursor, hold, inner } => self.declare(cursor, *hold, inner),
             Session::Cursor(name) => Plan::local(Local::Cursor(name.clone())),
             Session::SetConstraints => self.everywhere(),
+            Session::Listen(channel) => Plan::local(Local::Listen(channel.clone())),
+            Session::Unlisten(channel) => Plan::local(Local::Unlisten(channel.clone())),
         }
     }
 
@@ -156,6 +160,42 @@ impl Planner<'_> {
             ),
         }
     }
+}
+
+/// Whether the query is `SELECT pg_listening_channels()` or `SELECT * FROM` it and nothing more, which
+/// the proxy answers itself: it is the proxy that listens.
+pub(super) fn asks_channels(query: &Query) -> bool {
+    let Query { with: None, body: Body::Select(select), order, limit: None, offset: None, .. } =
+        query
+    else {
+        return false;
+    };
+    let [target] = select.targets.as_slice() else { return false };
+    let is_bare = select.filter.is_none()
+        && select.group.is_empty()
+        && select.having.is_none()
+        && order.is_empty();
+    let call = match select.from.as_slice() {
+        [] => &target.expr,
+        [From::Function { calls, .. }] if matches!(target.expr.kind, Kind::Star(_)) => {
+            match calls.as_slice() {
+                [call] => call,
+                _ => return false,
+            }
+        }
+        _ => return false,
+    };
+    let is_asked = matches!(&call.kind, Kind::Call(it) if it.name == "pg_listening_channels"
+        && it.schema.as_deref().is_none_or(|schema| schema == "pg_catalog")
+        && it.args.is_empty());
+    is_bare && is_asked
+}
+
+/// Any other use of the function would be answered by a server, which does not listen.
+pub(super) fn channels_refused() -> PgError {
+    PgError::refused("pg_listening_channels() is supported as the only item of a SELECT alone")
+        .detail("The proxy listens for its clients; a server does not know their channels.")
+        .hint("Write SELECT pg_listening_channels().")
 }
 
 fn isolation(name: &str) -> Option<Isolation> {

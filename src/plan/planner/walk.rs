@@ -44,6 +44,8 @@ pub(super) struct Facts {
     pub(super) has_set_config: bool,
     /// Settings made by set_config that outlive the transaction; `None` for a name that is no literal.
     pub(super) set_for_session: Vec<Option<String>>,
+    /// Whether it asks for the channels that the session listens on.
+    pub(super) asks_channels: bool,
     /// Name of a reference table that is written.
     pub(super) writes_reference: Option<String>,
     /// A position in GROUP BY or DISTINCT ON was read: its literal's value matters.
@@ -102,6 +104,7 @@ impl<'a> Analyzer<'a> {
             has_advisory: false,
             has_set_config: false,
             set_for_session: Vec::new(),
+            asks_channels: false,
             writes_reference: None,
             has_ordinals: false,
             in_rows: false,
@@ -298,6 +301,7 @@ impl<'a> Analyzer<'a> {
         if !traits.is_builtin && self.catalog.suspects.functions.contains(&call.name) {
             self.facts.pin = self.facts.pin.or(Some(SUSPECT));
         }
+        self.facts.asks_channels |= traits.is_builtin && call.name == "pg_listening_channels";
         if traits.is_builtin && functions::is_advisory(&call.name) {
             self.facts.has_advisory = true;
         }

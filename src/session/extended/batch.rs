@@ -192,7 +192,9 @@ impl Session {
             }
             b'E' => {
                 let execute = Execute::read(frame)?;
-                let Some(portal) = self.portal_in(execute.portal, plan) else { return Ok(None) };
+                let Some(portal) = self.portal_in(execute.portal, plan) else {
+                    return self.portal_op(execute.portal, plan, place);
+                };
                 if let PlanAction::Run(run) = &portal.prepared.statement.plan.action {
                     plan.writes |= run.access == Access::Write;
                 }
@@ -223,13 +225,29 @@ impl Session {
         here.or_else(|| self.portals.get(name).cloned())
     }
 
+    /// The server of a cursor that SQL has declared: it is a portal too. Over one shard the block's
+    /// server judges the name.
+    fn cursor_place(&self, name: &[u8]) -> Option<(ShardId, Role)> {
+        let name = std::str::from_utf8(name).ok()?;
+        let tx = self.tx.as_ref().filter(|_| !name.is_empty())?;
+        let declared = tx.cursors.get(name).copied();
+        declared.or_else(|| {
+            let member = self.members.iter().find(|it| it.in_tx && !self.database.is_sharded())?;
+            let role = if member.is_primary { Role::Primary } else { Role::Replica };
+            Some((member.shard, role))
+        })
+    }
+
     fn portal_op(
         &self,
         name: &[u8],
         plan: &OneServer,
         place: &mut Option<(ShardId, Role)>,
     ) -> Result<Option<Op>, PgError> {
-        let at = self.portal_in(name, plan).and_then(|it| it.place);
+        let at = match self.portal_in(name, plan) {
+            Some(portal) => portal.place,
+            None => self.cursor_place(name),
+        };
         Ok(at.filter(|at| join(place, *at)).map(|_| Op::Portal))
     }
 
@@ -260,7 +278,7 @@ impl Session {
         member.wrote |= plan.writes;
         let server = member.lease.server();
         // Where nothing is executed a Sync changes nothing, and leaves the server free for others.
-        if may_repeat {
+        if may_repeat && plan.tells_columns(batch) {
             server.hide_stale();
         }
         let runs_nothing = plan.executed.is_empty() && plan.bound.is_empty();
@@ -385,6 +403,21 @@ impl OneServer {
     /// The statement of that name that this batch has prepared.
     fn statement(&self, name: &[u8]) -> Option<Arc<Prepared>> {
         self.parsed.iter().rev().find(|(it, _)| it == name).map(|(_, it)| Arc::clone(it))
+    }
+
+    /// Whether the batch asks for the columns of all it executes. A client that does not goes by those
+    /// it was told before, and must hear that they have changed.
+    fn tells_columns(&self, batch: &[(u8, Bytes)]) -> bool {
+        let describes = |portal: &[u8]| {
+            let subject = |frame| Subject::read(frame).ok();
+            let mut asked = batch.iter().filter(|it| it.0 == b'D').filter_map(|it| subject(&it.1));
+            asked.any(|it| it.target == Target::Portal && it.name == portal)
+        };
+        let mut binds = batch.iter().filter(|it| it.0 == b'B').map(|it| Bind::read(&it.1));
+        binds.all(|bind| {
+            let is_parsed = |it: &Bind<'_>| self.statement(it.statement).is_some();
+            bind.is_ok_and(|it| is_parsed(&it) || describes(it.portal))
+        })
     }
 
     fn described(&self) -> Option<&Arc<Prepared>> {

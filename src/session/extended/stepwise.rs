@@ -166,6 +166,9 @@ impl Session {
                 let name = format!("sluice.{name}");
                 self.answer(|out| backend::row_description(out, &[&name]));
             }
+            Local::ListeningChannels => {
+                self.answer(|out| backend::row_description(out, &["pg_listening_channels"]));
+            }
             Local::Explain(_) => {
                 self.answer(|out| backend::row_description(out, &["QUERY PLAN"]));
             }
@@ -263,7 +266,10 @@ impl Session {
         self.database.state.metrics.queries.inc();
         match &statement.plan.action {
             PlanAction::Local(local) => {
-                let has_rows = matches!(local, Local::ShowSluice(_) | Local::Explain(_));
+                let has_rows = matches!(
+                    local,
+                    Local::ShowSluice(_) | Local::Explain(_) | Local::ListeningChannels
+                );
                 let before = self.client.out.len();
                 Box::pin(self.local(local, statement)).await?;
                 if has_rows {

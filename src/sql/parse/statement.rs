@@ -33,8 +33,6 @@ fn convert(node: &Node) -> Stmt {
         Node::RefreshMatViewStmt(it) => maintain("REFRESH MATERIALIZED VIEW", it.relation.as_ref()),
         Node::DoStmt(_) => Stmt::Do,
         Node::CallStmt(it) => call(it),
-        Node::ListenStmt(_) => Stmt::Fixed("LISTEN"),
-        Node::UnlistenStmt(_) => Stmt::Fixed("UNLISTEN"),
         Node::NotifyStmt(_) => Stmt::Fixed("NOTIFY"),
         Node::LoadStmt(_) => Stmt::Fixed("LOAD"),
         other => session(other).map_or_else(|| ddl::ddl(other), Stmt::Session),
@@ -144,6 +142,8 @@ fn session(node: &Node) -> Option<Session> {
         Node::FetchStmt(it) => Session::Cursor(some(&it.portalname)),
         Node::ClosePortalStmt(it) => Session::Cursor(some(&it.portalname)),
         Node::ConstraintsSetStmt(_) => Session::SetConstraints,
+        Node::ListenStmt(it) => Session::Listen(it.conditionname.clone()),
+        Node::UnlistenStmt(it) => Session::Unlisten(some(&it.conditionname)),
         _ => return None,
     })
 }

@@ -31,7 +31,7 @@ pub enum Stmt {
     Do,
     /// CALL.
     Call(Box<Expr>),
-    /// A command that belongs to one fixed server, by its first word (LISTEN, NOTIFY, LOAD, …).
+    /// A command that belongs to one fixed server, by its first word (NOTIFY, LOAD).
     Fixed(&'static str),
     /// Grammar the proxy does not know.
     Unknown(String),
@@ -82,6 +82,10 @@ pub enum Session {
     Cursor(Option<String>),
     /// SET CONSTRAINTS.
     SetConstraints,
+    /// LISTEN; the channel as Postgres folds it.
+    Listen(String),
+    /// UNLISTEN; `None`: `*`.
+    Unlisten(Option<String>),
 }
 
 /// Transaction modes as written; `unknown` if a mode is none of these.

@@ -1,0 +1,207 @@
+//! Corners of the protocol that drivers lean on: raw frames against the proxy over one shard.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod support;
+
+use std::thread;
+use std::time::Duration;
+
+use pgsluice::wire::frontend::{self, Target};
+use support::proxy::{Proxy, ProxySpec};
+use support::wire::Wire;
+use support::{database, shared};
+
+/// A plain pooler over one shard.
+fn pooler(name: &str, mode: &str) -> Proxy {
+    let place = (shared().primary_port(0), Vec::new(), database(name));
+    let pool = format!("size = 4\nmode = \"{mode}\"\n");
+    Proxy::start(ProxySpec { pool, ..ProxySpec::over(&[place]) })
+}
+
+/// Tags of the frames up to ReadyForQuery.
+fn tags(client: &mut Wire) -> String {
+    client.send().unwrap();
+    let mut tags = String::new();
+    while !tags.ends_with('Z') {
+        tags.push(client.frame().unwrap().0 as char);
+    }
+    tags
+}
+
+fn bind_and_execute(client: &mut Wire, statement: &[u8]) {
+    let mut message = bytes::BytesMut::new();
+    frontend::bind(&mut message, b"", &[], 0);
+    let frame = message.freeze();
+    let bind = frontend::view::Bind::read(&frame).unwrap();
+    frontend::bind_renamed(&mut client.out, &frame, &bind, statement);
+    frontend::execute(&mut client.out, b"", 0);
+}
+
+#[test]
+fn copy_of_the_extended_protocol_ends_wherever_the_sync_stands() {
+    let proxy = pooler("copy_sync", "transaction");
+    let mut client = proxy.client();
+    client.run("CREATE TABLE t (a int)");
+    frontend::parse(&mut client.out, b"s", b"COPY t FROM STDIN", []);
+    frontend::sync(&mut client.out);
+    assert_eq!(tags(&mut client), "1Z");
+
+    // A Sync ahead of the data, and another one after it.
+    bind_and_execute(&mut client, b"s");
+    frontend::sync(&mut client.out);
+    client.send().unwrap();
+    assert_eq!((client.frame().unwrap().0, client.frame().unwrap().0), (b'2', b'G'));
+    frontend::copy_data(&mut client.out, b"1\n");
+    frontend::copy_done(&mut client.out);
+    frontend::sync(&mut client.out);
+    assert_eq!(tags(&mut client), "CZ");
+
+    // All in one write.
+    bind_and_execute(&mut client, b"s");
+    frontend::copy_data(&mut client.out, b"2\n");
+    frontend::copy_done(&mut client.out);
+    frontend::sync(&mut client.out);
+    assert_eq!(tags(&mut client), "2GCZ");
+
+    // Data that the server refuses: the rest is dropped.
+    bind_and_execute(&mut client, b"s");
+    frontend::copy_data(&mut client.out, b"x\n");
+    frontend::copy_data(&mut client.out, b"3\n");
+    frontend::copy_done(&mut client.out);
+    frontend::sync(&mut client.out);
+    assert_eq!(tags(&mut client), "2GEZ");
+    assert_eq!(client.run("SELECT sum(a) FROM t").first(), "3");
+}
+
+#[test]
+fn a_cancelled_statement_does_not_cost_the_session_its_server() {
+    let proxy = pooler("cancel_keeps", "session");
+    let mut client = proxy.client();
+    client.run("CREATE TEMP TABLE t AS SELECT 1 AS a");
+    let key = client.key.clone();
+    thread::scope(|scope| {
+        let long = scope.spawn(|| client.query("SELECT pg_sleep(20)"));
+        thread::sleep(Duration::from_millis(300));
+        let mut request = bytes::BytesMut::new();
+        frontend::cancel_request(&mut request, key.0, &key.1).unwrap();
+        let mut stream = std::net::TcpStream::connect(("127.0.0.1", proxy.port)).unwrap();
+        std::io::Write::write_all(&mut stream, &request).unwrap();
+        assert_eq!(long.join().unwrap().code(), "57014");
+    });
+    assert_eq!(client.run("SELECT a FROM t").first(), "1");
+}
+
+#[test]
+fn a_cancelled_statement_can_be_rolled_back_to_a_savepoint() {
+    let proxy = pooler("cancel_savepoint", "transaction");
+    let mut client = proxy.client();
+    client.run("CREATE TABLE t (a int)");
+    client.run("BEGIN");
+    client.run("INSERT INTO t VALUES (1)");
+    client.run("SAVEPOINT s");
+    let key = client.key.clone();
+    thread::scope(|scope| {
+        let long = scope.spawn(|| client.query("SELECT pg_sleep(20)"));
+        thread::sleep(Duration::from_millis(300));
+        let mut request = bytes::BytesMut::new();
+        frontend::cancel_request(&mut request, key.0, &key.1).unwrap();
+        let mut stream = std::net::TcpStream::connect(("127.0.0.1", proxy.port)).unwrap();
+        std::io::Write::write_all(&mut stream, &request).unwrap();
+        assert_eq!(long.join().unwrap().code(), "57014");
+    });
+    client.run("ROLLBACK TO s");
+    client.run("COMMIT");
+    assert_eq!(client.run("SELECT count(*) FROM t").first(), "1");
+}
+
+#[test]
+fn a_session_without_an_application_name_has_none() {
+    let proxy = pooler("application", "transaction");
+    assert_eq!(proxy.client().run("SHOW application_name").first(), "");
+}
+
+#[test]
+fn who_leaves_before_the_start_up_packet_gets_no_answer() {
+    use std::io::{Read, Write};
+    let proxy = pooler("no_startup", "transaction");
+    let mut stream = std::net::TcpStream::connect(("127.0.0.1", proxy.port)).unwrap();
+    stream.write_all(b"X\0\0\0\x04").unwrap();
+    let mut said = Vec::new();
+    stream.read_to_end(&mut said).unwrap();
+    assert_eq!(said, b"");
+}
+
+#[test]
+fn a_cursor_of_sql_can_be_described() {
+    let proxy = pooler("cursor", "transaction");
+    let mut client = proxy.client();
+    client.run("BEGIN");
+    client.run("DECLARE c CURSOR FOR SELECT 1 AS a");
+    frontend::describe(&mut client.out, Target::Portal, b"c");
+    frontend::sync(&mut client.out);
+    assert_eq!(tags(&mut client), "TZ");
+    frontend::execute(&mut client.out, b"c", 0);
+    frontend::sync(&mut client.out);
+    assert_eq!(tags(&mut client), "DCZ");
+    client.run("COMMIT");
+}
+
+#[test]
+fn a_kept_server_takes_its_session_along() {
+    let proxy = pooler("lost_session", "session");
+    let mut client = proxy.client();
+    client.run("CREATE TEMP TABLE t AS SELECT 1 AS a");
+    let pid = client.run("SELECT pg_backend_pid()").first();
+    let killed = proxy.client().run(&format!("SELECT pg_terminate_backend({pid})")).first();
+    assert_eq!(killed, "t");
+    // The table is gone: another server would answer as if it had never been.
+    let answer = client.query("SELECT 1");
+    assert_eq!(answer.code(), "57P01");
+    assert_eq!(client.query("SELECT 1").code(), "lost");
+}
+
+#[test]
+fn changed_columns_are_told_to_who_does_not_ask_for_them() {
+    let proxy = pooler("columns", "transaction");
+    let mut client = proxy.client();
+    client.run("CREATE TABLE t AS SELECT 1 AS a");
+    frontend::parse(&mut client.out, b"s", b"SELECT * FROM t", []);
+    frontend::describe(&mut client.out, Target::Statement, b"s");
+    frontend::sync(&mut client.out);
+    assert_eq!(tags(&mut client), "1tTZ");
+    bind_and_execute(&mut client, b"s");
+    frontend::sync(&mut client.out);
+    assert_eq!(tags(&mut client), "2DCZ");
+    client.run("ALTER TABLE t ADD COLUMN b int");
+    // It would take a row of two columns for one of the column it knows.
+    bind_and_execute(&mut client, b"s");
+    frontend::sync(&mut client.out);
+    assert_eq!(tags(&mut client), "EZ");
+    frontend::parse(&mut client.out, b"s2", b"SELECT * FROM t", []);
+    frontend::describe(&mut client.out, Target::Statement, b"s2");
+    bind_and_execute(&mut client, b"s2");
+    frontend::sync(&mut client.out);
+    assert_eq!(tags(&mut client), "1tT2DCZ");
+}
+
+#[test]
+fn a_rollback_reports_the_settings_it_takes_back() {
+    let proxy = pooler("reported", "transaction");
+    let mut client = proxy.client();
+    client.run("SET timezone TO 'UTC'");
+    client.run("BEGIN");
+    client.run("SET timezone TO 'Asia/Tokyo'");
+    frontend::query(&mut client.out, b"ROLLBACK");
+    let (mut reported, mut tag) = (Vec::new(), 0);
+    client.send().unwrap();
+    while tag != b'Z' {
+        let (next, frame) = client.frame().unwrap();
+        tag = next;
+        if tag == b'S' {
+            reported.push(String::from_utf8_lossy(&frame[5..]).into_owned());
+        }
+    }
+    assert_eq!(reported, ["TimeZone\0UTC\0"]);
+    assert_eq!(client.run("SHOW timezone").first(), "UTC");
+}
