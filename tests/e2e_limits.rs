@@ -115,6 +115,18 @@ fn long_queries_are_cancelled() {
     fails(&mut client, "SELECT 1", "25P02", "aborted");
     assert_eq!(client.query("COMMIT").tags, ["ROLLBACK"]);
     assert_eq!(client.run("SELECT count(*) FROM t").first(), "0");
+    // A savepoint and the server itself outlive it.
+    client.run("BEGIN");
+    let server = client.run("SELECT pg_backend_pid()").first();
+    client.run("SAVEPOINT s");
+    timeout(&mut client, "SELECT pg_sleep(10)");
+    client.run("ROLLBACK TO s");
+    client.run("INSERT INTO t VALUES (2)");
+    client.run("COMMIT");
+    assert_eq!(
+        client.run("SELECT pg_backend_pid() || ' ' || a FROM t").first(),
+        format!("{server} 2")
+    );
     // Waiting for a server counts.
     client.run("BEGIN");
     client.run("SELECT 1");
@@ -122,7 +134,7 @@ fn long_queries_are_cancelled() {
     timeout(&mut other, "SELECT 2");
     client.run("COMMIT");
     assert_eq!(other.run("SELECT 2").first(), "2");
-    assert_eq!(reached(&proxy, "limits.query_timeout"), 5);
+    assert_eq!(reached(&proxy, "limits.query_timeout"), 6);
 }
 
 #[test]

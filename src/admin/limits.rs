@@ -35,6 +35,10 @@ fn used(proxy: &Proxy, key: &str) -> Option<usize> {
         "limits.clients_per_user" => Some(seats.user),
         "limits.clients_per_database" => Some(seats.database),
         "limits.clients_per_address" => Some(seats.address),
+        "limits.pinned" => {
+            let pinned = cluster.databases.values().map(|it| it.state.metrics.pinned.get());
+            pinned.max().and_then(|it| usize::try_from(it).ok())
+        }
         "pool.size" => {
             let pools = cluster.hosts().flat_map(|host| host.pools());
             pools.map(|pool| pool.state().open).max()

@@ -31,7 +31,8 @@ fn look(proxy: &Proxy, cluster: &Cluster, at: u64) {
         let Some(database) = cluster.databases.get(&handle.database) else { continue };
         let limits = &cluster.config.limits;
         let timeouts = database.config.timeouts.or(&limits.timeouts);
-        handle.sweep(at, &Allowed { timeouts, write: limits.write_timeout }, &database.config);
+        let allowed = Allowed { timeouts, write: limits.write_timeout };
+        handle.sweep(at, &allowed, &database.config, &proxy.metrics.limits);
     }
 }
 

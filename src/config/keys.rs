@@ -276,6 +276,7 @@ pub const LIMITS: &[&str] = &[
     "limits.clients_per_user",
     "limits.clients_per_database",
     "limits.clients_per_address",
+    "limits.pinned",
     "pool.size",
     "pool.host_size",
     "pool.wait_timeout",

@@ -33,7 +33,8 @@ pub struct Activity {
     /// What the client does not take.
     pub backlog: Arc<Backlog>,
     seen: Mutex<Seen>,
-    verdict: Mutex<Option<Verdict>>,
+    /// Boxed: there is none, as a rule.
+    verdict: Mutex<Option<Box<Verdict>>>,
 }
 
 /// What the sweeper saw, and since when (in milliseconds of its clock).
@@ -129,7 +130,7 @@ impl Activity {
     pub fn sentence(&self, overdue: Overdue, error: PgError) {
         let Look { now, blocked, .. } = self.seen.lock().look;
         let blocked = if overdue == Overdue::Write { blocked } else { 0 };
-        *self.verdict.lock() = Some(Verdict { now, blocked, error });
+        *self.verdict.lock() = Some(Box::new(Verdict { now, blocked, error }));
     }
 
     /// The verdict, unless the session has gone on since.

@@ -7,11 +7,18 @@ use super::activity::{Allowed, Overdue};
 use super::{Handle, Signals};
 use crate::config::{Database, show_duration};
 use crate::error::{PgError, sqlstate};
+use crate::metrics::LimitMetrics;
 
 impl Handle {
     /// Looks at what the session does; cancels it, or tells the session to end it, if that takes too
     /// long. `at` is in milliseconds of the sweeper's clock.
-    pub fn sweep(self: &Arc<Self>, at: u64, allowed: &Allowed, database: &Database) {
+    pub fn sweep(
+        self: &Arc<Self>,
+        at: u64,
+        allowed: &Allowed,
+        database: &Database,
+        metrics: &LimitMetrics,
+    ) {
         let Some(overdue) = self.activity.judge(at, allowed) else { return };
         let error = error(overdue, allowed, database);
         if overdue != Overdue::Query {
@@ -30,6 +37,8 @@ impl Handle {
             self.activity.sentence(overdue, error);
             return self.signals.raise(Signals::OVERDUE);
         }
+        // The error comes from a server: nobody counts it later.
+        metrics.count(&error);
         self.activity.cancelled();
         for request in requests {
             tokio::spawn(request.send());

@@ -140,13 +140,7 @@ impl PreparedStatements {
             return Ok(Arc::clone(&text));
         }
         let size = footprint(&key);
-        let is_full = || self.bytes() + size > limit;
-        if is_full() || self.texts.len() >= TEXTS {
-            self.drop_unused();
-        }
-        if is_full() {
-            return Err(no_room(limit));
-        }
+        self.check_room(size, limit)?;
         let make = || {
             self.bytes.fetch_add(size, Ordering::Relaxed);
             let id = self.last_id.fetch_add(1, Ordering::Relaxed) + 1;
@@ -155,6 +149,18 @@ impl PreparedStatements {
             Arc::new(Text { id, name, key: key.clone(), valid, inferred })
         };
         Ok(Arc::clone(&self.texts.entry(key.clone()).or_insert_with(make)))
+    }
+
+    /// Makes room for a text of so many bytes.
+    ///
+    /// # Errors
+    /// As [`Self::text`].
+    pub fn check_room(&self, size: usize, limit: usize) -> Result<(), PgError> {
+        let is_full = || self.bytes() + size > limit;
+        if is_full() || self.texts.len() >= TEXTS {
+            self.drop_unused();
+        }
+        if is_full() { Err(no_room(limit)) } else { Ok(()) }
     }
 
     /// About the memory that the texts take.

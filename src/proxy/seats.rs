@@ -105,11 +105,10 @@ impl Seat {
         database: &Database,
         limits: &Limits,
     ) -> Result<(), PgError> {
-        let names: (Arc<str>, Arc<str>) =
-            (user.name.as_str().into(), database.name.as_str().into());
         let of_user = user.clients.or(limits.clients_per_user).unwrap_or(usize::MAX);
         let of_database = database.clients.or(limits.clients_per_database).unwrap_or(usize::MAX);
         let mut taken = self.proxy.seats.0.lock();
+        let names = (shared(&taken.users, &user.name), shared(&taken.databases, &database.name));
         if !count(&mut taken.users, Arc::clone(&names.0), of_user) {
             let message = format!("too many clients of user {:?} already", user.name);
             return Err(full(message, &"limits.clients_per_user", of_user).hint(
@@ -152,6 +151,11 @@ impl Drop for Seat {
             leave(&mut taken.databases, database);
         }
     }
+}
+
+/// The name as it is known already.
+fn shared(taken: &HashMap<Arc<str>, usize>, name: &str) -> Arc<str> {
+    taken.get_key_value(name).map_or_else(|| name.into(), |(known, _)| Arc::clone(known))
 }
 
 /// One more, unless there are `limit`.

@@ -89,9 +89,10 @@ impl CancelKey {
         self.begin()
     }
 
-    /// Why a statement was cancelled, if it was for a reason of the proxy's own.
-    pub fn reason(&self) -> Option<PgError> {
-        self.reason.lock().clone()
+    /// Why a statement was cancelled, if it was for a reason of the proxy's own and nobody has asked
+    /// before.
+    pub(super) fn take_reason(&self) -> Option<PgError> {
+        self.reason.lock().take()
     }
 
     /// Waits until no request is under way; how many there were, if the server has taken them all.

@@ -457,6 +457,9 @@ impl Server {
             if !is_whole && (next.len <= WHOLE_BYTES || !matches!(next.tag, b'D' | b'd')) {
                 break;
             }
+            if next.tag == b'E' && self.explain_cancel(end, next.len) {
+                continue;
+            }
             match self.reply(next.tag, end..end + part)? {
                 Verdict::Forward if next.tag != b'Z' => {
                     end += part;
@@ -527,6 +530,9 @@ impl Server {
             if self.input.len() < next.len {
                 return Ok(None);
             }
+            if next.tag == b'E' && self.explain_cancel(0, next.len) {
+                continue;
+            }
             let verdict = self.reply(next.tag, 0..next.len)?;
             let frame = self.input.split_to(next.len).freeze();
             if verdict == Verdict::Forward && next.tag != b'Z' {
@@ -534,6 +540,21 @@ impl Server {
             }
         }
         Ok(Some(None))
+    }
+
+    /// Where a statement was cancelled for a reason of the proxy's own, puts that in the place of the
+    /// error at `at`; whether it did.
+    fn explain_cancel(&mut self, at: usize, len: usize) -> bool {
+        let fields = backend::ErrorFields::read(&self.input[at..at + len]);
+        if !fields.is_ok_and(|it| it.code() == sqlstate::QUERY_CANCELED.as_bytes()) {
+            return false;
+        }
+        let Some(reason) = self.cancel.take_reason() else { return false };
+        let rest = self.input.split_off(at + len);
+        self.input.truncate(at);
+        backend::error_response(&mut self.input, &reason);
+        self.input.unsplit(rest);
+        true
     }
 
     /// Whether a whole frame is in memory already.
@@ -629,11 +650,6 @@ impl Server {
                 if fields.as_ref().is_ok_and(backend::ErrorFields::is_fatal) {
                     self.is_broken = true;
                     return Err(error_of(frame));
-                }
-                if let Some(reason) = self.cancel.reason()
-                    && error_of(frame).code == sqlstate::QUERY_CANCELED
-                {
-                    return Err(reason);
                 }
                 if fields.is_ok_and(|it| it.is_stale_plan()) {
                     self.stale = Stale::Found { is_hidden: self.stale == Stale::Hide };

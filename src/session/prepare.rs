@@ -88,9 +88,11 @@ impl Session {
         inner: &Bytes,
         sql: &str,
     ) -> Result<(), Failure> {
-        let is_known = self.statements.contains_key(name.as_bytes());
-        if is_known && !self.server_has_failed() {
+        if !self.server_has_failed() {
+            // Before the server has it: what comes after may not fail.
             self.check_name(name.as_bytes())?;
+            let limit = self.cluster.config.limits.statement_bytes;
+            self.proxy.prepared.check_room(inner.len() + types.len() * 4 + 1024, limit)?;
         }
         self.take_name(name).await?;
         self.relay_home(sql).await?;

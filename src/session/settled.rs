@@ -107,11 +107,12 @@ impl Session {
         let limit = config.limits.pinned.unwrap_or(usize::MAX);
         if usize::try_from(metrics.pinned.get()).is_ok_and(|it| it >= limit) {
             metrics.pins_refused.inc();
-            return Err(PgError::new(
+            return Err(PgError::limit(
                 sqlstate::CONFIGURATION_LIMIT_EXCEEDED,
                 format!("too many sessions are tied to a server already; this one would be for: {reason}"),
+                &"limits.pinned",
+                limit,
             )
-            .detail(format!("limits.pinned = {limit}"))
             .hint("end such sessions with DISCARD ALL when they are done, or raise limits.pinned"));
         }
         Ok(())
