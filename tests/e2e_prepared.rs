@@ -18,7 +18,7 @@ fn one_server(name: &str, more: &str) -> (Proxy, String) {
 }
 
 fn prepare(client: &mut Wire, name: &[u8], sql: &str) -> Answer {
-    frontend::parse(&mut client.out, name, sql.as_bytes(), [].into_iter());
+    frontend::parse(&mut client.out, name, sql.as_bytes(), []);
     frontend::sync(&mut client.out);
     client.answer(b"")
 }
