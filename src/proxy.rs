@@ -18,6 +18,10 @@ use crate::net::tls::Acceptor;
 use crate::pool::cluster::Cluster;
 use crate::server::{CancelKey, SharedSettings};
 
+/// Clients are numbered from here on: above every process id that servers have, so that none is taken
+/// for one (`pg_cancel_backend`).
+const FIRST_PID: i32 = 1_000_000_000;
+
 /// The shared state of a running proxy.
 pub struct Proxy {
     pub cluster: ArcSwap<Cluster>,
@@ -64,6 +68,8 @@ pub use signals::Signals;
 /// A connected client, as others see it: for cancel, SHOW CLIENTS and KILL.
 pub struct Handle {
     pub pid: i32,
+    /// In session mode: the process of its server, which the client was told as its own.
+    pub told_pid: std::sync::OnceLock<i32>,
     pub key: Vec<u8>,
     pub user: String,
     pub database: String,
@@ -150,8 +156,9 @@ impl Proxy {
     /// A process id no other client has now.
     pub fn next_pid(&self) -> i32 {
         loop {
-            let pid = (self.next_client.fetch_add(1, Ordering::Relaxed) & 0x7fff_ffff) as i32;
-            if pid != 0 && !self.clients.contains_key(&pid) {
+            let number = self.next_client.fetch_add(1, Ordering::Relaxed) % FIRST_PID as u64;
+            let pid = FIRST_PID + number as i32;
+            if !self.clients.contains_key(&pid) {
                 return pid;
             }
         }
@@ -160,11 +167,15 @@ impl Proxy {
     /// Sends cancel requests to the servers that work for a client; silently nothing for a wrong key.
     pub async fn cancel(&self, pid: i32, key: &[u8]) {
         self.metrics.cancels.inc();
-        let Some(handle) = self.clients.get(&pid).map(|it| Arc::clone(&it)) else { return };
-        if handle.key != key {
-            return;
+        let known = self.clients.get(&pid).map(|it| Arc::clone(&it));
+        let told = || {
+            let mut clients = self.clients.iter();
+            let told = clients.find(|it| it.told_pid.get() == Some(&pid) && it.key == key);
+            told.map(|it| Arc::clone(&it))
+        };
+        if let Some(handle) = known.filter(|it| it.key == key).or_else(told) {
+            handle.cancel().await;
         }
-        handle.cancel().await;
     }
 
     /// Brings the counters of the plan caches' limits up to date: the caches count for themselves.

@@ -205,3 +205,12 @@ fn a_rollback_reports_the_settings_it_takes_back() {
     assert_eq!(reported, ["TimeZone\0UTC\0"]);
     assert_eq!(client.run("SHOW timezone").first(), "UTC");
 }
+
+#[test]
+fn who_has_a_server_of_its_own_is_told_its_process() {
+    let session = pooler("own_pid", "session");
+    let mut client = session.client();
+    assert_eq!(client.run("SELECT pg_backend_pid()").first(), client.key.0.to_string());
+    // Else it is no process id at all.
+    assert!(pooler("no_pid", "transaction").client().key.0 > 1 << 22);
+}

@@ -325,7 +325,7 @@ class SlowReader(Worker):
 
     def login(self):
         client = super().login()
-        client.stream.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.stream.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32768)
         return client
 
     def step(self, client):

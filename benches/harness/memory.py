@@ -3,6 +3,7 @@
 import random
 import subprocess
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 from .processes import fail, free_port, pgbench, resident_kb, say
 from .targets import GUEST, Targets
@@ -13,16 +14,25 @@ def point(scale):
     return f"SELECT abalance FROM pgbench_accounts WHERE aid = {random.randint(1, scale * 100_000)}"
 
 
+def guests(port, database, count):
+    """Clients that log in by SCRAM, some at a time."""
+    log_in = lambda _: Client(port, user=GUEST, password=GUEST, database=database, timeout=120)
+    with ThreadPoolExecutor(32) as threads:
+        return list(threads.map(log_in, range(count)))
+
+
 def idle(site: Targets, target, count, scale):
     """Resident KB: before, with that many clients that logged in by SCRAM and ran a query, 10 s
     after they have left; and KB per client."""
-    pid, clients = site.pids[target], []
+    pid = site.pids[target]
     before = resident_kb(pid)
+    clients = guests(site.ports[target], site.database(target), count)
     try:
-        for _ in range(count):
-            clients.append(Client(site.ports[target], user=GUEST, password=GUEST,
-                                  database=site.database(target)))
-            clients[-1].rows(point(scale))
+        for some in (clients[at:at + 32] for at in range(0, count, 32)):
+            for client in some:
+                client.send(query(point(scale)))
+            for client in some:
+                rows(client.answer())
         time.sleep(1)
         during = resident_kb(pid)
     finally:
@@ -39,10 +49,9 @@ def crowd(site: Targets, count, servers, scale, queries=3):
     """Many clients of a pgsluice with few servers, all of them asking at the same time."""
     port = free_port()
     process = site.proxy("crowd", site.pgsluice_config(port, servers), port=port)
-    clients, begin = [], time.time()
+    begin = time.time()
+    clients = guests(port, "app", count)
     try:
-        for _ in range(count):
-            clients.append(Client(port, user=GUEST, password=GUEST, timeout=120))
         logged_in = time.time()
         wrong = 0
         for _ in range(queries):

@@ -2,6 +2,7 @@
 
 mod command;
 mod limits;
+mod prepared;
 mod show;
 
 use std::sync::Arc;

@@ -29,6 +29,7 @@ pub(super) const SHOWS: &[Show] = &[
     Show { name: "LOGINS", make: logins },
     Show { name: "CONFIG", make: config },
     Show { name: "PLANS", make: plans },
+    Show { name: "PREPARED", make: super::prepared::prepared },
     Show { name: "VERSION", make: version },
     Show { name: "HELP", make: help },
 ];

@@ -1,6 +1,7 @@
 //! Statements that clients have prepared: texts that servers know under one name of ours, and what is
 //! known of each under the schema in force. Shared by all clients.
 
+use std::collections::HashMap;
 use std::hash::{BuildHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -200,7 +201,20 @@ impl PreparedStatements {
             database: &key.database,
             version: prepared.version,
         };
+        if self.known.len() >= 2 * TEXTS {
+            // Of older versions of the schema, most of them.
+            self.known.retain(|_, it| Arc::strong_count(it) > 1);
+        }
         self.known.insert(self.hash(&parsed), Arc::clone(prepared));
+    }
+
+    /// By statement: how often sessions have it under a name of theirs, or in a portal.
+    pub fn uses(&self) -> HashMap<u64, usize> {
+        let mut uses = HashMap::new();
+        for prepared in &self.known {
+            *uses.entry(prepared.text.id).or_default() += Arc::strong_count(prepared.value()) - 1;
+        }
+        uses
     }
 
     /// All texts, by id.

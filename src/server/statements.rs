@@ -89,6 +89,11 @@ impl Statements {
         self.unnamed = None;
     }
 
+    /// The prepared statements.
+    pub fn ids(&self) -> impl Iterator<Item = u64> + '_ {
+        self.used.keys().copied()
+    }
+
     /// The number of prepared statements.
     pub fn len(&self) -> usize {
         self.used.len()

@@ -5,8 +5,9 @@ use std::time::Instant;
 
 use super::authenticate::authenticate;
 use super::{PATIENCE, Role, Routing, Session, open, replication};
-use crate::config::User;
+use crate::config::{PoolMode, User};
 use crate::error::{PgError, sqlstate};
+use crate::exec::Failure;
 use crate::net::Client;
 use crate::pool::cluster::{Cluster, Database};
 use crate::pool::login::Account;
@@ -255,7 +256,7 @@ async fn admit(
         Box::new(new_session(proxy, client, handle, account, cluster, database, &wanted, thread));
     session.seat = Some(seat);
     let begun = match wanted.replication {
-        None => session.learn_parameters().await.map(|it| (it, None)),
+        None => session.begin_with_server().await.map(|it| (it, None)),
         Some(mode) => session
             .dial_for_replication(mode)
             .await
@@ -319,6 +320,7 @@ fn register(
         .map_err(|error| PgError::new(sqlstate::INTERNAL_ERROR, error.to_string()))?;
     let handle = Arc::new(Handle {
         pid: proxy.next_pid(),
+        told_pid: std::sync::OnceLock::new(),
         key,
         user: wanted.user.clone(),
         database: wanted.database.clone(),
@@ -395,13 +397,40 @@ fn greet(client: &mut Client, handle: &Handle, parameters: &[(String, String)], 
         };
         backend::parameter_status(&mut client.out, name.as_bytes(), value.as_bytes());
     }
-    if let Err(error) = backend::backend_key_data(&mut client.out, handle.pid, &handle.key) {
+    let pid = handle.told_pid.get().copied().unwrap_or(handle.pid);
+    if let Err(error) = backend::backend_key_data(&mut client.out, pid, &handle.key) {
         tracing::debug!(%error, "a cancel key could not be told");
     }
     backend::ready_for_query(&mut client.out, TxStatus::Idle);
 }
 
 impl Session {
+    /// What the client is told at its start; in session mode it has its server then.
+    async fn begin_with_server(&mut self) -> Result<Vec<(String, String)>, PgError> {
+        let parameters = self.learn_parameters().await?;
+        self.take_own_server().await?;
+        Ok(parameters)
+    }
+
+    /// In session mode over one shard the client gets its server now, and its process id: what asks
+    /// about one's own backend, or compares it with a notification's, is right.
+    async fn take_own_server(&mut self) -> Result<(), PgError> {
+        if self.database.mode != PoolMode::Session || self.database.is_sharded() {
+            return Ok(());
+        }
+        let home = self.database.config.home_shard;
+        match self.member(home, Role::Primary).await {
+            Ok(at) => {
+                let _ = self.handle.told_pid.set(self.members[at].server().cancel.process);
+                Ok(())
+            }
+            // Without the primary, replicas still serve reads.
+            Err(_) if !self.database.home().replicas.is_empty() => Ok(()),
+            Err(Failure::Error(error)) => Err(error),
+            Err(_) => Err(PgError::new(sqlstate::CONNECTION_FAILURE, "the server was lost")),
+        }
+    }
+
     /// What servers report at the start of a session with these settings. A server is asked only if
     /// nobody was before, or if the session brings settings that the server must judge.
     async fn learn_parameters(&mut self) -> Result<Vec<(String, String)>, PgError> {

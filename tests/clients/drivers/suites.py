@@ -263,7 +263,7 @@ def psycopg2_environment(environment):
 
 
 SUITES = {
-    "asyncpg": Pytest("asyncpg", ASYNCPG, ["tests"], lambda it: {"PGDATABASE": "postgres"}),
+    "asyncpg": Pytest("asyncpg", ASYNCPG, ["tests"], lambda it: {"PGDATABASE": "bare"}),
     "psycopg2": Pytest("psycopg2", PSYCOPG2, ["tests"], psycopg2_environment),
     "psycopg": python_script("psycopg_app", PSYCOPG),
     "node-postgres": NodePostgres(),

@@ -6,7 +6,7 @@
 # The suite is built from the source package of the installed server's minor version (apt), or from
 # the unpacked source that PG_SOURCE names. Everything is kept below DIR (/var/tmp/pgsluice-regress);
 # PGSLUICE names the binary. Prints what failed, and at the end one line per mode; fails if a test
-# that passes directly fails in session mode, or is not listed in expected_failures in transaction mode.
+# that is not listed in `exceptions` fails.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -147,8 +147,19 @@ run() {
 report() {
   local status=0 mode
   for mode in "$@"; do
-    printf '%-12s %s passed, %s failed: %s\n' "$mode" "$(wc -l <"$dir/$mode/passed")" \
-      "$(wc -l <"$dir/$mode/failed")" "$(tr '\n' ' ' <"$dir/$mode/failed")"
+    local count unexpected
+    count=$(cat "$dir/$mode/passed" "$dir/$mode/failed" | wc -l)
+    printf '%-12s %s of %s passed; failed: %s\n' "$mode" "$(wc -l <"$dir/$mode/passed")" \
+      "$count" "$(tr '\n' ' ' <"$dir/$mode/failed")"
+    unexpected=$(awk -v mode="$mode" '$1 == mode { print $2 }' "$here/exceptions" | sort | comm -13 - "$dir/$mode/failed")
+    if [ -n "$unexpected" ]; then
+      printf '%-12s not expected to fail: %s; see %s\n' "$mode" "$(echo $unexpected)" "$dir/$mode/regression.diffs"
+      status=1
+    fi
+    if ! grep -qE '^( All | *[0-9]+ of )[0-9]+ tests' "$dir/$mode/log"; then
+      printf '%-12s did not end within %s s, see %s\n' "$mode" "$limit" "$dir/$mode/log"
+      status=1
+    fi
   done
   return $status
 }

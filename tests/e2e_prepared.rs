@@ -1,0 +1,124 @@
+//! Prepared statements that clients share, in transaction mode over one shard.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use pgsluice::playground::Node;
+use pgsluice::wire::frontend;
+use support::proxy::{Proxy, ProxySpec};
+use support::wire::{Answer, Arguments, Wire};
+
+/// A proxy with one server connection, and its database. The schema is read at the start only.
+fn one_server(name: &str, more: &str) -> (Proxy, String) {
+    let name = support::database(name);
+    let mut spec = ProxySpec::over(&[(support::shared().primary_port(0), vec![], name.clone())]);
+    spec.pool = format!("size = 1\n{more}");
+    spec.health = "catalog_refresh = \"0s\"\n".to_owned();
+    (Proxy::start(spec), name)
+}
+
+fn prepare(client: &mut Wire, name: &[u8], sql: &str) -> Answer {
+    frontend::parse(&mut client.out, name, sql.as_bytes(), [].into_iter());
+    frontend::sync(&mut client.out);
+    client.answer(b"")
+}
+
+/// Bind, Describe, Execute, Sync.
+fn execute(client: &mut Wire, name: &[u8]) -> Answer {
+    let mut bind = bytes::BytesMut::new();
+    frontend::bind(&mut bind, b"", &[], 0);
+    frontend::bind_rest(&mut client.out, b"", name, &bind[7..]);
+    frontend::describe(&mut client.out, frontend::Target::Portal, b"");
+    frontend::execute(&mut client.out, b"", 0);
+    frontend::sync(&mut client.out);
+    client.answer(b"")
+}
+
+fn unnamed(client: &mut Wire, sql: &str) -> Answer {
+    client.extended(sql, &Arguments { types: &[], values: &[], format: 0 })
+}
+
+#[test]
+fn a_changed_schema_is_not_noticed() {
+    let (proxy, name) = one_server("prepared_changed", "");
+    let mut client = proxy.client();
+    client.run("CREATE TABLE t (a int); INSERT INTO t VALUES (1)");
+    let direct = |sql: &str| {
+        support::shared().sql(Node::Primary(0), &name, sql).unwrap();
+    };
+    let sql = "SELECT * FROM t";
+    assert_eq!(prepare(&mut client, b"s", sql).error, None);
+    assert_eq!(execute(&mut client, b"s").columns.len(), 1);
+    for _ in 0..3 {
+        assert_eq!(unnamed(&mut client, sql).columns.len(), 1);
+    }
+
+    direct("ALTER TABLE t ADD COLUMN b int DEFAULT 2");
+    let answer = execute(&mut client, b"s");
+    assert_eq!((answer.error, answer.columns.len()), (None, 2));
+    direct("ALTER TABLE t ADD COLUMN c int DEFAULT 3");
+    let answer = unnamed(&mut client, sql);
+    assert_eq!((answer.error, answer.columns.len()), (None, 3));
+
+    // In a block the client is told, as by a server; after it all is well.
+    client.run("BEGIN");
+    assert_eq!(execute(&mut client, b"s").columns.len(), 3);
+    client.run("COMMIT");
+    direct("ALTER TABLE t DROP COLUMN c");
+    client.run("BEGIN");
+    let answer = execute(&mut client, b"s");
+    assert_eq!((answer.code(), answer.status), ("0A000", 'E'));
+    client.run("ROLLBACK");
+    let answer = execute(&mut client, b"s");
+    assert_eq!((answer.error, answer.columns.len()), (None, 2));
+}
+
+#[test]
+fn a_repeated_unnamed_statement_stays_prepared() {
+    let (proxy, _) = one_server("prepared_unnamed", "");
+    let (mut a, mut b) = (proxy.client(), proxy.client());
+    let sql = "SELECT 41 + 1";
+    for _ in 0..2 {
+        assert_eq!(unnamed(&mut a, sql).first(), "42");
+        assert_eq!(unnamed(&mut b, sql).first(), "42");
+    }
+    let held = "SELECT string_agg(statement, ';') FROM pg_prepared_statements";
+    assert_eq!(a.run(held).first(), sql);
+    let statements = proxy.show("PREPARED", "statement");
+    assert!(statements.iter().any(|it| it == sql), "{statements:?}");
+
+    // A text that comes once is handed on as it is.
+    assert_eq!(unnamed(&mut a, "SELECT 43").first(), "43");
+    assert_eq!(a.run(held).first(), sql);
+    // An error is the client's own, each time.
+    for _ in 0..3 {
+        assert_eq!(unnamed(&mut a, "SELECT no_such_column").code(), "42703");
+        assert_eq!(unnamed(&mut b, "SELECT 1/0").code(), "22012");
+    }
+    assert_eq!(unnamed(&mut b, sql).first(), "42");
+}
+
+#[test]
+fn unnamed_statements_are_handed_on_if_so_configured() {
+    let (proxy, _) = one_server("prepared_handed_on", "reuse_unnamed = false\n");
+    let mut client = proxy.client();
+    for _ in 0..3 {
+        assert_eq!(unnamed(&mut client, "SELECT 41 + 1").first(), "42");
+    }
+    let held = "SELECT count(*) FROM pg_prepared_statements";
+    assert_eq!(client.run(held).first(), "0");
+}
+
+#[test]
+fn an_unnamed_statement_lasts_until_the_next() {
+    let (proxy, _) = one_server("prepared_lasts", "");
+    let (mut a, mut b) = (proxy.client(), proxy.client());
+    assert_eq!(prepare(&mut a, b"", "SELECT 'a'").error, None);
+    assert_eq!(prepare(&mut b, b"", "SELECT 'b'").error, None);
+    for _ in 0..2 {
+        assert_eq!(execute(&mut a, b"").first(), "a");
+        assert_eq!(execute(&mut b, b"").first(), "b");
+    }
+    assert_eq!(a.run("SELECT 1").first(), "1");
+    assert_eq!(execute(&mut a, b"").code(), "26000");
+}
