@@ -229,7 +229,8 @@ impl Session {
 
     /// A server that can take a statement at once, as the session's settings want it.
     fn find_server(&mut self, run: &Run, routed: &Routed) -> Option<Express> {
-        let (shard, role) = (routed.shards.single()?, routed.role);
+        let shard = routed.shards.single()?;
+        let role = self.role_at(shard, routed.role);
         let writes = run.access == Access::Write;
         let since = self.client.thread.now();
         let settings = self.tx.as_ref().map_or(&self.settings, |tx| tx.settings_at_begin());

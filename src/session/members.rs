@@ -31,6 +31,7 @@ impl Session {
     /// # Errors
     /// If no server can be had, or the transaction may not reach another shard.
     pub(super) async fn member(&mut self, shard: ShardId, role: Role) -> Result<usize, Failure> {
+        let role = self.role_at(shard, role);
         let at = match self.held(shard, role) {
             Some(at) => at,
             None => {
@@ -41,6 +42,13 @@ impl Session {
         };
         self.bring_up(at).await?;
         Ok(at)
+    }
+
+    /// Without replicas the primary serves reads too: one that is held already, above all.
+    pub(super) fn role_at(&self, shard: ShardId, role: Role) -> Role {
+        let has_replicas =
+            self.database.shards.get(&shard).is_some_and(|it| !it.replicas.is_empty());
+        if has_replicas { role } else { Role::Primary }
     }
 
     fn held(&mut self, shard: ShardId, role: Role) -> Option<usize> {
