@@ -105,6 +105,11 @@ impl Session {
         self.relay_to(home, Role::Primary, false, &message).await
     }
 
+    /// Whether the open transaction has said LISTEN or UNLISTEN, so that its end is the proxy's.
+    pub(super) fn listens_at_commit(&self) -> bool {
+        self.tx.as_ref().is_some_and(|tx| !tx.listens.is_empty())
+    }
+
     fn note_listen(&mut self, change: Change) {
         self.begin_implicit();
         if let Some(tx) = &mut self.tx {

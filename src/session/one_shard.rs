@@ -13,7 +13,7 @@ use crate::wire::pipeline::{Action, TxStatus};
 impl Session {
     /// Whether the one server should carry the statement out as it is.
     pub(super) fn passes(&mut self, local: &Local) -> bool {
-        if self.database.is_sharded() {
+        if self.database.is_sharded() || self.listens_at_commit() && ends_block(local) {
             return false;
         }
         let in_block = self.tx.as_ref().is_some_and(|tx| tx.is_explicit);
@@ -162,6 +162,10 @@ impl Session {
             tx.has_failed = status == TxStatus::Failed;
         }
     }
+}
+
+fn ends_block(local: &Local) -> bool {
+    matches!(local, Local::Commit { .. } | Local::Rollback { .. } | Local::PrepareTransaction)
 }
 
 /// Whether a statement amid others may leave the session with other settings or statements.

@@ -102,7 +102,8 @@ impl Session {
         statements: SmallVec<[Statement; 1]>,
         frame: &Bytes,
     ) -> Result<(), Failure> {
-        if !self.database.is_sharded() && statements.iter().all(|it| goes_whole(&it.plan)) {
+        let may_go_whole = !self.database.is_sharded() && !self.listens_at_commit();
+        if may_go_whole && statements.iter().all(|it| goes_whole(&it.plan)) {
             return self.whole(&statements, frame).await;
         }
         if let Some((shard, role)) = self.one_place(&statements) {
@@ -475,6 +476,9 @@ fn goes_whole(plan: &crate::plan::Plan) -> bool {
                 | L::Prepare { .. }
                 | L::Deallocate(_)
                 | L::DiscardAll
+                | L::Listen(_)
+                | L::Unlisten(_)
+                | L::ListeningChannels
         ),
     }
 }
