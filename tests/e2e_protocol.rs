@@ -214,3 +214,43 @@ fn who_has_a_server_of_its_own_is_told_its_process() {
     // Else it is no process id at all.
     assert!(pooler("no_pid", "transaction").client().key.0 > 1 << 22);
 }
+
+/// Types that a server tells for the parameters of a statement.
+fn parameter_types(client: &mut Wire, name: &[u8], sql: &[u8]) -> Vec<u32> {
+    frontend::parse(&mut client.out, name, sql, []);
+    frontend::describe(&mut client.out, Target::Statement, name);
+    frontend::sync(&mut client.out);
+    client.send().unwrap();
+    let (mut types, mut tag) = (Vec::new(), 0);
+    while tag != b'Z' {
+        let (next, frame) = client.frame().unwrap();
+        tag = next;
+        if tag == b't' {
+            types =
+                pgsluice::wire::backend::view::parameter_types(&frame).unwrap().iter().collect();
+        }
+    }
+    types
+}
+
+#[test]
+fn a_statement_parsed_after_a_change_of_the_schema_has_the_new_types() {
+    const INSERT: &[u8] = b"INSERT INTO t VALUES ($1)";
+    let proxy = pooler("new_types", "transaction");
+    for create in ["CREATE TABLE", "CREATE TEMP TABLE"] {
+        let (mut client, mut other) = (proxy.client(), proxy.client());
+        client.run(&format!("{create} t (a int)"));
+        assert_eq!(parameter_types(&mut client, b"one", INSERT), [23]);
+        let ddl = if create.contains("TEMP") { &mut client } else { &mut other };
+        ddl.run("DROP TABLE t");
+        ddl.run(&format!("{create} t (a text)"));
+        assert_eq!(parameter_types(&mut client, b"two", INSERT), [25]);
+        client.run("BEGIN");
+        client.run("DROP TABLE t");
+        client.run(&format!("{create} t (a date)"));
+        assert_eq!(parameter_types(&mut client, b"three", INSERT), [1082]);
+        client.run("ROLLBACK");
+        assert_eq!(parameter_types(&mut client, b"four", INSERT), [25]);
+        client.run("DROP TABLE t");
+    }
+}

@@ -30,6 +30,9 @@ pub struct Plan {
     pub pin: Option<&'static str>,
     /// Whether schemas may have changed after this statement, so that the catalog is loaded again.
     pub changes_schema: bool,
+    /// Over one shard: whether types and columns of statements may be others after it, although the
+    /// catalog need not be loaded again.
+    pub alters: bool,
     /// The setting that `set_config(name, value, is_local)` makes.
     pub sets: Option<(String, Option<String>, bool)>,
     /// Settings whose values must be asked of the server afterwards: `set_config` amid other things.
@@ -48,6 +51,7 @@ impl Default for Plan {
             is_shareable: false,
             pin: None,
             changes_schema: false,
+            alters: false,
             sets: None,
             unsettled: Vec::new(),
             uses: None,

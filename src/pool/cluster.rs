@@ -91,6 +91,8 @@ pub struct DatabaseState {
     pub begun: AtomicU64,
     /// Rises when the catalog is forgotten: a load that was under way then does not count.
     pub epoch: AtomicU64,
+    /// Rises with DDL of a database of one shard, which does not need the catalog for it.
+    pub altered: AtomicU64,
     pub ended: AtomicU64,
     pub pins: Pins,
     pub is_paused: AtomicBool,
@@ -203,6 +205,7 @@ impl DatabaseState {
             loading: tokio::sync::Mutex::new(()),
             begun: AtomicU64::new(0),
             epoch: AtomicU64::new(0),
+            altered: AtomicU64::new(0),
             ended: AtomicU64::new(0),
             pins: Pins::new(),
             is_paused: AtomicBool::new(false),

@@ -31,6 +31,8 @@ pub struct TextKey {
     /// Settings that change what a name means.
     pub path: String,
     pub database: Arc<str>,
+    /// The schema it was parsed under: types and columns of a statement do not follow a change.
+    pub schema: u64,
 }
 
 /// A statement text that servers know under one name.
@@ -163,6 +165,11 @@ impl PreparedStatements {
         if is_full() { Err(no_room(limit)) } else { Ok(()) }
     }
 
+    /// A [`TextKey::schema`] that no other Parse has.
+    pub fn own_schema(&self) -> u64 {
+        (1 << 63) | self.last_id.fetch_add(1, Ordering::Relaxed)
+    }
+
     /// About the memory that the texts take.
     pub fn bytes(&self) -> usize {
         self.bytes.load(Ordering::Relaxed)
@@ -255,7 +262,7 @@ mod tests {
 
     fn key(number: usize) -> TextKey {
         let sql = format!("SELECT {number:01000}").into();
-        TextKey { sql, types: Vec::new(), path: String::new(), database: "app".into() }
+        TextKey { sql, types: Vec::new(), path: String::new(), database: "app".into(), schema: 0 }
     }
 
     #[test]

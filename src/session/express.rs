@@ -106,7 +106,8 @@ impl Session {
             Some(_) => return None,
             None => Arc::clone(self.statements.get(bind.statement)?),
         };
-        let is_fresh = prepared.version == self.database.state.catalog.load().as_ref()?.version;
+        let catalog = self.database.state.catalog.load();
+        let is_fresh = prepared.version == self.schema_version(catalog.as_ref()?);
         let is_known = is_fresh && !prepared.needs_types();
         if self.may_unpin(prepared.statement.sql()) {
             return None;
@@ -162,13 +163,16 @@ impl Session {
 
     /// The statement of an unnamed Parse that came before.
     fn known_parse(&self, frame: &[u8]) -> Option<Arc<Prepared>> {
+        if self.pin.is_some() {
+            return None;
+        }
         let parse = Parse::read(frame).ok()?;
         let types: SmallVec<[u32; 8]> = parse.types.iter().collect();
         let path = match self.settings.get("search_path") {
             Some(Setting::Statement(it) | Setting::Value(it)) => it,
             None => "",
         };
-        let version = self.database.state.catalog.load().as_ref()?.version;
+        let version = self.schema_version(self.database.state.catalog.load().as_ref()?);
         let database = &*self.database_name;
         let parsed = Parsed { sql: parse.sql, types: &types, path, database, version };
         match parse.name.is_empty() {

@@ -7,6 +7,7 @@ pub(super) mod batch;
 mod stepwise;
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::{Bytes, BytesMut};
 use smallvec::SmallVec;
@@ -14,6 +15,7 @@ use smallvec::SmallVec;
 use super::run::Routed;
 use super::transaction::SchemaOfBlock;
 use super::{Role, Session};
+use crate::catalog::Catalog;
 use crate::error::{PgError, sqlstate};
 use crate::exec::Failure;
 use crate::plan::route::Arguments;
@@ -225,13 +227,21 @@ impl Session {
         let database = Arc::clone(&self.database_name);
         // The texts outlive this message: they must not keep its whole read buffer alive.
         let sql = Bytes::copy_from_slice(&sql);
+        // Temporary tables, and a schema that only this transaction sees, are nobody else's.
+        let is_own =
+            self.pin.is_some() || !matches!(self.schema_of_block, SchemaOfBlock::Unchanged);
+        let schema = match is_own {
+            true => self.proxy.prepared.own_schema(),
+            false => self.catalog_version(),
+        };
         let text = {
             let limit = self.cluster.config.limits.statement_bytes;
-            self.proxy.prepared.text(TextKey { sql, types, path, database }, limit)?
+            let key = TextKey { sql, types, path, database, schema };
+            self.proxy.prepared.text(key, limit)?
         };
         let is_common = restored.is_none() && self.routing.tenant.is_none();
         let prepared = Arc::new(Prepared { text, statement, version: self.catalog_version() });
-        if is_common && matches!(self.schema_of_block, SchemaOfBlock::Unchanged) {
+        if is_common && !is_own {
             self.proxy.prepared.insert(&prepared);
         }
         Ok(prepared)
@@ -252,7 +262,13 @@ impl Session {
     }
 
     pub(super) fn catalog_version(&self) -> u64 {
-        self.catalog_now().map_or(0, |it| it.version)
+        self.catalog_now().map_or(0, |it| self.schema_version(&it))
+    }
+
+    /// The version of what a statement was planned and parsed under.
+    pub(super) fn schema_version(&self, catalog: &Catalog) -> u64 {
+        let altered = self.database.state.altered.load(Ordering::Acquire);
+        catalog.version.wrapping_add(altered)
     }
 
     /// A client's statement by name.

@@ -61,8 +61,11 @@ impl Session {
                 self.members.iter().position(|it| of_shard(it) && it.is_primary == wants_primary)
             })
             .or_else(|| {
-                let pinned = self.pin.is_some();
-                self.members.iter().position(|it| pinned && of_shard(it) && it.is_primary)
+                // A kept primary also serves reads where there is nothing else.
+                let hosts = self.database.shards.get(&shard);
+                let is_alone = hosts.is_some_and(|it| it.replicas.is_empty());
+                let serves_all = self.pin.is_some() || is_alone;
+                self.members.iter().position(|it| serves_all && of_shard(it) && it.is_primary)
             })
     }
 

@@ -118,6 +118,9 @@ impl Session {
         let has_settings = sets || self.settings != self.defaults;
         let at = self.send_whole(frame, writes).await?;
         self.follow(at).await;
+        if self.tx.is_none() {
+            self.end_of_alteration();
+        }
         if statements.iter().any(|it| is_about_session(&it.plan, has_settings)) {
             self.doubt(statements.iter().flat_map(|it| names_of(&it.plan)));
         }

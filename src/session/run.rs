@@ -1,8 +1,11 @@
 //! Statements of the simple protocol, and what both protocols share: which shards, which role.
 
+use std::sync::atomic::Ordering;
+
 use bytes::Bytes;
 use smallvec::SmallVec;
 
+use super::transaction::SchemaOfBlock;
 use super::{Role, Session};
 use crate::error::{PgError, sqlstate};
 use crate::exec::{Failure, relay};
@@ -263,8 +266,28 @@ impl Session {
         if let Some((name, value, is_local)) = &statement.plan.sets {
             self.note_set_config(name, value.as_deref(), *is_local);
         }
+        if statement.plan.alters {
+            self.altered();
+        }
         if statement.plan.changes_schema {
             self.schema_changed().await;
+        }
+    }
+
+    /// Statements parsed before need not fit what they name any more; inside a block that is so for
+    /// its own session now, and for all others at its end.
+    pub(super) fn altered(&mut self) {
+        self.database.state.altered.fetch_add(1, Ordering::AcqRel);
+        if self.tx.is_some() {
+            self.schema_of_block = SchemaOfBlock::Changed;
+        }
+    }
+
+    /// A block has ended: what it altered is everybody's now.
+    pub(super) fn end_of_alteration(&mut self) {
+        if !matches!(self.schema_of_block, SchemaOfBlock::Unchanged) {
+            self.schema_of_block = SchemaOfBlock::Unchanged;
+            self.database.state.altered.fetch_add(1, Ordering::AcqRel);
         }
     }
 

@@ -193,7 +193,7 @@ impl Session {
         }
         // What was set inside is in force on every server that took part.
         self.mark_settings();
-        self.schema_of_block = SchemaOfBlock::Unchanged;
+        self.end_of_alteration();
         if std::mem::take(&mut self.reload_at_commit) {
             self.reload_after_ddl().await;
         }

@@ -59,6 +59,7 @@ impl Planner<'_> {
         home.changes_schema = self.sharded && !it.is_temporary;
         home.pin = it.is_temporary.then_some("temporary table");
         if !self.sharded {
+            home.alters = !it.is_temporary;
             home.uses = super::session::executed(&it.query);
             return home;
         }
@@ -164,6 +165,7 @@ impl Planner<'_> {
             let mut plan = Plan::run(Access::Write, Scope::Home);
             plan.is_shareable = false;
             plan.changes_schema = makes_code(it);
+            plan.alters = true;
             return plan;
         }
         match self.check(&it.kind, range) {

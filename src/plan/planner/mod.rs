@@ -146,6 +146,7 @@ impl Plan {
             is_shareable: false,
             pin: None,
             changes_schema: false,
+            alters: false,
             sets: None,
             unsettled: Vec::new(),
             uses: None,

@@ -128,6 +128,7 @@ impl Planner<'_> {
         }
         let mut inner = self.statement(&it.inner);
         inner.changes_schema &= it.analyze;
+        inner.alters &= it.analyze;
         inner.pin = inner.pin.filter(|_| it.analyze);
         inner.sets = None;
         inner.is_shareable = false;
