@@ -102,7 +102,11 @@ impl Session {
         let parts = Parts::read(input, self.client.message_limit)?;
         let bind = Bind::read(&input[parts.bind.clone()]).ok()?;
         let prepared = match &parts.parse {
-            Some(range) if bind.statement.is_empty() => self.known_parse(&input[range.clone()])?,
+            Some(range) if bind.statement.is_empty() => {
+                let parse = Parse::read(&input[range.clone()]).ok()?;
+                let types: SmallVec<[u32; 8]> = parse.types.iter().collect();
+                self.known_parse(&parse, &types).filter(|_| parse.name.is_empty())?
+            }
             Some(_) => return None,
             None => Arc::clone(self.statements.get(bind.statement)?),
         };
@@ -161,24 +165,21 @@ impl Session {
         Some(express)
     }
 
-    /// The statement of an unnamed Parse that came before.
-    fn known_parse(&self, frame: &[u8]) -> Option<Arc<Prepared>> {
-        if self.pin.is_some() {
+    /// The statement of a Parse that came before, from whichever client, if it is nothing special.
+    pub(super) fn known_parse(&self, parse: &Parse<'_>, types: &[u32]) -> Option<Arc<Prepared>> {
+        let is_common = self.pin.is_none()
+            && self.routing.tenant.is_none()
+            && matches!(self.schema_of_block, SchemaOfBlock::Unchanged);
+        if !is_common || may_have_directives(parse.sql) {
             return None;
         }
-        let parse = Parse::read(frame).ok()?;
-        let types: SmallVec<[u32; 8]> = parse.types.iter().collect();
         let path = match self.settings.get("search_path") {
             Some(Setting::Statement(it) | Setting::Value(it)) => it,
             None => "",
         };
         let version = self.schema_version(self.database.state.catalog.load().as_ref()?);
         let database = &*self.database_name;
-        let parsed = Parsed { sql: parse.sql, types: &types, path, database, version };
-        match parse.name.is_empty() {
-            true => self.proxy.prepared.find(&parsed),
-            false => None,
-        }
+        self.proxy.prepared.find(&Parsed { sql: parse.sql, types, path, database, version })
     }
 
     /// Notes that a statement is on its way.

@@ -205,6 +205,9 @@ impl Session {
         let sql = frame.slice_ref(parse.sql);
         self.check_text(&sql)?;
         let types: Vec<u32> = parse.types.iter().collect();
+        if let Some(known) = self.known_parse(parse, &types) {
+            return Ok(known);
+        }
         let restored = self.directives(&sql)?;
         let statements = self.analyse(&sql, &types).await;
         if let Some(routing) = &restored {

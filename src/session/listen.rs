@@ -55,6 +55,7 @@ impl Session {
             self.handle.state.lock().pin = self.pin;
             return Ok(());
         }
+        self.check_open()?;
         let change = Change::Listen(channel.into());
         // Alone it fails as a statement; in a block, COMMIT does.
         if self.tx.is_none() {
@@ -78,6 +79,7 @@ impl Session {
             }
             return Ok(());
         }
+        self.check_open()?;
         self.note_listen(Change::Unlisten(channel.map(Into::into)));
         self.complete("UNLISTEN");
         Ok(())
@@ -88,6 +90,7 @@ impl Session {
         if self.database.mode == PoolMode::Session {
             return self.on_own_server(statement).await;
         }
+        self.check_open()?;
         backend::row_description(&mut self.client.out, &["pg_listening_channels"]);
         let channels = self.listening.as_ref().map_or(&[][..], |it| &it.channels);
         for channel in channels {
@@ -103,6 +106,14 @@ impl Session {
         let mut message = bytes::BytesMut::new();
         frontend::query(&mut message, &statement.text);
         self.relay_to(home, Role::Primary, false, &message).await
+    }
+
+    /// What the proxy itself carries out it also refuses in a failed block.
+    fn check_open(&self) -> Result<(), PgError> {
+        match &self.tx {
+            Some(tx) if tx.has_failed => Err(super::transaction::in_failed_block()),
+            _ => Ok(()),
+        }
     }
 
     /// Whether the open transaction has said LISTEN or UNLISTEN, so that its end is the proxy's.
