@@ -63,9 +63,12 @@ impl Session {
     /// Takes the request at the front of the input and queues it on a server; `None` if that is not
     /// the common case.
     pub(super) fn board(&mut self) -> Option<Express> {
+        if self.skips_to_sync {
+            return None;
+        }
         match self.client.input.first()? {
             b'Q' if self.is_plain() => self.board_query(),
-            b'P' | b'B' if self.is_plain() && !self.skips_to_sync => self.board_batch(),
+            b'P' | b'B' if self.is_plain() => self.board_batch(),
             _ => None,
         }
     }
@@ -84,7 +87,6 @@ impl Session {
         let (cached, routed) = self.route_plain(sql)?;
         let PlanAction::Run(run) = &cached.plan.action else { return None };
         let mut express = self.find_server(run, &routed)?;
-        self.skips_to_sync = false;
         if !self.statements.is_empty() {
             self.statements.remove(&b""[..]);
         }
