@@ -254,3 +254,42 @@ fn a_statement_parsed_after_a_change_of_the_schema_has_the_new_types() {
         client.run("DROP TABLE t");
     }
 }
+
+#[test]
+fn a_pipeline_without_a_sync_is_one_transaction() {
+    let proxy = pooler("one_transaction", "transaction");
+    let mut client = proxy.client();
+    client.run("CREATE TABLE t (a int)");
+    let insert = |client: &mut Wire| {
+        frontend::parse(&mut client.out, b"", b"INSERT INTO t VALUES (1)", []);
+        bind_and_execute(client, b"");
+    };
+    let count = |client: &mut Wire| client.run("SELECT count(*) FROM t").first();
+
+    // Handed on by a Flush, and undone by a ROLLBACK of the same pipeline.
+    insert(&mut client);
+    frontend::flush(&mut client.out);
+    client.send().unwrap();
+    for tag in [b'1', b'2', b'C'] {
+        assert_eq!(client.frame().unwrap().0, tag);
+    }
+    frontend::parse(&mut client.out, b"", b"ROLLBACK", []);
+    bind_and_execute(&mut client, b"");
+    frontend::sync(&mut client.out);
+    assert_eq!(tags(&mut client).replace('N', ""), "12CZ");
+    assert_eq!(count(&mut client), "0");
+
+    // A query comes after what was sent before it, and ends its transaction.
+    insert(&mut client);
+    frontend::query(&mut client.out, b"SELECT a FROM t");
+    assert_eq!(tags(&mut client), "12CTDCZ");
+    assert_eq!(count(&mut client), "1");
+
+    // After an error everything up to the Sync is dropped, queries too.
+    frontend::parse(&mut client.out, b"", b"SELECT nope", []);
+    frontend::flush(&mut client.out);
+    frontend::query(&mut client.out, b"DELETE FROM t");
+    frontend::sync(&mut client.out);
+    assert_eq!(tags(&mut client), "EZ");
+    assert_eq!(count(&mut client), "1");
+}

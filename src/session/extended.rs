@@ -28,7 +28,7 @@ use crate::wire::backend;
 use crate::wire::frontend::view::{Bind, Parse};
 
 /// What a batch may hold before it is handed on without a Sync.
-const BATCH_BYTES: usize = 1 << 20;
+const BATCH_BYTES: usize = 256 << 10;
 
 /// A client's portal.
 #[derive(Clone)]

@@ -129,10 +129,24 @@ impl Session {
         Ok(())
     }
 
+    /// What a pipeline has done since its last Sync is one transaction, which ROLLBACK undoes, too.
+    async fn undo_batch(&mut self) -> Result<(), PgError> {
+        for member in &mut self.members {
+            let server = member.lease.server();
+            if server.is_in_batch() && !server.is_broken() {
+                server.run("ROLLBACK").await?;
+            }
+        }
+        Ok(())
+    }
+
     async fn rollback_block(&mut self, chain: bool) -> Result<(), PgError> {
         let begin = self.chained("ROLLBACK", chain)?;
         if self.tx.as_ref().is_none_or(|tx| !tx.is_explicit) {
             self.warn(sqlstate::NO_ACTIVE_SQL_TRANSACTION, "there is no transaction in progress");
+        }
+        if self.tx.is_none() {
+            self.undo_batch().await?;
         }
         self.rollback().await;
         self.complete("ROLLBACK");

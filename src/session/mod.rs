@@ -318,8 +318,14 @@ impl Session {
 
     async fn handle(&mut self, tag: u8, frame: Bytes) -> Result<(), Failure> {
         match tag {
+            // After an error in the extended protocol everything up to the Sync is dropped.
+            b'Q' | b'F' if self.skips_to_sync => Ok(()),
+            // What was sent before without a Sync comes first, in the same implicit transaction.
+            b'Q' | b'F' if !self.batch.is_empty() => {
+                self.client.take_back(&frame);
+                self.hand_batch_on(false).await
+            }
             b'Q' => {
-                self.skips_to_sync = false;
                 self.begin_request();
                 self.query(frame).await?;
                 self.end_request().await
