@@ -279,6 +279,19 @@ fn a_pipeline_without_a_sync_is_one_transaction() {
     assert_eq!(tags(&mut client).replace('N', ""), "12CZ");
     assert_eq!(count(&mut client), "0");
 
+    // So large that it is handed on in parts.
+    let large = format!("INSERT INTO t SELECT length('{}')", "x".repeat(100_000));
+    frontend::parse(&mut client.out, b"large", large.as_bytes(), []);
+    for _ in 0..3 {
+        frontend::parse(&mut client.out, b"", large.as_bytes(), []);
+        bind_and_execute(&mut client, b"");
+    }
+    frontend::parse(&mut client.out, b"", b"ROLLBACK", []);
+    bind_and_execute(&mut client, b"");
+    frontend::sync(&mut client.out);
+    assert_eq!(tags(&mut client).replace('N', ""), "112C12C12C12CZ");
+    assert_eq!(count(&mut client), "0");
+
     // A query comes after what was sent before it, and ends its transaction.
     insert(&mut client);
     frontend::query(&mut client.out, b"SELECT a FROM t");

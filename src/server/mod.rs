@@ -348,6 +348,8 @@ impl Server {
 
     /// Queues a simple query of our own.
     pub fn push_query(&mut self, sql: &str, action: Action) {
+        // A simple query ends the unnamed statement.
+        self.statements.unnamed = None;
         self.push_with(b'Q', action, |out| frontend::query(out, sql.as_bytes()));
     }
 

@@ -122,7 +122,9 @@ impl Session {
         if !matches!(tag, b'S' | b'H') {
             self.batch_bytes += frame.len();
             self.batch.push((tag, frame));
-            if self.batch_bytes < BATCH_BYTES {
+            // A portal is not parted from its Execute, unless they are very large.
+            let limit = if tag == b'E' { BATCH_BYTES } else { 8 * BATCH_BYTES };
+            if self.batch_bytes < limit {
                 return Ok(());
             }
         }

@@ -20,6 +20,7 @@ use crate::wire::{backend, frontend};
 
 impl Session {
     pub(super) async fn step_through(&mut self, batch: &[(u8, Bytes)]) -> Result<(), Failure> {
+        self.join_pipeline().await?;
         for (tag, frame) in batch {
             match tag {
                 b'P' => self.step_parse(frame).await?,
@@ -30,6 +31,25 @@ impl Session {
             }
             if self.members.iter_mut().any(|it| it.server().has_failed()) {
                 return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// What the pipeline has done since its last Sync becomes a block of the proxy's own: each step ends
+    /// with a Sync, which must not commit it.
+    async fn join_pipeline(&mut self) -> Result<(), Failure> {
+        let is_open = |it: &mut crate::exec::Member| it.server().is_in_batch();
+        if self.tx.is_some() || !self.members.iter_mut().any(is_open) {
+            return Ok(());
+        }
+        self.begin_implicit();
+        for at in 0..self.members.len() {
+            if is_open(&mut self.members[at]) {
+                let (shard, is_primary) = (self.members[at].shard, self.members[at].is_primary);
+                let role = if is_primary { Role::Primary } else { Role::Replica };
+                self.member(shard, role).await?;
+                self.members[at].wrote = true;
             }
         }
         Ok(())
