@@ -224,7 +224,7 @@ pub struct Database {
     /// Overrides of `[limits]`.
     pub clients: Option<usize>,
     pub timeouts: Timeouts<Option<Duration>>,
-    /// Finds users who are no [[user]]: name → name, password.
+    /// Finds users who are no `[[user]]`: name → name, password.
     pub auth_query: Option<String>,
     /// How long its answers are kept.
     pub auth_cache: Duration,
