@@ -13,6 +13,7 @@ use smallvec::SmallVec;
 use super::extended::batch::{self, Fresh, Place};
 use super::extended::{Portal, bound};
 use super::run::Routed;
+use super::statement::names_user;
 use super::transaction::SchemaOfBlock;
 use super::{Role, Session};
 use crate::exec::{Failure, relay};
@@ -176,6 +177,7 @@ impl Session {
             return None;
         }
         let path = match self.settings.get("search_path") {
+            Some(Setting::Statement(it) | Setting::Value(it)) if names_user(it) => return None,
             Some(Setting::Statement(it) | Setting::Value(it)) => it,
             None => "",
         };

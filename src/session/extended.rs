@@ -13,6 +13,7 @@ use bytes::{Bytes, BytesMut};
 use smallvec::SmallVec;
 
 use super::run::Routed;
+use super::statement::names_user;
 use super::transaction::SchemaOfBlock;
 use super::{Role, Session};
 use crate::catalog::Catalog;
@@ -226,6 +227,9 @@ impl Session {
             return Err(PgError::new(sqlstate::INTERNAL_ERROR, "a statement without a plan"));
         };
         let path = match self.settings.get("search_path") {
+            Some(Setting::Statement(it) | Setting::Value(it)) if names_user(it) => {
+                format!("{it}\0{}", self.server_user())
+            }
             Some(Setting::Statement(it) | Setting::Value(it)) => it.clone(),
             None => String::new(),
         };

@@ -236,17 +236,36 @@ impl Session {
     /// The session's own search_path, as far as it can be told from what was SET.
     fn search_path(&self) -> Option<Vec<String>> {
         match self.settings.get("search_path")? {
-            Setting::Value(value) => Some(search_path::schemas(value, &self.account.user.name)),
-            Setting::Statement(sql) => search_path::of_set(sql, &self.account.user.name),
+            Setting::Value(value) => Some(search_path::schemas(value, self.server_user())),
+            Setting::Statement(sql) => search_path::of_set(sql, self.server_user()),
         }
     }
 
     pub(super) fn path_hash(&self, fingerprint: &Fingerprint) -> u64 {
         match self.settings.get("search_path") {
             None => 0,
-            Some(Setting::Value(it) | Setting::Statement(it)) => fingerprint.hash_of(it.as_bytes()),
+            Some(Setting::Value(it) | Setting::Statement(it)) => {
+                let hash = fingerprint.hash_of(it.as_bytes());
+                match names_user(it) {
+                    true => {
+                        hash.rotate_left(1) ^ fingerprint.hash_of(self.server_user().as_bytes())
+                    }
+                    false => hash,
+                }
+            }
         }
     }
+
+    /// Who the session is on servers: what `$user` of a search_path means there.
+    pub(super) fn server_user(&self) -> &str {
+        let address = &self.database.home().primary.address;
+        self.account.login.name(&self.account.user, address)
+    }
+}
+
+/// Whether a search_path means other schemas for each user.
+pub(super) fn names_user(path: &str) -> bool {
+    path.contains("$user")
 }
 
 /// A statement in another encoding than UTF8: for the one server, whatever it is.
