@@ -19,10 +19,16 @@ pub(super) async fn sweep(proxy: Arc<Proxy>) {
         let tick = tick(&cluster.config);
         if tick.is_some() {
             look(&proxy, &cluster, start.elapsed().as_millis() as u64);
+            end_waits(&cluster);
         }
         drop(cluster);
         tokio::time::sleep(tick.unwrap_or(LONGEST)).await;
     }
+}
+
+/// Ends waits for servers that take too long.
+fn end_waits(cluster: &Cluster) {
+    cluster.hosts().flat_map(|it| it.pools()).for_each(|it| it.expire());
 }
 
 fn look(proxy: &Proxy, cluster: &Cluster, at: u64) {
@@ -40,6 +46,9 @@ fn tick(config: &Config) -> Option<Duration> {
     let limits = &config.limits;
     let own = config.databases.iter().map(|it| it.timeouts.or(&limits.timeouts));
     let each = own.flat_map(|it| [it.query, it.transaction, it.idle_transaction, it.client_idle]);
-    let shortest = each.chain([limits.write_timeout]).filter(|it| !it.is_zero()).min()?;
+    let shortest = each
+        .chain([limits.write_timeout, config.pool.wait_timeout])
+        .filter(|it| !it.is_zero())
+        .min()?;
     Some((shortest / 10).clamp(SHORTEST, LONGEST))
 }

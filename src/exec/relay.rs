@@ -51,6 +51,9 @@ pub fn poll_relay(
                 if hand_over(server, client, count, cx).is_err() {
                     return Poll::Ready(Err(Failure::Gone));
                 }
+                if server.has_told_ready() && !server.is_owing() {
+                    return Poll::Ready(Ok(()));
+                }
                 continue;
             }
             Ok(Front::Done) => return Poll::Ready(Ok(())),

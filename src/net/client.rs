@@ -170,7 +170,7 @@ impl Client {
     /// While a statement runs: takes what the client sends ahead, within bounds. Ready only if the
     /// client has gone.
     pub fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        while self.input.len() < self.ahead_limit() {
+        while self.input.len() < AHEAD_BYTES || self.input.len() < self.ahead_limit() {
             match ready!(self.poll_read(cx)) {
                 Ok(0) | Err(_) => return Poll::Ready(()),
                 Ok(_) => (),
@@ -181,7 +181,7 @@ impl Client {
 
     /// Takes more input for COPY; ready with `false` if the client has gone.
     pub fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
-        if self.input.len() >= self.ahead_limit() {
+        if self.input.len() >= AHEAD_BYTES && self.input.len() >= self.ahead_limit() {
             return Poll::Ready(true);
         }
         Poll::Ready(matches!(ready!(self.poll_read(cx)), Ok(count) if count > 0))

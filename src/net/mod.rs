@@ -3,6 +3,7 @@
 pub mod backlog;
 pub mod client;
 pub mod listener;
+mod moment;
 pub mod stream;
 pub mod thread;
 pub mod tls;
@@ -10,6 +11,7 @@ pub mod unix;
 
 pub use backlog::Backlog;
 pub use client::Client;
+pub use moment::{Limit, Moment};
 pub use stream::{Peer, Stream};
 pub use thread::Thread;
 pub use tls::PeerCertificate;

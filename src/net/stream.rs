@@ -143,7 +143,13 @@ impl Stream {
     /// As the socket reports.
     pub fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         match self {
-            Self::Tcp(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Self::Tcp(stream) => match stream.try_write(bytes) {
+                // Asks to be woken.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    Pin::new(stream).poll_write(cx, bytes)
+                }
+                written => Poll::Ready(written),
+            },
             Self::Unix(stream) => Pin::new(stream).poll_write(cx, bytes),
             Self::Tls(stream) => stream.poll_write(cx, bytes),
         }

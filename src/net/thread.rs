@@ -1,12 +1,12 @@
 //! What the sessions of one data-plane thread share: buffers that a waiting client does not hold, the
 //! fingerprint's memory, and the time.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
 
 use bytes::BytesMut;
 use parking_lot::{Mutex, MutexGuard};
 
+use super::Moment;
 use crate::sql::fingerprint::Fingerprint;
 
 /// Room for one read from a client.
@@ -20,9 +20,8 @@ const STALE: u32 = 8;
 #[derive(Debug)]
 pub struct Thread {
     pub number: usize,
-    start: Instant,
-    /// Nanoseconds since `start`, as of the last look at the clock.
-    now_ns: AtomicU64,
+    /// As of the last look at the clock.
+    now: AtomicI64,
     /// How often it was given since.
     given: AtomicU32,
     buffers: Mutex<Vec<BytesMut>>,
@@ -34,8 +33,7 @@ impl Thread {
     pub fn new(number: usize, seed: u64) -> Self {
         Self {
             number,
-            start: Instant::now(),
-            now_ns: AtomicU64::new(0),
+            now: AtomicI64::new(Moment::now().nanos()),
             given: AtomicU32::new(0),
             buffers: Mutex::default(),
             fingerprint: Mutex::new(Fingerprint::new(seed)),
@@ -44,18 +42,18 @@ impl Thread {
 
     /// The time, of a few requests ago at most: below a millisecond. For latencies and ages, where a
     /// look at the clock for each would cost more than it tells.
-    pub fn now(&self) -> Instant {
+    pub fn now(&self) -> Moment {
         let given = self.given.load(Ordering::Relaxed);
         self.given.store(given + 1, Ordering::Relaxed);
         if given >= STALE {
             self.look_at_clock();
         }
-        self.start + Duration::from_nanos(self.now_ns.load(Ordering::Relaxed))
+        Moment::from_nanos(self.now.load(Ordering::Relaxed))
     }
 
     /// Notes the time: after every wait for events.
     pub fn look_at_clock(&self) {
-        self.now_ns.store(self.start.elapsed().as_nanos() as u64, Ordering::Relaxed);
+        self.now.store(Moment::now().nanos(), Ordering::Relaxed);
         self.given.store(0, Ordering::Relaxed);
     }
 
@@ -85,6 +83,8 @@ impl Thread {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
@@ -110,6 +110,6 @@ mod tests {
         for _ in 0..=STALE {
             thread.now();
         }
-        assert!(thread.now() >= first + Duration::from_millis(2));
+        assert!(thread.now().since(first) >= Duration::from_millis(2));
     }
 }

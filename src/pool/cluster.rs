@@ -342,7 +342,7 @@ impl Database {
             mode: it.pool_mode.unwrap_or(config.pool.mode),
         };
         for pool in database.hosts().flat_map(|it| it.pools()) {
-            pool.limits.store(Arc::new(database.limits.clone()));
+            pool.set_limits(database.limits.clone());
             pool.serve_waiters();
         }
         database

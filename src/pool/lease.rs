@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::pool::Pool;
+use crate::net::Moment;
 use crate::server::Server;
 use crate::wire::pipeline::TxStatus;
 
@@ -76,7 +77,7 @@ impl Lease {
             server.statements.clear();
             server.settings = Default::default();
             if matches!(done, Ok(Ok(()))) && server.is_reusable() {
-                pool.give_back(server, Instant::now());
+                pool.give_back(server, Moment::now());
             } else {
                 drop(server);
                 pool.free_slot();
@@ -85,7 +86,7 @@ impl Lease {
     }
 
     /// Gives the server back as of `now`: as dropping the lease does, without a look at the clock.
-    pub fn give_back(mut self, now: Instant) {
+    pub fn give_back(mut self, now: Moment) {
         if !self.server().is_reusable() {
             return; // cleaned up by `drop`
         }
@@ -118,7 +119,7 @@ impl Drop for Lease {
         let Some(mut server) = self.take() else { return };
         let pool = Arc::clone(&self.pool);
         if server.is_reusable() {
-            return pool.give_back(server, Instant::now());
+            return pool.give_back(server, Moment::now());
         }
         if server.is_broken() || tokio::runtime::Handle::try_current().is_err() {
             drop(server);
@@ -127,7 +128,7 @@ impl Drop for Lease {
         tokio::spawn(async move {
             let cleaned = tokio::time::timeout(CLEAN_UP, server.clean_up()).await;
             if matches!(cleaned, Ok(Ok(()))) && server.is_reusable() {
-                pool.give_back(server, Instant::now());
+                pool.give_back(server, Moment::now());
             } else {
                 drop(server);
                 pool.free_slot();
@@ -137,7 +138,7 @@ impl Drop for Lease {
 }
 
 /// The right to open one connection. Dropped unfilled, the place is free again.
-pub(super) struct Slot {
+pub struct Slot {
     pool: Option<Arc<Pool>>,
 }
 

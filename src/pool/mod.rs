@@ -6,6 +6,7 @@ pub mod control;
 mod control_connection;
 pub mod health;
 mod lease;
+mod line;
 pub mod listen;
 pub mod login;
 pub mod lookup;
@@ -14,6 +15,7 @@ mod pool;
 mod quota;
 mod suspects;
 
-pub use lease::Lease;
+pub use lease::{Lease, Slot};
+pub use line::{Grant, Place};
 pub use pool::{Pool, PoolLimits, PoolNumbers, PoolState};
 pub use quota::Quota;

@@ -5,19 +5,22 @@
 //! Whoever waits is served first come, first served, up to a deadline.
 #![expect(clippy::vec_box, reason = "servers are large and move often")]
 
-use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
+use prometheus::IntCounter;
 use tokio::sync::oneshot;
 
 use super::lease::{Lease, Slot};
+use super::line::{Grant, Line, Place, Waiter};
 use super::quota::{Quota, SPARE};
 use crate::error::{PgError, sqlstate};
 use crate::metrics::HostMetrics;
+use crate::net::{Limit, Moment};
 use crate::server::{Server, Target, Turn};
 
 /// The limits of a pool; replaced as a whole by a reload, connections stay.
@@ -36,13 +39,15 @@ pub struct PoolLimits {
 pub struct Pool {
     pub target: Target,
     pub limits: ArcSwap<PoolLimits>,
+    /// How often all were in use.
+    pub(super) full: IntCounter,
     pub metrics: HostMetrics,
     pub numbers: PoolNumbers,
     /// Shared with the other pools to this server.
     pub quota: Arc<Quota>,
     /// Connections in use at the host, of all its pools.
     pub(super) host_outstanding: Arc<AtomicUsize>,
-    state: Mutex<State>,
+    pub(super) state: Mutex<State>,
 }
 
 /// What SHOW POOLS tells beside the state.
@@ -60,42 +65,34 @@ pub struct PoolNumbers {
     pub outstanding: AtomicUsize,
 }
 
-#[derive(Default)]
-struct State {
+pub(super) struct State {
+    /// Of the limits, what every lease needs.
+    pub(super) bounds: Bounds,
     /// By thread; the most recently used last.
-    idle: Vec<Vec<Box<Server>>>,
+    pub(super) idle: Vec<Vec<Box<Server>>>,
     /// Connections that exist or are being made.
-    open: usize,
-    waiters: VecDeque<Waiter>,
-    is_paused: bool,
-    is_closed: bool,
+    pub(super) open: usize,
+    pub(super) line: Line,
+    pub(super) is_paused: bool,
+    pub(super) is_closed: bool,
 }
 
-struct Waiter {
-    grant: oneshot::Sender<Grant>,
-    /// Its place among all who wait for this server.
-    place: u64,
+/// See [`PoolLimits`].
+#[derive(Clone, Copy)]
+pub(super) struct Bounds {
+    pub(super) size: usize,
+    check_after: Limit,
+    max_lifetime: Limit,
 }
 
-/// Somebody in the line, who leaves it when dropped.
-struct Queued<'a> {
-    pool: &'a Pool,
-    place: u64,
-}
-
-impl Drop for Queued<'_> {
-    fn drop(&mut self) {
-        let mut state = self.pool.state.lock();
-        let before = state.waiters.len();
-        state.waiters.retain(|it| it.place != self.place);
-        self.pool.quota.unqueue(before - state.waiters.len());
+impl Bounds {
+    fn of(limits: &PoolLimits) -> Self {
+        Self {
+            size: limits.size,
+            check_after: Limit::new(limits.check_after),
+            max_lifetime: Limit::new(limits.max_lifetime),
+        }
     }
-}
-
-/// What a waiter is given; both give themselves back when dropped.
-enum Grant {
-    Server(Lease),
-    Slot(Slot),
 }
 
 /// A moment's numbers of a pool.
@@ -110,7 +107,7 @@ pub struct PoolState {
 enum Next {
     Idle(Box<Server>),
     Dial,
-    Wait(oneshot::Receiver<Grant>, u64),
+    Wait(Place),
 }
 
 impl Pool {
@@ -122,17 +119,33 @@ impl Pool {
         host_outstanding: Arc<AtomicUsize>,
         quota: Arc<Quota>,
     ) -> Arc<Self> {
+        let state = State {
+            bounds: Bounds::of(&limits),
+            idle: Vec::new(),
+            open: 0,
+            line: Line::default(),
+            is_paused: false,
+            is_closed: false,
+        };
         let pool = Arc::new(Self {
             target,
+            full: metrics.limits.of("pool.size"),
             limits: ArcSwap::from_pointee(limits),
             metrics,
             numbers: PoolNumbers::default(),
             quota,
             host_outstanding,
-            state: Mutex::new(State::default()),
+            state: Mutex::new(state),
         });
         pool.quota.join(&pool);
         pool
+    }
+
+    /// Changes the limits; who may go on now does.
+    pub fn set_limits(self: &Arc<Self>, limits: PoolLimits) {
+        self.state.lock().bounds = Bounds::of(&limits);
+        self.limits.store(Arc::new(limits));
+        self.serve_waiters();
     }
 
     /// Takes a connection: an idle one of this thread, a new one, one of another thread, or, when
@@ -146,7 +159,7 @@ impl Pool {
             let lease = match self.next(thread)? {
                 Next::Idle(server) => self.lease(server),
                 Next::Dial => return self.dial(Slot::new(Arc::clone(self)), thread).await,
-                Next::Wait(grant, place) => match self.wait(grant, place).await? {
+                Next::Wait(place) => match self.wait(place).await? {
                     Grant::Server(lease) => lease,
                     Grant::Slot(slot) => return self.dial(slot, thread).await,
                 },
@@ -169,13 +182,29 @@ impl Pool {
         self.checked(self.lease(server), thread).await
     }
 
-    fn next(&self, thread: usize) -> Result<Next, PgError> {
-        let size = self.limits.load().size;
+    /// As [`Self::take`], with what a place in the line has brought.
+    ///
+    /// # Errors
+    /// As [`Self::take`].
+    pub async fn redeem(self: &Arc<Self>, grant: Grant, thread: usize) -> Result<Lease, PgError> {
+        let lease = match grant {
+            Grant::Slot(slot) => self.dial(slot, thread).await?,
+            Grant::Server(lease) => match self.checked(lease, thread).await {
+                Some(lease) => lease,
+                None => return self.take(thread).await,
+            },
+        };
+        self.numbers.leases.fetch_add(1, Ordering::Relaxed);
+        Ok(lease)
+    }
+
+    fn next(self: &Arc<Self>, thread: usize) -> Result<Next, PgError> {
         let mut state = self.state.lock();
+        let size = state.bounds.size;
         if state.is_closed {
             return Err(self.closed());
         }
-        if !state.is_paused && state.waiters.is_empty() {
+        if !state.is_paused && state.line.is_empty() {
             if let Some(server) = state.idle.get_mut(thread).and_then(Vec::pop) {
                 return Ok(Next::Idle(server));
             }
@@ -190,51 +219,54 @@ impl Pool {
                 return Ok(Next::Idle(server));
             }
         }
-        let (grant, wait) = oneshot::channel();
-        if state.open >= size {
-            self.metrics.limits.reached("pool.size");
-        }
-        self.numbers.waits.fetch_add(1, Ordering::Relaxed);
-        let place = self.quota.queue();
-        state.waiters.push_back(Waiter { grant, place });
-        Ok(Next::Wait(wait, place))
+        Ok(Next::Wait(self.line_up(&mut state, thread, Moment::now())))
     }
 
-    async fn wait(
+    /// A new place at the end of the line.
+    pub(super) fn line_up(
         self: &Arc<Self>,
-        grant: oneshot::Receiver<Grant>,
-        place: u64,
-    ) -> Result<Grant, PgError> {
-        let queued = Queued { pool: self, place };
-        let (begin, deadline) = (Instant::now(), self.limits.load().wait_timeout);
-        let granted = tokio::time::timeout(deadline, self.in_line(grant)).await;
-        let waited = begin.elapsed();
-        self.numbers.wait_us.fetch_add(waited.as_micros() as u64, Ordering::Relaxed);
-        self.metrics.wait.observe(waited.as_secs_f64());
-        drop(queued);
-        match granted {
-            Ok(Ok(grant)) => Ok(grant),
-            Ok(Err(_)) => Err(self.closed()),
-            Err(_) => {
-                self.numbers.timeouts.fetch_add(1, Ordering::Relaxed);
-                Err(self.timed_out(deadline))
-            }
+        state: &mut State,
+        thread: usize,
+        now: Moment,
+    ) -> Place {
+        let (grant, wait) = oneshot::channel();
+        if state.open >= state.bounds.size {
+            self.full.inc();
         }
+        self.numbers.waits.fetch_add(1, Ordering::Relaxed);
+        let number = self.quota.queue();
+        state.line.push(thread, Waiter::new(grant, number, now));
+        Place::new(self, (thread, number), wait, now)
+    }
+
+    async fn wait(self: &Arc<Self>, mut place: Place) -> Result<Grant, PgError> {
+        let deadline = self.limits.load().wait_timeout;
+        let granted = tokio::time::timeout(deadline, self.in_line(&mut place)).await;
+        self.note_wait(place.since(), Moment::now());
+        granted.unwrap_or_else(|_| Err(self.shut_out(place.since())))
     }
 
     /// Waits for a grant. A server with a limit may have room all the same, or somebody's idle
     /// connection, at once or in a moment.
-    async fn in_line(
-        &self,
-        mut grant: oneshot::Receiver<Grant>,
-    ) -> Result<Grant, oneshot::error::RecvError> {
+    async fn in_line(&self, place: &mut Place) -> Result<Grant, PgError> {
         while self.quota.limit().is_some() {
             self.quota.serve();
-            if let Ok(granted) = tokio::time::timeout(SPARE, &mut grant).await {
+            let granted = poll_fn(|cx| place.poll(cx));
+            if let Ok(granted) = tokio::time::timeout(SPARE, granted).await {
                 return granted;
             }
         }
-        grant.await
+        poll_fn(|cx| place.poll(cx)).await
+    }
+
+    /// Why a wait has ended without a grant.
+    pub(super) fn shut_out(&self, since: Moment) -> PgError {
+        let deadline = self.limits.load().wait_timeout;
+        if since.elapsed() < deadline {
+            return self.closed();
+        }
+        self.numbers.timeouts.fetch_add(1, Ordering::Relaxed);
+        self.timed_out(deadline)
     }
 
     fn timed_out(&self, deadline: Duration) -> PgError {
@@ -271,16 +303,15 @@ impl Pool {
 
     /// An idle connection of this thread, if nobody waits for one and it needs no check that takes
     /// time.
-    pub fn take_now(self: &Arc<Self>, thread: usize, now: Instant) -> Option<Lease> {
-        let limits = self.limits.load();
+    pub fn take_now(self: &Arc<Self>, thread: usize, now: Moment) -> Option<Lease> {
         let mut server = {
             let mut state = self.state.lock();
-            if state.is_closed || state.is_paused || !state.waiters.is_empty() {
+            if state.is_closed || state.is_paused || !state.line.is_empty() {
                 return None;
             }
+            let check_after = state.bounds.check_after;
             let idle = state.idle.get_mut(thread)?;
-            let rest = now.saturating_duration_since(idle.last()?.used);
-            if is_past(limits.check_after, rest) {
+            if idle.last()?.used.is_past(check_after, now) {
                 return None;
             }
             idle.pop()?
@@ -334,26 +365,25 @@ impl Pool {
     }
 
     /// Takes a clean server back: to the first waiter, else to its thread's idle ones.
-    pub(super) fn give_back(self: &Arc<Self>, mut server: Box<Server>, now: Instant) {
-        let limits = self.limits.load();
+    pub(super) fn give_back(self: &Arc<Self>, mut server: Box<Server>, now: Moment) {
         server.used = now;
-        let age = now.saturating_duration_since(server.aged_from);
-        let expired = is_past(limits.max_lifetime, age);
-        if expired {
-            self.metrics.limits.reached("pool.max_lifetime");
-        }
-        if expired || self.quota.is_over() || (self.quota.is_pressed() && self.has_rival()) {
+        if self.quota.is_over() || (self.quota.is_pressed() && self.has_rival()) {
             drop(server);
             return self.free_slot();
         }
         loop {
             let mut state = self.state.lock();
-            if state.is_closed || state.open > limits.size {
+            let is_old = server.aged_from.is_past(state.bounds.max_lifetime, now);
+            if is_old || state.is_closed || state.open > state.bounds.size {
+                if is_old {
+                    self.metrics.limits.reached("pool.max_lifetime");
+                }
                 drop(state);
                 drop(server);
                 return self.free_slot();
             }
-            let waiter = if state.is_paused { None } else { self.first(&mut state) };
+            let waiter =
+                if state.is_paused { None } else { self.first(&mut state, Some(server.thread)) };
             let Some(waiter) = waiter else {
                 let thread = server.thread;
                 if state.idle.len() <= thread {
@@ -382,9 +412,9 @@ impl Pool {
         self.quota.close();
     }
 
-    /// The first in the line, taken out of it.
-    fn first(&self, state: &mut State) -> Option<Waiter> {
-        let waiter = state.waiters.pop_front()?;
+    /// Who is next in the line, taken out of it.
+    fn first(&self, state: &mut State, thread: Option<usize>) -> Option<Waiter> {
+        let waiter = state.line.next(thread)?;
         self.quota.unqueue(1);
         Some(waiter)
     }
@@ -392,7 +422,7 @@ impl Pool {
     fn has_rival(&self) -> bool {
         let (open, line) = {
             let state = self.state.lock();
-            (state.open, state.waiters.front().map(|it| it.place))
+            (state.open, state.line.first())
         };
         self.quota.has_rival(self, open, line)
     }
@@ -401,9 +431,9 @@ impl Pool {
     /// many connections the pool has.
     pub(super) fn line(&self) -> Option<(u64, usize)> {
         let state = self.state.lock();
-        let may_open = !state.is_paused && !state.is_closed && state.open < self.limits.load().size;
-        let first = state.waiters.front().filter(|_| may_open)?;
-        Some((first.place, state.open))
+        let may_open = !state.is_paused && !state.is_closed && state.open < state.bounds.size;
+        let first = state.line.first().filter(|_| may_open)?;
+        Some((first, state.open))
     }
 
     /// Gives a place that was taken on the server's account to the first in the line; `false` if there
@@ -411,10 +441,10 @@ impl Pool {
     pub(super) fn grant(self: &Arc<Self>) -> bool {
         loop {
             let mut state = self.state.lock();
-            if state.is_paused || state.is_closed || state.open >= self.limits.load().size {
+            if state.is_paused || state.is_closed || state.open >= state.bounds.size {
                 return false;
             }
-            let Some(waiter) = self.first(&mut state) else { return false };
+            let Some(waiter) = self.first(&mut state, None) else { return false };
             state.open += 1;
             drop(state);
             match waiter.grant.send(Grant::Slot(Slot::new(Arc::clone(self)))) {
@@ -427,7 +457,7 @@ impl Pool {
     }
 
     /// Since when the pool's longest idle server is, and how many connections there are.
-    pub(super) fn idle_since(&self) -> Option<(Instant, usize)> {
+    pub(super) fn idle_since(&self) -> Option<(Moment, usize)> {
         let state = self.state.lock();
         let since = state.idle.iter().filter_map(|it| it.first()).map(|it| it.used).min()?;
         Some((since, state.open))
@@ -483,7 +513,7 @@ impl Pool {
         let waiters = {
             let mut state = self.state.lock();
             state.is_closed = true;
-            std::mem::take(&mut state.waiters)
+            state.line.clear()
         };
         self.quota.unqueue(waiters.len());
         drop(waiters);
@@ -513,7 +543,7 @@ impl Pool {
         PoolState {
             open: state.open,
             idle: state.idle.iter().map(Vec::len).sum(),
-            waiting: state.waiters.iter().filter(|it| !it.grant.is_closed()).count(),
+            waiting: state.line.waiting(),
             is_paused: state.is_paused,
         }
     }

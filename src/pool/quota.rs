@@ -7,11 +7,12 @@
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
 use super::pool::Pool;
+use crate::net::Moment;
 
 /// Stands for no limit.
 const UNLIMITED: usize = usize::MAX;
@@ -151,7 +152,7 @@ impl Quota {
         }
         let others = pools.iter().filter(|it| !Arc::ptr_eq(it, pool));
         let idle = others.filter_map(|it| it.idle_since().map(|(since, open)| (since, open, it)));
-        let may_take = |since: Instant, open| yields(open, has) || since.elapsed() >= SPARE;
+        let may_take = |since: Moment, open| yields(open, has) || since.elapsed() >= SPARE;
         let idle = idle.filter(|(since, open, _)| may_take(*since, *open));
         idle.min_by_key(|(since, ..)| *since).is_some_and(|(.., it)| it.evict())
     }

@@ -9,6 +9,7 @@ use super::open::{self, Attempt};
 use super::{CancelKey, Server, Statements, Target, error_of};
 use crate::auth::{ClientExchange, ClientNext, Credential};
 use crate::error::{PgError, sqlstate};
+use crate::net::Moment;
 use crate::wire::pipeline::Pipeline;
 use crate::wire::{backend, frontend};
 
@@ -125,9 +126,9 @@ async fn dial_by(
         thread: 0,
         created: now,
         leases: 0,
-        aged_from: now,
+        aged_from: Moment::of(now),
         jitter: 0,
-        used: now,
+        used: Moment::of(now),
         cancel: CancelKey::new(target.host.clone(), 0, Vec::new(), attempt).into(),
         status: BTreeMap::new(),
         settings: super::Settings::default(),

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use crate::config::Host;
 use crate::error::{PgError, sqlstate};
-use crate::net::Stream;
+use crate::net::{Moment, Stream};
 use crate::wire::pipeline::{Action, Pipeline, TxStatus, Verdict};
 use crate::wire::{backend, frame, frontend};
 use bytes::{Buf, Bytes, BytesMut};
@@ -27,6 +27,8 @@ pub use statements::Statements;
 
 /// Room for one read from a server.
 const READ_BYTES: usize = 16 * 1024;
+/// A read into less is not worth it.
+const ROOM_BYTES: usize = 4 * 1024;
 /// Frames above this are handed on in parts; smaller ones only when whole, so that an error can be
 /// told between two frames when the server dies.
 const WHOLE_BYTES: usize = 64 * 1024;
@@ -72,10 +74,10 @@ pub struct Server {
     /// How often it was leased: whether anybody had it in between.
     pub leases: u64,
     /// From when its age is counted; see [`Server::draw_lifetime`].
-    pub aged_from: Instant,
+    pub aged_from: Moment,
     /// A random number of its own.
     jitter: u8,
-    pub used: Instant,
+    pub used: Moment,
     /// Address, process id and secret for a cancel request.
     pub cancel: Arc<CancelKey>,
     /// The transaction status with which ReadyForQuery is handed on as it comes: what the session
@@ -136,7 +138,7 @@ impl Server {
     /// together.
     pub fn draw_lifetime(&mut self, limit: Duration) {
         let ahead = limit / 5 * u32::from(self.jitter) / 255;
-        self.aged_from = self.created.checked_sub(ahead).unwrap_or(self.created);
+        self.aged_from = Moment::of(self.created).before(ahead);
     }
 
     /// Whether the connection may go back to its pool as it is.
@@ -414,7 +416,9 @@ impl Server {
         let Some(stream) = &mut self.stream else {
             return Poll::Ready(Err(self.lost("it was closed")));
         };
-        self.input.reserve(READ_BYTES);
+        if self.input.capacity() - self.input.len() < ROOM_BYTES {
+            self.input.reserve(READ_BYTES);
+        }
         match ready!(stream.poll_read_into(cx, &mut self.input)) {
             Ok(0) => Poll::Ready(Err(self.lost("the server closed it"))),
             Ok(count) => Poll::Ready(Ok(count)),
@@ -450,8 +454,9 @@ impl Server {
         let mut end = self.passing.min(self.input.len());
         self.passing -= end;
         while end < self.input.len() && self.pipeline.is_owing() {
-            if self.input[end] == b'D' && self.pipeline.is_forwarding_rows() {
-                end = self.whole_rows(end)?;
+            end += self.pipeline.skim(&self.input[end..]);
+            if self.pipeline.is_fake_next() {
+                break;
             }
             let Some(next) = frame::next_frame(&self.input[end..])? else { break };
             let part = next.len.min(self.input.len() - end);
@@ -484,17 +489,6 @@ impl Server {
             0 => Front::More,
             end => Front::Forward(end),
         })
-    }
-
-    /// Where the whole DataRows at `end` of the input end: most of what servers send.
-    fn whole_rows(&self, mut end: usize) -> Result<usize, PgError> {
-        while let Some(next) = frame::next_frame(&self.input[end..])?
-            && next.tag == b'D'
-            && next.len <= self.input.len() - end
-        {
-            end += next.len;
-        }
-        Ok(end)
     }
 
     /// Whether the ReadyForQuery that ends at `end` of the input is for the client.

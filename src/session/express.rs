@@ -4,8 +4,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::task::{Context, Poll};
-use std::time::Instant;
+use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
 use smallvec::SmallVec;
@@ -16,12 +15,14 @@ use super::run::Routed;
 use super::statement::names_user;
 use super::transaction::SchemaOfBlock;
 use super::{Role, Session};
+use crate::error::PgError;
 use crate::exec::{Failure, relay};
-use crate::plan::cache::{Basis, CachedPlan, Sought, Verb};
+use crate::net::Moment;
+use crate::plan::cache::{Basis, Sought, Verb};
 use crate::plan::route::{Arguments, Call};
 use crate::plan::{Access, Action as PlanAction, Combine, Plan, Run};
-use crate::pool::Lease;
-use crate::proxy::{Parsed, Prepared};
+use crate::pool::{self, Grant, Lease, Pool};
+use crate::proxy::{Parsed, Prepared, Signals};
 use crate::server::{Server, Setting};
 use crate::shard::ShardId;
 use crate::wire::frame;
@@ -41,7 +42,7 @@ pub(super) struct Express {
     via: Via,
     shard: ShardId,
     writes: bool,
-    since: Instant,
+    since: Moment,
     /// The unnamed statement that it prepares for its client.
     parsed: Option<Arc<Prepared>>,
     /// What it prepares on the server.
@@ -60,21 +61,120 @@ enum Via {
     Member(usize),
 }
 
+/// A request whose plan is known, and where it goes.
+struct Trip {
+    routed: Routed,
+    shard: ShardId,
+    writes: bool,
+    /// Bytes of the request.
+    len: usize,
+    request: Request,
+}
+
+enum Request {
+    Query,
+    Batch {
+        prepared: Arc<Prepared>,
+        place: Place,
+        parts: Parts,
+        /// Where the Bind goes on after the names.
+        rest: Range<usize>,
+    },
+}
+
+/// A request that waits for a server.
+pub(super) struct Standby {
+    trip: Trip,
+    is_primary: bool,
+    place: pool::Place,
+}
+
+/// What a wait has brought to a request that needs more than the common case.
+pub(super) struct Granted {
+    pub(super) pool: Arc<Pool>,
+    pub(super) outcome: Result<Grant, PgError>,
+}
+
+enum Found {
+    Server(Via),
+    Line(Box<(bool, pool::Place)>),
+}
+
 impl Session {
-    /// Takes the request at the front of the input and queues it on a server; `None` if that is not
-    /// the common case.
+    /// Takes the request at the front of the input and queues it on a server, or gets into the line for
+    /// one ([`Self::poll_standby`]); `None` and no place in a line if that is not the common case.
     pub(super) fn board(&mut self) -> Option<Express> {
-        if self.skips_to_sync {
+        if self.skips_to_sync || self.granted.is_some() {
             return None;
         }
-        match self.client.input.first()? {
-            b'Q' if self.is_plain() => self.board_query(),
-            b'P' | b'B' if self.is_plain() => self.board_batch(),
-            _ => None,
+        let trip = match self.client.input.first()? {
+            b'Q' if self.is_plain() => self.plan_query()?,
+            b'P' | b'B' if self.is_plain() => self.plan_batch()?,
+            _ => return None,
+        };
+        let since = self.client.thread.now();
+        match self.find_server(&trip, since)? {
+            Found::Server(via) => Some(self.take_off(trip, via, since)),
+            Found::Line(found) => {
+                let (is_primary, place) = *found;
+                self.queries += 1;
+                self.handle.activity.run(self.queries);
+                self.standby = Some(Box::new(Standby { trip, is_primary, place }));
+                None
+            }
         }
     }
 
-    fn board_query(&mut self) -> Option<Express> {
+    /// Waits in the line for a server. What it brings is the ride, or [`Self::granted`] for the general
+    /// way.
+    pub(super) fn poll_standby(&mut self, cx: &mut Context<'_>) -> Poll<Option<Express>> {
+        let Some(standby) = &mut self.standby else { return Poll::Ready(None) };
+        let outcome = match self.handle.signals.is_raised(Signals::OVERDUE) {
+            true => self.handle.overdue().map(Err),
+            false => None,
+        };
+        let outcome = match outcome {
+            Some(overdue) => overdue,
+            None => ready!(standby.place.poll(cx)),
+        };
+        let Some(standby) = self.standby.take() else { return Poll::Ready(None) };
+        let Standby { trip, is_primary, place } = *standby;
+        let now = self.client.thread.now();
+        place.pool().note_wait(place.since(), now);
+        let outcome = match outcome {
+            Ok(Grant::Server(lease)) => match self.fit(lease.of_primary(is_primary)) {
+                Ok(mut lease) => {
+                    place.pool().numbers.leases.fetch_add(1, Ordering::Relaxed);
+                    self.queries -= 1; // counted again at once
+                    let cancel = Arc::clone(&lease.server().cancel);
+                    self.handle.servers.lock().push(cancel);
+                    return Poll::Ready(Some(self.take_off(trip, Via::Lease(lease), now)));
+                }
+                Err(lease) => Ok(Grant::Server(lease)),
+            },
+            other => other,
+        };
+        self.granted = Some(Box::new(Granted { pool: Arc::clone(place.pool()), outcome }));
+        Poll::Ready(None)
+    }
+
+    /// The lease, if its server is this thread's, alive and as the session's settings want it; as it was
+    /// if not.
+    fn fit(&self, mut lease: Lease) -> Result<Lease, Lease> {
+        let settings = self.tx.as_ref().map_or(&self.settings, |tx| tx.settings_at_begin());
+        let server = lease.server();
+        let is_usable = server.thread == self.thread && server.is_alive();
+        if is_usable && !Arc::ptr_eq(&server.settings, settings) && server.settings == *settings {
+            // Equal: the next look is at the pointers only.
+            server.settings = Arc::clone(settings);
+        }
+        match is_usable && Arc::ptr_eq(&server.settings, settings) {
+            true => Ok(lease),
+            false => Err(lease),
+        }
+    }
+
+    fn plan_query(&mut self) -> Option<Trip> {
         let input = &self.client.input[..];
         let next = frame::next_frontend(input, self.client.message_limit).ok()??;
         if next.len > self.client.text_limit {
@@ -85,22 +185,13 @@ impl Session {
         if may_have_directives(sql.as_bytes()) || self.may_unpin(sql) {
             return None;
         }
-        let (cached, routed) = self.route_plain(sql)?;
-        let PlanAction::Run(run) = &cached.plan.action else { return None };
-        let mut express = self.find_server(run, &routed)?;
-        if !self.statements.is_empty() {
-            self.statements.remove(&b""[..]);
-        }
-        self.take_off(&mut express, &routed);
-        let server = express.via.server(&mut self.members);
-        server.statements.unnamed = None;
-        server.push(b'Q', &self.client.input[..next.len], Action::Forward);
-        express.len = next.len;
-        Some(express)
+        let (writes, routed) = self.route_plain(sql)?;
+        let shard = routed.shards.single()?;
+        Some(Trip { routed, shard, writes, len: next.len, request: Request::Query })
     }
 
     /// Bind, Describe, Execute, Sync of the unnamed portal, with or without a Parse before.
-    fn board_batch(&mut self) -> Option<Express> {
+    fn plan_batch(&mut self) -> Option<Trip> {
         let input = &self.client.input[..];
         let parts = Parts::read(input, self.client.message_limit)?;
         let bind = Bind::read(&input[parts.bind.clone()]).ok()?;
@@ -123,7 +214,7 @@ impl Session {
             return None;
         }
         let place = self.place_of(bind.statement, &prepared);
-        let after = parts.bind.start + bind.after_statement;
+        let rest = parts.bind.start + bind.after_statement..parts.bind.end;
         let run = plain_run(&prepared.statement.plan, prepared.statement.verb())?;
         let routed = {
             let bound = bound(&bind, &input[parts.bind.clone()], &prepared.text);
@@ -131,21 +222,64 @@ impl Session {
             let (verb, is_shared) = (prepared.statement.verb(), prepared.statement.is_shared);
             self.route_call(run, &call, verb, is_shared).ok()??
         };
-        let mut express = self.find_server(run, &routed)?;
+        let (shard, writes) = (routed.shards.single()?, run.access == Access::Write);
+        let len = parts.len;
+        let request = Request::Batch { prepared, place, parts, rest };
+        Some(Trip { routed, shard, writes, len, request })
+    }
+
+    /// Queues the request on its server.
+    fn take_off(&mut self, trip: Trip, via: Via, since: Moment) -> Express {
+        let Trip { routed, shard, writes, len, request } = trip;
+        if writes {
+            self.note_buckets(&routed);
+        }
+        self.queries += 1;
+        self.handle.activity.run(self.queries);
+        self.client.has_copied = false;
+        self.database.state.metrics.queries.inc();
+        let status = if self.tx.is_some() { TxStatus::Open } else { TxStatus::Idle };
+        let mut express = Express::new(via, shard, writes, since);
+        express.len = len;
+        let server = express.via.server(&mut self.members);
+        server.begin_request();
+        server.pass_ready(status);
+        match request {
+            Request::Query => {
+                if !self.statements.is_empty() {
+                    self.statements.remove(&b""[..]);
+                }
+                server.statements.unnamed = None;
+                server.push(b'Q', &self.client.input[..len], Action::Forward);
+            }
+            Request::Batch { prepared, place, parts, rest } => {
+                self.queue_batch(&mut express, prepared, place, &parts, rest, routed.role);
+            }
+        }
+        express
+    }
+
+    fn queue_batch(
+        &mut self,
+        express: &mut Express,
+        prepared: Arc<Prepared>,
+        place: Place,
+        parts: &Parts,
+        rest: Range<usize>,
+        role: Role,
+    ) {
         if self.tx.is_some() {
             let bind = Bytes::copy_from_slice(&self.client.input[parts.bind.clone()]);
-            let at = (express.shard, routed.role);
+            let at = (express.shard, role);
             self.portals.insert(Bytes::new(), Portal::placed(Arc::clone(&prepared), bind, at));
         }
-        self.take_off(&mut express, &routed);
         let server = express.via.server(&mut self.members);
-        let mut fresh = Fresh::new();
         match &parts.parse {
-            Some(_) => batch::parse(server, place, &prepared, &mut fresh),
-            None => batch::ensure(server, place, &prepared, &mut fresh),
+            Some(_) => batch::parse(server, place, &prepared, &mut express.fresh),
+            None => batch::ensure(server, place, &prepared, &mut express.fresh),
         }
         let name = batch::server_name(place, &prepared);
-        let rest = &self.client.input[after..parts.bind.end];
+        let rest = &self.client.input[rest];
         server.push_with(b'B', Action::Forward, |out| {
             frontend::bind_rest(out, b"", name.as_bytes(), rest);
         });
@@ -158,14 +292,11 @@ impl Session {
         if self.tx.is_none() && (parts.describes || parts.parse.is_some()) {
             server.hide_stale();
         }
-        express.len = parts.len;
-        express.fresh = fresh;
         express.named = (place == Place::Named).then_some(prepared.text.id);
         if parts.parse.is_some() {
             self.statements.remove(&b""[..]);
             express.parsed = Some(prepared);
         }
-        Some(express)
     }
 
     /// The statement of a Parse that came before, from whichever client, if it is nothing special.
@@ -186,21 +317,6 @@ impl Session {
         self.proxy.prepared.find(&Parsed { sql: parse.sql, types, path, database, version })
     }
 
-    /// Notes that a statement is on its way.
-    fn take_off(&mut self, express: &mut Express, routed: &Routed) {
-        if express.writes {
-            self.note_buckets(routed);
-        }
-        self.queries += 1;
-        self.handle.activity.run(self.queries);
-        self.client.has_copied = false;
-        self.database.state.metrics.queries.inc();
-        let status = if self.tx.is_some() { TxStatus::Open } else { TxStatus::Idle };
-        let server = express.via.server(&mut self.members);
-        server.begin_request();
-        server.pass_ready(status);
-    }
-
     /// Whether nothing about the session asks for more than a look at the statement.
     fn is_plain(&self) -> bool {
         let may_run = match &self.tx {
@@ -215,8 +331,9 @@ impl Session {
             && self.proxy.is_current(&self.cluster)
     }
 
-    /// The known plan of a statement and where it goes, if the session only has to send it.
-    fn route_plain(&self, sql: &str) -> Option<(Arc<CachedPlan>, Routed)> {
+    /// Whether a statement whose plan is known writes, and where it goes, if the session only has to
+    /// send it.
+    fn route_plain(&self, sql: &str) -> Option<(bool, Routed)> {
         let catalog = self.database.state.catalog.load();
         let mut fingerprint = self.client.thread.fingerprint();
         fingerprint.read(sql);
@@ -233,17 +350,16 @@ impl Session {
         let slots = if is_shared { fingerprint.slots() } else { planned };
         let call = Call { sql, slots, planned, args: Arguments::None };
         let routed = self.route_call(run, &call, cached.verb, is_shared).ok()??;
-        Some((cached, routed))
+        Some((run.access == Access::Write, routed))
     }
 
-    /// A server that can take a statement at once, as the session's settings want it.
-    fn find_server(&mut self, run: &Run, routed: &Routed) -> Option<Express> {
-        let shard = routed.shards.single()?;
-        let role = self.role_at(shard, routed.role);
-        let writes = run.access == Access::Write;
-        let since = self.client.thread.now();
-        let settings = self.tx.as_ref().map_or(&self.settings, |tx| tx.settings_at_begin());
+    /// A server that can take a statement at once, as the session's settings want it, or a place in the
+    /// line for one.
+    fn find_server(&mut self, trip: &Trip, since: Moment) -> Option<Found> {
+        let shard = trip.shard;
+        let role = self.role_at(shard, trip.routed.role);
         if let [member] = &mut self.members[..] {
+            let settings = self.tx.as_ref().map_or(&self.settings, |tx| tx.settings_at_begin());
             let fits = member.in_tx || member.is_primary == (role == Role::Primary);
             let server = member.lease.server();
             let is_free = !server.is_owing() && !server.is_in_batch() && !server.is_broken();
@@ -251,8 +367,8 @@ impl Session {
             if member.shard != shard || !fits || !is_free || !is_set {
                 return None;
             }
-            member.wrote |= writes && member.in_tx;
-            return Some(Express::new(Via::Member(0), shard, writes, since));
+            member.wrote |= trip.writes && member.in_tx;
+            return Some(Found::Server(Via::Member(0)));
         }
         // A server of another session knows that session's `currval`.
         if self.database.state.uses_sequences.load(Ordering::Relaxed) {
@@ -262,18 +378,22 @@ impl Session {
         let replica = (role == Role::Replica).then(|| hosts.idlest_replica()).flatten();
         let host = replica.unwrap_or(&hosts.primary);
         let pool = self.database.pool(host, &self.account);
-        let mut lease = pool.take_now(self.thread, since)?.of_primary(replica.is_none());
-        let server = lease.server();
-        if !Arc::ptr_eq(&server.settings, settings) {
-            if server.settings != *settings {
-                lease.give_back(since);
-                return None;
+        let is_primary = replica.is_none();
+        let Some(lease) = pool.take_now(self.thread, since) else {
+            let place = pool.stand(self.thread, since)?;
+            return Some(Found::Line(Box::new((is_primary, place))));
+        };
+        match self.fit(lease.of_primary(is_primary)) {
+            Ok(mut lease) => {
+                let cancel = Arc::clone(&lease.server().cancel);
+                self.handle.servers.lock().push(cancel);
+                Some(Found::Server(Via::Lease(lease)))
             }
-            // Equal: the next look is at the pointers only.
-            server.settings = Arc::clone(settings);
+            Err(lease) => {
+                lease.give_back(since);
+                None
+            }
         }
-        self.handle.servers.lock().push(Arc::clone(&server.cancel));
-        Some(Express::new(Via::Lease(lease), shard, writes, since))
     }
 
     /// Hands the answer on.
@@ -365,8 +485,8 @@ impl Session {
         if let Via::Lease(mut lease) = express.via {
             self.last_server = Some(lease.server().turn());
             let now = self.client.thread.now();
-            let time = now.saturating_duration_since(express.since);
-            lease.pool().metrics.query.observe(time.as_secs_f64());
+            let seconds = now.seconds_since(express.since);
+            lease.pool().metrics.query.observe(seconds);
             // Before it is given back: a cancel request must not find it here any more.
             self.handle.servers.lock().clear();
             lease.give_back(now);
@@ -376,7 +496,7 @@ impl Session {
 }
 
 impl Express {
-    fn new(via: Via, shard: ShardId, writes: bool, since: Instant) -> Self {
+    fn new(via: Via, shard: ShardId, writes: bool, since: Moment) -> Self {
         let (parsed, fresh, named, len) = (None, Fresh::new(), None, 0);
         Self { via, shard, writes, since, parsed, fresh, named, len }
     }

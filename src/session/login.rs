@@ -382,6 +382,8 @@ fn new_session(
         schema_of_block: Default::default(),
         listening: None,
         queries: 0,
+        standby: None,
+        granted: None,
         is_cut_off: false,
         asked: Default::default(),
     }

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
+use super::express::Granted;
 use super::{Role, Session, timeouts};
 use crate::balance;
 use crate::config::PoolMode;
@@ -128,19 +129,20 @@ impl Session {
         Ok(())
     }
 
-    async fn lease(&self, shard: ShardId, role: Role) -> Result<Lease, Failure> {
+    async fn lease(&mut self, shard: ShardId, role: Role) -> Result<Lease, Failure> {
+        let mut granted = self.granted.take();
         let Some(hosts) = self.database.shards.get(&shard) else {
             return Err(PgError::refused(format!("shard {shard} is not configured")).into());
         };
         if role == Role::Replica {
             for host in balance::order(&hosts.replicas, |it| it.load()) {
-                match self.take(host).await {
+                match self.take(host, &mut granted).await {
                     Ok(lease) => return Ok(lease.of_primary(false)),
                     Err(error) => tracing::debug!(%error, "a replica was passed over"),
                 }
             }
         }
-        Ok(self.take(&hosts.primary).await?.of_primary(true))
+        Ok(self.take(&hosts.primary, &mut granted).await?.of_primary(true))
     }
 
     /// `currval` and the like are about to be asked for: what other sessions did is not told.
@@ -156,8 +158,16 @@ impl Session {
         }
     }
 
-    async fn take(&self, host: &Host) -> Result<Lease, PgError> {
+    async fn take(
+        &self,
+        host: &Host,
+        granted: &mut Option<Box<Granted>>,
+    ) -> Result<Lease, PgError> {
         let pool = self.database.pool(host, &self.account);
+        if let Some(granted) = granted.take_if(|it| Arc::ptr_eq(&it.pool, &pool)) {
+            let redeem = pool.redeem(granted.outcome?, self.thread);
+            return timeouts::in_time(&self.handle, redeem).await;
+        }
         if self.database.state.uses_sequences.load(Ordering::Relaxed)
             && let Some(turn) = self.last_server
             && let Some(lease) = pool.take_again(self.thread, turn).await
@@ -169,6 +179,7 @@ impl Session {
 
     /// Gives servers back, as far as the session does not keep them.
     pub(super) fn release(&mut self) {
+        self.granted = None;
         if self.tx.is_some() {
             return;
         }

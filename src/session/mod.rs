@@ -40,7 +40,7 @@ use crate::shard::ShardId;
 use crate::wire::backend;
 use crate::wire::pipeline::TxStatus;
 
-use express::Express;
+use express::{Express, Granted, Standby};
 use extended::{Portal, Prepared};
 use transaction::Transaction;
 
@@ -92,6 +92,9 @@ struct Session {
     /// Since the first LISTEN.
     listening: Option<Box<listen::Listening>>,
     queries: u64,
+    /// The common request that waits for a server, and what such a wait has brought.
+    standby: Option<Box<Standby>>,
+    granted: Option<Box<Granted>>,
     /// Whether the client has got a part of a row of which the rest will not come.
     is_cut_off: bool,
     /// Unknown relations that were looked for under a version of the catalog.
@@ -203,9 +206,9 @@ impl Session {
         cx: &mut Context<'_>,
     ) -> Poll<Event> {
         loop {
-            let heeded = match express {
-                Some(_) => Signals::KILL | Signals::TIMEOUT,
-                None => Signals::ANY,
+            let heeded = match self.is_under_way(express) {
+                true => Signals::KILL | Signals::TIMEOUT,
+                false => Signals::ANY,
             };
             if signals.is_raised(heeded) {
                 return Poll::Ready(Event::Signal);
@@ -223,8 +226,11 @@ impl Session {
                     Poll::Pending => return Poll::Ready(Event::Backlog),
                 }
             }
-            *express = self.board();
-            if express.is_some() {
+            *express = match self.standby {
+                Some(_) => ready!(self.poll_standby(cx)),
+                None => self.board(),
+            };
+            if self.is_under_way(express) {
                 continue;
             }
             match self.client.take_frame() {
@@ -239,6 +245,11 @@ impl Session {
                 _ => return Poll::Ready(Event::Gone),
             }
         }
+    }
+
+    /// Whether a common request runs or waits for a server.
+    fn is_under_way(&self, express: &Option<Express>) -> bool {
+        express.is_some() || self.standby.is_some()
     }
 
     /// Deals with what is not common; whether the session is over.
@@ -285,7 +296,8 @@ impl Session {
                     self.cut_off(express);
                     return self.end_by(dropped).await;
                 }
-                if express.is_none() && handle.signals.take(Signals::INBOX) {
+                let is_at_rest = !self.is_under_way(express);
+                if is_at_rest && handle.signals.take(Signals::INBOX) {
                     let done = timeouts::within(handle, pin!(self.deliver())).await;
                     return match done {
                         Ok(done) => done.is_err(),
@@ -293,11 +305,11 @@ impl Session {
                     };
                 }
                 handle.signals.take(Signals::DRAIN);
-                if express.is_none() {
+                if is_at_rest {
                     // Nothing waits any more.
                     handle.signals.take(Signals::OVERDUE);
                 }
-                let is_over = express.is_none() && self.may_drain();
+                let is_over = is_at_rest && self.may_drain();
                 if is_over {
                     self.say_goodbye("the proxy is going down").await;
                 }

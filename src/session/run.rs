@@ -384,6 +384,10 @@ impl Session {
     /// Keys are hashed as the client wrote them, and stored as the server converts them: beyond ASCII
     /// that is the same only in UTF8.
     fn check_encoding(&self, run: &Run, keys: &[Key]) -> Result<(), PgError> {
+        let splits = matches!(run.combine, Combine::Split(_) | Combine::CopyFrom(_));
+        if !splits && keys.iter().all(|key| key.as_str().is_ascii()) {
+            return Ok(());
+        }
         let Some(Setting::Value(encoding) | Setting::Statement(encoding)) =
             self.settings.get("client_encoding")
         else {
@@ -391,8 +395,7 @@ impl Session {
         };
         let name: String = encoding.chars().filter(char::is_ascii_alphanumeric).collect();
         let is_utf8 = ["utf8", "unicode"].contains(&name.to_ascii_lowercase().as_str());
-        let splits = matches!(run.combine, Combine::Split(_) | Combine::CopyFrom(_));
-        if is_utf8 || (!splits && keys.iter().all(|key| key.as_str().is_ascii())) {
+        if is_utf8 {
             return Ok(());
         }
         Err(PgError::refused(format!("tenant keys under client_encoding {encoding}"))

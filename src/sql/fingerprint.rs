@@ -12,6 +12,7 @@ use std::ops::Range;
 use foldhash::quality::FixedState;
 
 use super::lexer::{Kind, Lexer, Token};
+use super::memo::Memo;
 
 /// A part of a statement that its template leaves out: a literal or a comment. In bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,10 +40,17 @@ impl Slot {
 /// ```
 #[derive(Clone, Debug)]
 pub struct Fingerprint {
-    hash: u64,
     hasher: FixedState,
     template: Vec<u8>,
     slots: Vec<Slot>,
+    read: Read,
+    memo: Memo,
+}
+
+/// What was found beside the template and the slots.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Read {
+    hash: u64,
     leading: Range<usize>,
     form: Form,
 }
@@ -60,42 +68,59 @@ impl Fingerprint {
     /// random, so that clients cannot choose texts of equal hashes.
     pub fn new(seed: u64) -> Self {
         Self {
-            hash: 0,
             hasher: FixedState::with_seed(seed),
             template: Vec::new(),
             slots: Vec::new(),
-            leading: 0..0,
-            form: Form::default(),
+            read: Read::default(),
+            memo: Memo::new(),
         }
     }
 
-    /// Reads a statement in place of the one before.
-    pub fn read(&mut self, sql: &str) {
+    /// Reads a statement in place of the one before; whether it is like one that was read before.
+    pub fn read(&mut self, sql: &str) -> bool {
         self.template.clear();
+        if let Some((template, read)) = self.memo.find(sql, &mut self.slots) {
+            self.template.extend_from_slice(template);
+            self.read.clone_from(read);
+            return true;
+        }
+        self.read_in_full(sql);
+        // A comment before the first word moves it.
+        let word = self.read.leading.end;
+        let is_fixed = self.slots.first().is_none_or(|it| it.start as usize >= word);
+        if !self.read.form.is_whole && is_fixed {
+            self.memo.keep(sql, &self.template, &self.slots, &self.read);
+        }
+        false
+    }
+
+    fn read_in_full(&mut self, sql: &str) {
         self.slots.clear();
-        (self.leading, self.form) = (0..0, Form { is_terminated: true, ..Form::default() });
+        self.read =
+            Read { form: Form { is_terminated: true, ..Form::default() }, ..Read::default() };
         let mut copied = 0;
         let mut lexer = Lexer::new(sql);
         let mut leading = self.read_leading(sql, &mut lexer, &mut copied);
         let mut after_semicolon = false;
         while let Some(token) = leading.take().or_else(|| lexer.next()) {
             if after_semicolon && token.kind != Kind::Comment {
-                self.form.has_semicolon_inside = true;
+                self.read.form.has_semicolon_inside = true;
             }
             match token.kind {
                 Kind::Word | Kind::QuotedWord | Kind::Operator | Kind::Param | Kind::Odd => (),
                 Kind::Punctuation => {
                     after_semicolon |= sql.as_bytes()[token.start] == b';';
                 }
-                Kind::Other | Kind::UnicodeWord => self.form.is_whole = true,
-                Kind::Unterminated => self.form.is_terminated = false,
+                Kind::Other | Kind::UnicodeWord => self.read.form.is_whole = true,
+                Kind::Unterminated => self.read.form.is_terminated = false,
                 _ => self.leave_out(sql, token, &mut copied),
             }
         }
         self.template.extend_from_slice(&sql.as_bytes()[copied..]);
-        self.form.is_whole |= !self.form.is_terminated || self.form.has_semicolon_inside;
-        self.form.is_whole |= !is_data_statement(self.leading_word(sql));
-        self.hash = self.hash_of(self.key(sql));
+        self.read.form.is_whole |=
+            !self.read.form.is_terminated || self.read.form.has_semicolon_inside;
+        self.read.form.is_whole |= !is_data_statement(self.leading_word(sql));
+        self.read.hash = self.hash_of(self.key(sql));
     }
 
     /// Reads up to the first word, past comments and parentheses; gives back the first token that is
@@ -106,7 +131,7 @@ impl Fingerprint {
                 Kind::Comment => self.leave_out(sql, token, copied),
                 Kind::Punctuation if sql.as_bytes()[token.start] == b'(' => (),
                 Kind::Word => {
-                    self.leading = token.start..token.end;
+                    self.read.leading = token.start..token.end;
                     return Some(token);
                 }
                 _ => return Some(token),
@@ -126,7 +151,7 @@ impl Fingerprint {
     /// The text under which the plan of the statement `sql`, which was just read, is looked up
     /// first: the template, or `sql` itself if [`Self::is_whole`].
     pub fn key<'a>(&'a self, sql: &'a str) -> &'a [u8] {
-        if self.form.is_whole { sql.as_bytes() } else { &self.template }
+        if self.read.form.is_whole { sql.as_bytes() } else { &self.template }
     }
 
     /// The text with literals and comments replaced by a byte each, see [`readable`].
@@ -136,7 +161,7 @@ impl Fingerprint {
 
     /// A seeded hash of the key.
     pub fn hash(&self) -> u64 {
-        self.hash
+        self.read.hash
     }
 
     /// The same hash of another text.
@@ -154,23 +179,23 @@ impl Fingerprint {
     /// Whether the key is the whole text: a utility statement, more than one statement, or a text
     /// in which a literal may change more than a value.
     pub fn is_whole(&self) -> bool {
-        self.form.is_whole
+        self.read.form.is_whole
     }
 
     /// Whether all strings, quoted identifiers and comments end. If not, the statement is passed on
     /// unchanged and Postgres reports the error.
     pub fn is_terminated(&self) -> bool {
-        self.form.is_terminated
+        self.read.form.is_terminated
     }
 
     /// Whether something follows a semicolon, so that it may be more than one statement.
     pub fn has_semicolon_inside(&self) -> bool {
-        self.form.has_semicolon_inside
+        self.read.form.has_semicolon_inside
     }
 
     /// The first word past comments and opening parentheses, as written; empty if there is none.
     pub fn leading_word<'a>(&self, sql: &'a str) -> &'a str {
-        sql.get(self.leading.clone()).unwrap_or_default()
+        sql.get(self.read.leading.clone()).unwrap_or_default()
     }
 }
 
@@ -187,7 +212,7 @@ fn is_data_statement(word: &str) -> bool {
 
 /// The byte that stands for a kind in a template: a control character that is not white space. In
 /// the statement itself one would be [`Kind::Other`], whose key is the whole text.
-fn marker(kind: Kind) -> u8 {
+pub(super) fn marker(kind: Kind) -> u8 {
     match kind {
         Kind::Integer => 1,
         Kind::Bigint => 2,

@@ -127,8 +127,9 @@ impl Iterator for Lexer<'_> {
     }
 }
 
+/// The token that begins at `start` with the byte `first`, and where it ends.
 #[inline]
-fn token(sql: &[u8], start: usize, first: u8) -> (Kind, usize) {
+pub(super) fn token(sql: &[u8], start: usize, first: u8) -> (Kind, usize) {
     match first {
         b'e' | b'E' | b'b' | b'B' | b'x' | b'X' | b'n' | b'N' | b'u' | b'U' => {
             prefixed(sql, start, first)

@@ -5,6 +5,7 @@ pub mod copy;
 pub mod fingerprint;
 pub mod lexer;
 pub mod literal;
+mod memo;
 pub mod parse;
 mod scan;
 pub mod search_path;

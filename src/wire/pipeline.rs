@@ -124,6 +124,29 @@ impl Pipeline {
         Ok(verdict)
     }
 
+    /// Takes the whole frames at the front of `input` that are most of all answers: those of the client's
+    /// own requests that change nothing but whose turn it is. Gives their bytes; the frame after them is
+    /// for [`Self::on_reply`].
+    pub fn skim(&mut self, input: &[u8]) -> usize {
+        let mut rest = input;
+        while let Some(&[tag, a, b, c, d]) = rest.first_chunk::<5>() {
+            let len = (u32::from_be_bytes([a, b, c, d]) as usize).saturating_add(1);
+            let Some(front) = self.owed.front() else { break };
+            if len < 5 || len > rest.len() || !matches!(front.action, Action::Forward) {
+                break;
+            }
+            match (tag, front.reply) {
+                (b'D' | b'T' | b'C', Reply::Query) | (b'D', Reply::Execute) => (),
+                (b'2', Reply::Bind) | (b'T' | b'n', Reply::Describe) | (b'C', Reply::Execute) => {
+                    self.pop();
+                }
+                _ => break,
+            }
+            rest = &rest[len..];
+        }
+        input.len() - rest.len()
+    }
+
     /// ReadyForQuery for a Sync that was taken for part of a COPY which had failed before.
     fn on_unowed(&mut self, tag: u8, status: Option<TxStatus>) -> Result<Verdict, Unexpected> {
         match (tag, self.batch) {
@@ -181,13 +204,6 @@ impl Pipeline {
     /// Whether the reply in turn is for the client.
     pub fn is_forwarding(&self) -> bool {
         self.owed.front().is_none_or(|owed| owed.action == Action::Forward)
-    }
-
-    /// Whether rows are due, and for the client.
-    pub fn is_forwarding_rows(&self) -> bool {
-        self.owed.front().is_some_and(|owed| {
-            owed.action == Action::Forward && matches!(owed.reply, Reply::Query | Reply::Execute)
-        })
     }
 
     /// The state that the last ReadyForQuery reported.
