@@ -57,7 +57,7 @@ pub struct Listen {
     pub unix_socket_mode: u32,
     /// How long running transactions may go on after SIGTERM.
     pub shutdown_grace: Duration,
-    /// Data-plane threads; default: the number of cores.
+    /// Data-plane threads; default: half the number of cores.
     pub threads: usize,
 }
 

@@ -100,7 +100,8 @@ fn only<'a>(root: &Section<'a>, name: &'static str) -> Section<'a> {
 }
 
 fn listen(section: &Section<'_>, outside: &Outside<'_>) -> Listen {
-    let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+    // The other half is for the kernel's part of the work, and for servers on the same machine.
+    let half = || std::thread::available_parallelism().map_or(1, |it| it.get().div_ceil(2));
     let listen = Listen {
         address: section.value("address", values::address),
         http: section.optional("http", values::address),
@@ -108,7 +109,7 @@ fn listen(section: &Section<'_>, outside: &Outside<'_>) -> Listen {
         unix_socket_dir: section.optional("unix_socket_dir", values::folder),
         unix_socket_mode: section.value("unix_socket_mode", values::mode),
         shutdown_grace: section.value("shutdown_grace", values::duration),
-        threads: section.optional("threads", values::count).unwrap_or_else(cores),
+        threads: section.optional("threads", values::count).unwrap_or_else(half),
     };
     if listen.http == Some(listen.address) && listen.address.port() != 0 {
         section.wrong("http", Wrong::new("is listen.address too", "write another port"));

@@ -52,6 +52,8 @@ pub struct HostMetrics {
     pub wait: Histogram,
     pub connect_errors: IntCounter,
     pub limits: LimitMetrics,
+    /// How often all connections that `pool.size` allows were in use.
+    pub full: IntCounter,
     pub up: IntGauge,
 }
 
@@ -194,6 +196,7 @@ impl Metrics {
             wait: self.wait.with_label_values(labels),
             connect_errors: self.connect_errors.with_label_values(labels),
             limits: self.limits.clone(),
+            full: self.limits.of("pool.size"),
             up: self.host_up.with_label_values(&[database, shard, role, host]),
         }
     }

@@ -14,7 +14,7 @@ use tokio::net::{TcpStream, UnixStream};
 use super::tls::TlsStream;
 
 /// Bytes that [`Stream::try_read`] takes at once.
-const TRY_BYTES: usize = 1024;
+const TRY_BYTES: usize = 128;
 
 /// A connected socket.
 #[derive(Debug)]

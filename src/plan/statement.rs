@@ -42,6 +42,14 @@ impl Statement {
         Call { sql: self.sql(), slots, planned, args }
     }
 
+    /// As [`Self::call`], for [`super::route::route`], which looks at the text for literals only.
+    pub fn call_for_route<'a>(&'a self, args: Arguments<'a>) -> Call<'a> {
+        match self.cached.slots.is_empty() {
+            true => Call { sql: "", slots: &[], planned: &[], args },
+            false => self.call(args),
+        }
+    }
+
     /// The text.
     pub fn sql(&self) -> &str {
         std::str::from_utf8(&self.text).unwrap_or_default()

@@ -12,7 +12,6 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
-use prometheus::IntCounter;
 use tokio::sync::oneshot;
 
 use super::lease::{Lease, Slot};
@@ -39,8 +38,6 @@ pub struct PoolLimits {
 pub struct Pool {
     pub target: Target,
     pub limits: ArcSwap<PoolLimits>,
-    /// How often all were in use.
-    pub(super) full: IntCounter,
     pub metrics: HostMetrics,
     pub numbers: PoolNumbers,
     /// Shared with the other pools to this server.
@@ -129,7 +126,6 @@ impl Pool {
         };
         let pool = Arc::new(Self {
             target,
-            full: metrics.limits.of("pool.size"),
             limits: ArcSwap::from_pointee(limits),
             metrics,
             numbers: PoolNumbers::default(),
@@ -231,7 +227,7 @@ impl Pool {
     ) -> Place {
         let (grant, wait) = oneshot::channel();
         if state.open >= state.bounds.size {
-            self.full.inc();
+            self.metrics.full.inc();
         }
         self.numbers.waits.fetch_add(1, Ordering::Relaxed);
         let number = self.quota.queue();

@@ -207,7 +207,7 @@ impl Session {
         let catalog = self.database.state.catalog.load();
         let is_fresh = prepared.version == self.schema_version(catalog.as_ref()?);
         let is_known = is_fresh && !prepared.needs_types();
-        if self.may_unpin(prepared.statement.sql()) {
+        if self.pin.is_some() && self.may_unpin(prepared.statement.sql()) {
             return None;
         }
         if !is_known || !bind.portal.is_empty() || may_have_directives(&prepared.statement.text) {
@@ -218,7 +218,7 @@ impl Session {
         let run = plain_run(&prepared.statement.plan, prepared.statement.verb())?;
         let routed = {
             let bound = bound(&bind, &input[parts.bind.clone()], &prepared.text);
-            let call = prepared.statement.call(bound.as_route());
+            let call = prepared.statement.call_for_route(bound.as_route());
             let (verb, is_shared) = (prepared.statement.verb(), prepared.statement.is_shared);
             self.route_call(run, &call, verb, is_shared).ok()??
         };
