@@ -80,6 +80,17 @@ pub struct Prepared {
 }
 
 impl Prepared {
+    /// A statement of that text. It is kept for long: what it has of the text must not be a piece of a
+    /// client's read buffer, which would be kept with it.
+    pub fn new(text: Arc<Text>, mut statement: Statement, version: u64) -> Self {
+        statement.text = match statement.text == text.sql() {
+            true => text.sql().clone(),
+            // Without semicolons around it.
+            false => Bytes::copy_from_slice(&statement.text),
+        };
+        Self { text, statement, version }
+    }
+
     /// Whether a key is a parameter whose type nobody has told yet: what Postgres infers need not be
     /// the key column's type, and a value must not be read as another type than it is.
     pub fn needs_types(&self) -> bool {
@@ -259,10 +270,26 @@ fn no_room(limit: usize) -> PgError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plan::cache::{CachedPlan, Verb};
 
     fn key(number: usize) -> TextKey {
         let sql = format!("SELECT {number:01000}").into();
         TextKey { sql, types: Vec::new(), path: String::new(), database: "app".into(), schema: 0 }
+    }
+
+    #[test]
+    fn a_read_buffer_is_not_kept_alive() {
+        let text = PreparedStatements::default().text(key(1), 1 << 20).unwrap();
+        let buffer = Bytes::from([text.sql(), &[b'x'; 8192][..]].concat());
+        for sql in [buffer.slice(..text.sql().len()), buffer.slice(7..text.sql().len())] {
+            let (plan, slots) = (Arc::default(), Box::default());
+            let cached = CachedPlan { plan, slots, verb: Verb::Other };
+            let statement = Statement::exact(&sql, Arc::new(cached));
+            let prepared = Prepared::new(Arc::clone(&text), statement, 1);
+            assert_eq!(prepared.statement.text, sql);
+            drop(sql);
+            assert!(buffer.is_unique());
+        }
     }
 
     #[test]

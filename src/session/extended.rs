@@ -233,7 +233,7 @@ impl Session {
             Some(Setting::Statement(it) | Setting::Value(it)) => it.clone(),
             None => String::new(),
         };
-        let database = Arc::clone(&self.database_name);
+        let database = Arc::clone(&self.database.name);
         // The texts outlive this message: they must not keep its whole read buffer alive.
         let sql = Bytes::copy_from_slice(&sql);
         // Temporary tables, and a schema that only this transaction sees, are nobody else's.
@@ -249,7 +249,7 @@ impl Session {
             self.proxy.prepared.text(key, limit)?
         };
         let is_common = restored.is_none() && self.routing.tenant.is_none();
-        let prepared = Arc::new(Prepared { text, statement, version: self.catalog_version() });
+        let prepared = Arc::new(Prepared::new(text, statement, self.catalog_version()));
         if is_common && !is_own {
             self.proxy.prepared.insert(&prepared);
         }
@@ -267,7 +267,7 @@ impl Session {
         let mut statements = self.analyse(prepared.text.sql(), prepared.text.types()).await?;
         let Some(statement) = statements.pop() else { return Ok(prepared) };
         let text = Arc::clone(&prepared.text);
-        Ok(Arc::new(Prepared { text, statement, version: self.catalog_version() }))
+        Ok(Arc::new(Prepared::new(text, statement, self.catalog_version())))
     }
 
     pub(super) fn catalog_version(&self) -> u64 {
@@ -328,7 +328,7 @@ impl Session {
         }
         let statement = self.analyse_exactly(prepared.text.sql(), prepared.text.types())?;
         let version = prepared.version;
-        let exact = Prepared { text: Arc::clone(&prepared.text), statement, version };
+        let exact = Prepared::new(Arc::clone(&prepared.text), statement, version);
         let PlanAction::Run(run) = &exact.statement.plan.action else {
             return Ok(None);
         };
