@@ -156,8 +156,8 @@ fn workers(proxy: &Arc<Proxy>, count: usize) -> Result<Arc<[Worker]>, AppError> 
     let start = |number: usize| {
         let proxy = Arc::clone(proxy);
         let thread = Arc::new(Thread::new(number, proxy.plan_seed));
-        Worker::start(Arc::clone(&thread), move |stream| {
-            crate::session::serve(Arc::clone(&proxy), stream, Arc::clone(&thread))
+        Worker::start(Arc::clone(&thread), move |stream, place| {
+            crate::session::serve(Arc::clone(&proxy), stream, Arc::clone(&thread), place)
         })
     };
     (0..count.max(1))

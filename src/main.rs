@@ -7,6 +7,10 @@ use clap::{Args, Parser, Subcommand};
 use pgsluice::app::check;
 use pgsluice::{app, playground};
 
+/// Gives memory back when clients have left, which the system's allocator does not.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// A sharding-aware Postgres proxy: one DATABASE_URL over many Postgres servers.
 ///
 /// Applications connect to pgsluice as to any Postgres. Each statement goes to the shard that holds

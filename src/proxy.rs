@@ -70,9 +70,9 @@ pub struct Handle {
     pub pid: i32,
     /// In session mode: the process of its server, which the client was told as its own.
     pub told_pid: std::sync::OnceLock<i32>,
-    pub key: Vec<u8>,
-    pub user: String,
-    pub database: String,
+    pub key: Box<[u8]>,
+    pub user: Arc<str>,
+    pub database: Arc<str>,
     pub peer: crate::net::Peer,
     pub is_tls: bool,
     pub connected: Instant,
@@ -88,11 +88,10 @@ pub struct Handle {
 /// What SHOW CLIENTS tells of a client.
 #[derive(Clone, Debug, Default)]
 pub struct ClientState {
-    pub application: String,
+    pub application: Box<str>,
     pub tenant: Option<String>,
     pub pin: Option<&'static str>,
     pub in_transaction: bool,
-    pub queries: u64,
 }
 
 impl Proxy {
@@ -170,10 +169,10 @@ impl Proxy {
         let known = self.clients.get(&pid).map(|it| Arc::clone(&it));
         let told = || {
             let mut clients = self.clients.iter();
-            let told = clients.find(|it| it.told_pid.get() == Some(&pid) && it.key == key);
+            let told = clients.find(|it| it.told_pid.get() == Some(&pid) && *it.key == *key);
             told.map(|it| Arc::clone(&it))
         };
-        if let Some(handle) = known.filter(|it| it.key == key).or_else(told) {
+        if let Some(handle) = known.filter(|it| *it.key == *key).or_else(told) {
             handle.cancel().await;
         }
     }

@@ -53,6 +53,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("x509_cert", &["net/tls"]),
     ("redis", &["cache/redis"]),
     ("clap", &["main.rs"]),
+    ("mimalloc", &["main.rs"]),
     ("tempfile", &["playground/"]),
 ];
 

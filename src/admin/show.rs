@@ -135,11 +135,11 @@ fn clients(proxy: &Proxy) -> Table {
         let state = handle.state.lock().clone();
         table.rows.push(vec![
             Some(handle.pid.to_string()),
-            Some(handle.database.clone()),
-            Some(handle.user.clone()),
+            Some(handle.database.to_string()),
+            Some(handle.user.to_string()),
             Some(handle.peer.to_string()),
             Some(handle.is_tls.to_string()),
-            Some(state.application),
+            Some(state.application.into()),
             state.tenant,
             Some(state.in_transaction.to_string()),
             Some(handle.servers.lock().len().to_string()),
@@ -192,14 +192,14 @@ fn servers(proxy: &Proxy) -> Table {
                 ]);
             }
         }
-        for client in proxy.clients.iter().filter(|it| it.database == database.config.name) {
+        for client in proxy.clients.iter().filter(|it| *it.database == *database.config.name) {
             let here = |it: &&std::sync::Arc<crate::server::CancelKey>| {
                 it.host.host == host.address.host && it.host.port == host.address.port
             };
             for server in client.servers.lock().iter().filter(here) {
                 table.row([
                     database.config.name.clone(),
-                    client.user.clone(),
+                    client.user.to_string(),
                     host.shard.to_string(),
                     host.role().into(),
                     host.address.to_string(),
@@ -340,7 +340,7 @@ fn stats(proxy: &Proxy) -> Table {
     ]);
     each_database(proxy, |database| {
         let (metrics, plans) = (&database.state.metrics, database.state.plans.counts());
-        let clients = proxy.clients.iter().filter(|it| it.database == database.config.name);
+        let clients = proxy.clients.iter().filter(|it| *it.database == *database.config.name);
         table.row([
             database.config.name.clone(),
             metrics.queries.get().to_string(),

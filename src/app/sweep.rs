@@ -34,7 +34,7 @@ fn end_waits(cluster: &Cluster) {
 fn look(proxy: &Proxy, cluster: &Cluster, at: u64) {
     for handle in &proxy.clients {
         // The console has no database.
-        let Some(database) = cluster.databases.get(&handle.database) else { continue };
+        let Some(database) = cluster.databases.get(&*handle.database) else { continue };
         let limits = &cluster.config.limits;
         let timeouts = database.config.timeouts.or(&limits.timeouts);
         let allowed = Allowed { timeouts, write: limits.write_timeout };

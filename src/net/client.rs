@@ -45,7 +45,7 @@ pub struct Client {
     pub backlog: Arc<Backlog>,
     is_blocked: bool,
     /// How often its output was full and it took no more.
-    pub stalls: u64,
+    pub stalls: u32,
 }
 
 impl Client {
@@ -200,7 +200,7 @@ impl Client {
         while !self.out.is_empty() {
             let Poll::Ready(written) = self.stream.poll_write(cx, &self.out) else {
                 let is_full = self.out.len() >= self.buffer_limit;
-                self.stalls += u64::from(is_full && !self.is_blocked);
+                self.stalls += u32::from(is_full && !self.is_blocked);
                 self.is_blocked = true;
                 self.backlog.stop(self.sent, self.out.len());
                 return Poll::Pending;

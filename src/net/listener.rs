@@ -22,13 +22,14 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Starts a thread that serves every stream it is given by `serve`, as a task of its own.
+    /// Starts a thread that serves every stream it is given by `serve`, as a task of its own, which
+    /// keeps the [`Place`] to its end.
     ///
     /// # Errors
     /// If no thread or runtime can be made.
     pub fn start<F, S>(thread: Arc<Thread>, serve: F) -> io::Result<Self>
     where
-        F: Fn(Stream) -> S + Send + 'static,
+        F: Fn(Stream, Place) -> S + Send + 'static,
         S: Future<Output = ()> + Send + 'static,
     {
         let number = thread.number;
@@ -42,17 +43,10 @@ impl Worker {
         std::thread::Builder::new().name(format!("data-{number}")).spawn(move || {
             runtime.block_on(async move {
                 while let Some(stream) = queue.recv().await {
+                    let place = Place(Arc::clone(&counter));
                     match stream.register_here() {
-                        Ok(stream) => {
-                            let task = serve(stream);
-                            let load = Loaded(Arc::clone(&counter));
-                            tokio::spawn(async move {
-                                let _load = load;
-                                task.await;
-                            });
-                        }
+                        Ok(stream) => drop(tokio::spawn(serve(stream, place))),
                         Err(error) => {
-                            counter.fetch_sub(1, Ordering::Relaxed);
                             tracing::warn!(%error, "a client could not be taken over");
                         }
                     }
@@ -67,10 +61,10 @@ impl Worker {
     }
 }
 
-/// One client less when dropped, also when its task panics.
-struct Loaded(Arc<AtomicUsize>);
+/// A client's place on a thread: one client less there when dropped, also when its task panics.
+pub struct Place(Arc<AtomicUsize>);
 
-impl Drop for Loaded {
+impl Drop for Place {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }

@@ -94,7 +94,8 @@ impl Seat {
         Ok(Self { proxy: Arc::clone(proxy), address, named: None, pid: None })
     }
 
-    /// The client has proved to be that user. The console's are not counted here.
+    /// The client has proved to be that user: its name and the database's, as all clients share them.
+    /// The console's are not counted here.
     ///
     /// # Errors
     /// 53300 at `limits.clients_per_user` or `limits.clients_per_database`, or what the user or the
@@ -104,7 +105,7 @@ impl Seat {
         user: &User,
         database: &Database,
         limits: &Limits,
-    ) -> Result<(), PgError> {
+    ) -> Result<(Arc<str>, Arc<str>), PgError> {
         let of_user = user.clients.or(limits.clients_per_user).unwrap_or(usize::MAX);
         let of_database = database.clients.or(limits.clients_per_database).unwrap_or(usize::MAX);
         let mut taken = self.proxy.seats.0.lock();
@@ -123,8 +124,8 @@ impl Seat {
             return Err(full(message, &"limits.clients_per_database", of_database).hint(hint));
         }
         drop(taken);
-        self.named = Some(names);
-        Ok(())
+        self.named = Some(names.clone());
+        Ok(names)
     }
 
     /// Shows the client to others, until the place is given back.

@@ -313,7 +313,7 @@ impl Session {
             None => "",
         };
         let version = self.schema_version(self.database.state.catalog.load().as_ref()?);
-        let database = &*self.database_name;
+        let database = &*self.database.name;
         self.proxy.prepared.find(&Parsed { sql: parse.sql, types, path, database, version })
     }
 

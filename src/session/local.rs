@@ -201,7 +201,7 @@ impl Session {
             _ => Setting::Statement(sql.trim().trim_end_matches(';').to_owned()),
         };
         if name == "application_name" {
-            self.handle.state.lock().application = value.unwrap_or_default().to_owned();
+            self.handle.state.lock().application = value.unwrap_or_default().into();
         }
         self.keep(name, Some(setting));
         Ok(())
@@ -400,7 +400,7 @@ impl Session {
         self.portals.clear();
         self.settings = Arc::clone(&self.defaults);
         self.routing = super::Routing::default();
-        self.sql_statements.clear();
+        self.sql_statements = None;
         self.doubt = None;
         self.unpin();
         self.stop_listening();
@@ -413,11 +413,13 @@ impl Session {
         match name {
             None => {
                 self.statements.retain(|name, _| name.is_empty());
-                self.sql_statements.clear();
+                self.sql_statements = None;
                 self.complete("DEALLOCATE ALL");
             }
             Some(name) => {
-                self.sql_statements.remove(name);
+                if let Some(own) = &mut self.sql_statements {
+                    own.remove(name);
+                }
                 if self.statements.remove(name.as_bytes()).is_none() {
                     return Err(PgError::new(
                         sqlstate::UNDEFINED_STATEMENT,
@@ -556,7 +558,7 @@ impl Session {
         };
         let done = tokio::time::timeout(Duration::from_secs(5), wait).await.is_ok();
         if !done {
-            tracing::warn!(database = %self.database_name, "the schema could not be read again");
+            tracing::warn!(database = %self.database.name, "the schema could not be read again");
         }
         done
     }

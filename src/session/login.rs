@@ -239,11 +239,11 @@ async fn admit(
     if let Err(error) = may_enter(proxy, &wanted, &account.user, database.is_some()) {
         return Err((client, error));
     }
-    let handle = match database
-        .as_ref()
-        .map_or(Ok(()), |it| seat.name(&account.user, &it.config, limits))
-        .and_then(|()| register(proxy, &client, &wanted, thread))
-    {
+    let names = match &database {
+        Some(it) => seat.name(&account.user, &it.config, limits),
+        None => Ok((wanted.user.as_str().into(), wanted.database.as_str().into())),
+    };
+    let handle = match names.and_then(|it| register(proxy, &client, &wanted, thread, it)) {
         Ok(handle) => handle,
         Err(error) => return Err((client, error)),
     };
@@ -314,6 +314,7 @@ fn register(
     client: &Client,
     wanted: &Wanted,
     thread: usize,
+    (user, database): (Arc<str>, Arc<str>),
 ) -> Result<Arc<Handle>, PgError> {
     let mut key = vec![0; if wanted.minor >= 2 { 32 } else { 4 }];
     getrandom::fill(&mut key)
@@ -321,16 +322,16 @@ fn register(
     let handle = Arc::new(Handle {
         pid: proxy.next_pid(),
         told_pid: std::sync::OnceLock::new(),
-        key,
-        user: wanted.user.clone(),
-        database: wanted.database.clone(),
+        key: key.into(),
+        user,
+        database,
         peer: client.peer,
         is_tls: client.is_tls(),
         connected: Instant::now(),
         thread,
         servers: parking_lot::Mutex::default(),
         state: parking_lot::Mutex::new(ClientState {
-            application: wanted.application.clone(),
+            application: wanted.application.as_str().into(),
             tenant: wanted.routing.tenant.clone(),
             ..ClientState::default()
         }),
@@ -358,7 +359,6 @@ fn new_session(
         client,
         thread,
         account,
-        database_name: Arc::clone(&database.name),
         cluster,
         database,
         settings: proxy.settings.intern(Arc::clone(&wanted.settings)),
@@ -371,7 +371,7 @@ fn new_session(
         has_lost_state: false,
         last_server: None,
         doubt: None,
-        sql_statements: Default::default(),
+        sql_statements: None,
         statements: Default::default(),
         portals: Default::default(),
         batch: Vec::new(),
@@ -385,7 +385,7 @@ fn new_session(
         standby: None,
         granted: None,
         is_cut_off: false,
-        asked: Default::default(),
+        asked: None,
     }
 }
 

@@ -20,9 +20,9 @@ mod statement;
 mod timeouts;
 mod transaction;
 
-use std::collections::HashMap;
-use std::future::poll_fn;
-use std::pin::pin;
+use std::collections::{HashMap, HashSet};
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
@@ -31,6 +31,7 @@ use bytes::Bytes;
 
 use crate::error::{PgError, sqlstate};
 use crate::exec::{Failure, Member};
+use crate::net::listener::Place;
 use crate::net::{Client, Stream, Thread};
 use crate::pool::cluster::{Cluster, Database};
 use crate::pool::login::Account;
@@ -47,7 +48,7 @@ use transaction::Transaction;
 /// How long a client may take nothing of what it is sent.
 const PATIENCE: Duration = Duration::from_secs(600);
 
-/// A client that has logged in.
+/// A client that has logged in. There are many, most of which wait: what few of them need is boxed.
 struct Session {
     proxy: Arc<Proxy>,
     handle: Arc<Handle>,
@@ -56,8 +57,6 @@ struct Session {
     client: Client,
     thread: usize,
     account: Arc<Account>,
-    /// Its account on servers.
-    database_name: Arc<str>,
     cluster: Arc<Cluster>,
     database: Arc<Database>,
     /// As the session has them now, and as they were at the start.
@@ -74,10 +73,10 @@ struct Session {
     /// A server was lost that had state of the session: another one would not be the same.
     has_lost_state: bool,
     /// Settings to ask the server for before it is given back, since a statement may have made them.
-    doubt: Option<Vec<String>>,
+    doubt: Option<Box<Vec<String>>>,
     statements: HashMap<Bytes, Arc<Prepared>, foldhash::fast::RandomState>,
     /// Those of SQL-level PREPARE, as it was written; each is in `statements`, too.
-    sql_statements: HashMap<String, Arc<str>, foldhash::fast::RandomState>,
+    sql_statements: Option<Box<SqlStatements>>,
     portals: HashMap<Bytes, Portal, foldhash::fast::RandomState>,
     /// Messages of the extended protocol since the last Sync or Flush.
     batch: Vec<(u8, Bytes)>,
@@ -98,8 +97,11 @@ struct Session {
     /// Whether the client has got a part of a row of which the rest will not come.
     is_cut_off: bool,
     /// Unknown relations that were looked for under a version of the catalog.
-    asked: (u64, std::collections::HashSet<String>),
+    asked: Option<Box<(u64, HashSet<String>)>>,
 }
+
+/// The texts of SQL-level PREPARE by name.
+type SqlStatements = HashMap<String, Arc<str>, foldhash::fast::RandomState>;
 
 /// What a client has said about routing: `SET sluice.…`.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -132,29 +134,60 @@ impl Role {
 }
 
 /// Serves a connection that was accepted: a client, a cancel request, the admin console.
-pub async fn serve(proxy: Arc<Proxy>, stream: Stream, thread: Arc<Thread>) {
-    let Ok(peer) = stream.peer() else { return };
+///
+/// Not an `async fn`: that would keep room for its arguments as long as the client stays.
+pub fn serve(
+    proxy: Arc<Proxy>,
+    stream: Stream,
+    thread: Arc<Thread>,
+    place: Place,
+) -> impl Future<Output = ()> + Send + 'static {
+    // On the heap, and dropped before the session begins.
+    let beginning = Box::pin(begin(proxy, stream, thread));
+    async move {
+        let _place = place;
+        match beginning.await {
+            Some(Begun::Session(session)) => session.live().await,
+            Some(Begun::Other(service)) => service.await,
+            None => (),
+        }
+    }
+}
+
+/// What a connection turned out to be.
+enum Begun {
+    Session(Box<Session>),
+    /// What is rare, on the heap, so that a client's task is small.
+    Other(Pin<Box<dyn Future<Output = ()> + Send>>),
+}
+
+/// Up to the client's first ReadyForQuery. `None`: there is nothing to serve.
+async fn begin(proxy: Arc<Proxy>, stream: Stream, thread: Arc<Thread>) -> Option<Begun> {
+    let peer = stream.peer().ok()?;
     stream.set_nodelay();
-    let limits = proxy.cluster.load().config.limits.clone();
     let number = thread.number;
-    let mut client = Client::new(stream, peer, thread, limits.message_bytes);
-    client.text_limit = limits.query_bytes.unwrap_or(limits.message_bytes);
-    client.buffer_limit = limits.buffer_bytes;
-    let login = Box::pin(login::log_in(&proxy, client, number));
-    match tokio::time::timeout(limits.login_timeout, login).await {
-        Ok(Some(login::Outcome::Session(session))) => session.live().await,
+    let (client, limit) = {
+        let limits = &proxy.cluster.load().config.limits;
+        let mut client = Client::new(stream, peer, thread, limits.message_bytes);
+        client.text_limit = limits.query_bytes.unwrap_or(limits.message_bytes);
+        client.buffer_limit = limits.buffer_bytes;
+        (client, limits.login_timeout)
+    };
+    let login = login::log_in(&proxy, client, number);
+    match tokio::time::timeout(limit, login).await {
+        Ok(Some(login::Outcome::Session(session))) => Some(Begun::Session(session)),
         Ok(Some(login::Outcome::Replication(session, server))) => {
-            Box::pin(session.replicate(server)).await;
+            Some(Begun::Other(Box::pin(session.replicate(server))))
         }
-        Ok(Some(login::Outcome::Admin(console))) => {
-            let (client, handle, seat) = *console;
-            Box::pin(crate::admin::serve(Arc::clone(&proxy), client, handle)).await;
-            drop(seat);
-        }
-        Ok(None | Some(login::Outcome::Ended)) => (),
+        Ok(Some(login::Outcome::Admin(console))) => Some(Begun::Other(Box::pin(async move {
+            let (client, handle, _seat) = *console;
+            crate::admin::serve(proxy, client, handle).await;
+        }))),
+        Ok(None | Some(login::Outcome::Ended)) => None,
         Err(_) => {
             proxy.metrics.limits.reached("limits.login_timeout");
             tracing::debug!(%peer, "a client did not log in in time");
+            None
         }
     }
 }
@@ -382,7 +415,7 @@ impl Session {
         if !Arc::ptr_eq(&cluster, &self.cluster) {
             self.cluster = Arc::clone(&cluster);
             // A database taken out of the configuration serves its last sessions to their end.
-            if let Some(database) = cluster.databases.get(&*self.database_name) {
+            if let Some(database) = cluster.databases.get(&*self.database.name) {
                 self.database = Arc::clone(database);
             }
         }
@@ -474,7 +507,7 @@ impl Session {
     fn end(&mut self) {
         self.stop_listening();
         self.proxy.metrics.bytes_received.inc_by(self.client.received);
-        self.proxy.metrics.limits.of("limits.buffer_bytes").inc_by(self.client.stalls);
+        self.proxy.metrics.limits.of("limits.buffer_bytes").inc_by(self.client.stalls.into());
         self.proxy.metrics.bytes_sent.inc_by(self.client.sent);
         self.handle.servers.lock().clear();
         let keeps = self.keeps_servers();

@@ -103,7 +103,7 @@ impl Session {
         if let Some(at) = self.home_member() {
             self.members[at].lease.server().statements.named.insert(name.to_owned(), text.clone());
         }
-        self.sql_statements.insert(name.to_owned(), text);
+        self.sql_statements.get_or_insert_default().insert(name.to_owned(), text);
         let mut frame = BytesMut::new();
         frontend::parse(&mut frame, name.as_bytes(), inner, types.iter().copied());
         let frame = frame.freeze();
@@ -127,12 +127,13 @@ impl Session {
             return Ok(());
         }
         let at = self.member(self.database.config.home_shard, Role::Primary).await?;
-        let own = &self.sql_statements;
+        let own = self.sql_statements.as_deref();
         let server = self.members[at].lease.server();
-        for name in server.statements.take_others(|name, text| own.get(name) == Some(text)) {
+        let is_own = |name: &str, text: &Arc<str>| own.and_then(|it| it.get(name)) == Some(text);
+        for name in server.statements.take_others(is_own) {
             server.run(&deallocate(&name)).await?;
         }
-        let names: Vec<String> = own.keys().cloned().collect();
+        let names: Vec<String> = own.iter().flat_map(|it| it.keys()).cloned().collect();
         for name in names {
             // One whose tables are gone cannot be made again; in a block that would fail the block.
             if self.tx.is_none()
@@ -165,8 +166,10 @@ impl Session {
                 self.doubt(plan.unsettled.iter().cloned().chain(set));
             }
         }
-        let own = match (self.sql_statements.get(name), &known) {
-            (Some(sql), _) => Some(Arc::clone(sql)),
+        let own = self.sql_statements.as_ref().and_then(|it| it.get(name)).cloned();
+        let is_by_sql = own.is_some();
+        let own = match (own, &known) {
+            (Some(sql), _) => Some(sql),
             (None, Some(it)) => Some(format!("{}", it.text.id).into()),
             (None, None) => None,
         };
@@ -178,7 +181,7 @@ impl Session {
         self.take_name(name).await?;
         let Some(own) = own else { return Ok(()) };
         let server = self.members[at].lease.server();
-        match (self.sql_statements.contains_key(name), known) {
+        match (is_by_sql, known) {
             (false, Some(prepared)) => {
                 let text = &prepared.text;
                 server.push_with(b'P', Action::Skip, |out| {

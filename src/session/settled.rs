@@ -120,7 +120,7 @@ impl Session {
 
     /// Asks the server what the session has made of it.
     pub(super) async fn settle_doubt(&mut self) {
-        let Some(mut names) = self.doubt.take() else { return };
+        let Some(mut names) = self.doubt.take().map(|it| *it) else { return };
         if self.database.mode == PoolMode::Session || self.is_pinned_for_good {
             return;
         }

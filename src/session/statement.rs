@@ -139,7 +139,7 @@ impl Session {
         if self.database.is_sharded() && !self.unknown(text, &catalog).is_empty() {
             // Not to be taken for a home table unless the schema says that there is no such table.
             if !self.reload_catalog().await {
-                self.asked.1.clear();
+                self.asked = None;
                 return Err(no_catalog());
             }
             catalog = self.catalog().await?;
@@ -158,11 +158,14 @@ impl Session {
         let path = self.search_path();
         let session = planner::Session { param_types: &[], search_path: path.as_deref() };
         let mut names = planner::unknown_tables(text, catalog, &session);
-        if self.asked.0 != catalog.version {
-            self.asked = (catalog.version, Default::default());
-        }
         // Temporary tables and misspellings stay unknown: one look is enough until the schema changes.
-        names.retain(|name| self.asked.1.len() < 1000 && self.asked.1.insert(name.clone()));
+        if !names.is_empty() {
+            let (version, asked) = &mut **self.asked.get_or_insert_default();
+            if *version != catalog.version {
+                (*version, *asked) = (catalog.version, Default::default());
+            }
+            names.retain(|name| asked.len() < 1000 && asked.insert(name.clone()));
+        }
         names
     }
 
