@@ -334,6 +334,42 @@ fn answers_are_those_of_one_postgres_or_refused() {
     whole(&names, &single);
 }
 
+/// The second time a plan is known, and from then on the statement runs as a prepared one.
+#[test]
+fn statements_that_run_prepared_are_answered_alike() {
+    let single = support::database("single_prepared");
+    let (mut spec, names) = support::four_shards("diff_prepared");
+    spec.database.push_str("auto_prepare = true\n");
+    fill(&names, &single);
+    support::shared().wait_for_replicas().unwrap();
+    let proxy = Proxy::start(spec);
+    proxy.wait_for_tables(7);
+    let port = support::shared().primary_port(0);
+    let login = || Wire::login(port, "app", "app", &single).unwrap();
+    let mut sides = Sides { one: login(), proxy: proxy.client() };
+    let mut wrong = Vec::new();
+    let is_plain = |sql: &str| {
+        let word = sql.split_whitespace().next().unwrap_or_default().to_ascii_uppercase();
+        ["SELECT", "INSERT", "UPDATE", "DELETE"].contains(&word.as_str())
+    };
+    for (file, case) in cases().iter().filter(|(_, it)| !it.is_block && is_plain(&it.sql)) {
+        if !case.protocols().contains(&Protocol::Simple) {
+            continue;
+        }
+        for _ in 0..2 {
+            if let Verdict::Wrong(what) = sides.compare(case, Protocol::Simple, false) {
+                wrong.push(format!("{file}: {}\n{what}", case.sql));
+                sides = Sides { one: login(), proxy: proxy.client() };
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{} wrong:\n\n{}", wrong.len(), wrong.join("\n"));
+    let prepared = proxy.show("SERVERS", "prepared");
+    let count: usize = prepared.iter().map(|it| it.parse::<usize>().unwrap()).sum();
+    assert!(count > 20, "{count} prepared");
+    whole(&names, &single);
+}
+
 fn golden(refused: &BTreeMap<String, Vec<String>>) {
     let mut text = String::new();
     for (file, entries) in refused {

@@ -109,6 +109,19 @@ fn a_killed_client_costs_no_connection() {
         assert_eq!(backend(&mut proxy.client()), process, "{syncs} {rest:?}");
     }
     wait_for("the pool to rest", || proxy.show("POOLS", "in_use")[0] == "0");
+    // While a server is cleaned up nobody uses it, and it is not idle.
+    let mut client = proxy.client();
+    let stubborn = "DO $$ BEGIN PERFORM pg_sleep(1000); \
+                    EXCEPTION WHEN query_canceled THEN PERFORM pg_sleep(1); END $$";
+    frontend::query(&mut client.out, stubborn.as_bytes());
+    client.send().unwrap();
+    wait_for("the block to run", || proxy.show("POOLS", "in_use")[0] == "1");
+    drop(client);
+    wait_for("the server to be cleaned up", || proxy.show("POOLS", "cleaning")[0] == "1");
+    let of_pool = |column| proxy.show("POOLS", column)[0].clone();
+    assert_eq!([of_pool("in_use"), of_pool("idle"), of_pool("open")], ["0", "0", "1"]);
+    wait_for("the server to be idle", || proxy.show("POOLS", "idle")[0] == "1");
+    assert_eq!(proxy.show("POOLS", "cleaning"), ["0"]);
     assert_eq!(proxy.show("POOLS", "open"), ["1"]);
     assert_eq!(proxy.show("POOLS", "waiting"), ["0"]);
     assert_eq!(proxy.client().run("SELECT count(*) FROM t").first(), "0");

@@ -123,3 +123,24 @@ fn an_unnamed_statement_lasts_until_the_next() {
     assert_eq!(a.run("SELECT 1").first(), "1");
     assert_eq!(execute(&mut a, b"").code(), "26000");
 }
+
+#[test]
+fn plans_are_made_as_configured_unless_the_client_says_otherwise() {
+    let (proxy, _) = one_server("prepared_mode", "plan_cache_mode = \"force_custom_plan\"\n");
+    let (mut a, mut b) = (proxy.client(), proxy.client());
+    let mode = |client: &mut Wire| client.run("SHOW plan_cache_mode").first();
+    assert_eq!(mode(&mut a), "force_custom_plan");
+    a.run("SET plan_cache_mode = force_generic_plan");
+    assert_eq!(
+        (mode(&mut a), mode(&mut b)),
+        ("force_generic_plan".into(), "force_custom_plan".into())
+    );
+    a.run("RESET plan_cache_mode");
+    assert_eq!(mode(&mut a), "force_custom_plan");
+    a.run("SET plan_cache_mode = auto");
+    a.run("DISCARD ALL");
+    assert_eq!(
+        (mode(&mut a), mode(&mut b)),
+        ("force_custom_plan".into(), "force_custom_plan".into())
+    );
+}

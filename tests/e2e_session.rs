@@ -347,3 +347,39 @@ fn a_session_whose_state_was_lost_ends() {
     assert!(a.frame().is_err() || a.frame().is_err(), "the connection is closed");
     b.run("SELECT 1");
 }
+
+/// `$user` is the user's name on servers: a table of that name is sharded for one and of the home shard
+/// for another.
+#[test]
+fn a_path_with_the_user_is_planned_for_each_user() {
+    let (mut spec, names) = support::four_shards("path_user");
+    for shard in 0..4 {
+        let (node, name) = (Node::Primary(shard / 2), &names[shard % 2]);
+        let sql = format!(
+            "DO $$ BEGIN CREATE ROLE path_other LOGIN PASSWORD 'other'; \
+             EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL; END $$; \
+             CREATE SCHEMA app AUTHORIZATION app; CREATE SCHEMA path_other AUTHORIZATION path_other; \
+             CREATE TABLE app.mine (tenant_id int, v int); INSERT INTO app.mine VALUES ({shard}, 1); \
+             CREATE TABLE path_other.mine (v int); \
+             INSERT INTO path_other.mine SELECT 1 FROM generate_series(1, 10 + {shard}); \
+             ALTER TABLE app.mine OWNER TO app; ALTER TABLE path_other.mine OWNER TO path_other"
+        );
+        support::shared().sql(node, name, &sql).unwrap();
+    }
+    support::shared().wait_for_replicas().unwrap();
+    spec.users = "[[user]]\nname = \"other\"\npassword = \"other\"\n\
+                  server_user = \"path_other\"\nserver_password = \"other\"\n"
+        .to_owned();
+    let proxy = Proxy::start(spec);
+    proxy.wait_for_tables(2);
+    let mut clients = [proxy.client(), Wire::login(proxy.port, "other", "other", "app").unwrap()];
+    let sql = "SELECT count(*) FROM mine";
+    for _ in 0..3 {
+        for (client, count) in clients.iter_mut().zip(["4", "10"]) {
+            client.run("SET search_path TO \"$user\"");
+            assert_eq!(client.run(sql).first(), count);
+            let arguments = Arguments { types: &[], values: &[], format: 0 };
+            assert_eq!(client.extended(sql, &arguments).first(), count);
+        }
+    }
+}

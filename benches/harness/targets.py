@@ -147,6 +147,7 @@ password = "{verifier(GUEST)}"
 name = "app"
 tenant_column = "aid"
 home_shard = 0
+auto_prepare = {str(getattr(self.args, "auto_prepare", False)).lower()}
 """ + self.shard_sections(parameters="?sslmode=disable")
 
     def database(self, target, mode="simple"):

@@ -35,6 +35,8 @@ pub struct Catalog {
     /// Whether keys that cannot be guaranteed over shards (sequences, unique and foreign keys
     /// without the tenant column) are allowed.
     pub allow_local_keys: bool,
+    /// Whether literals of the simple protocol may become parameters.
+    pub auto_prepare: bool,
     /// Changes whenever anything above does; part of the plan cache's key.
     pub version: u64,
 }

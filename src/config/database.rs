@@ -59,6 +59,7 @@ fn database(
         pin_after_write: section.value("pin_after_write", values::duration),
         trusted_functions: section.value("trusted_functions", values::text_list),
         allow_local_keys: section.value("allow_local_keys", values::bool),
+        auto_prepare: section.value("auto_prepare", values::bool),
         shards,
         map,
         pool_mode: mode.as_deref().map(pool_mode),

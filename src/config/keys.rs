@@ -130,6 +130,8 @@ pub const KEYS: &[Key] = &[
         "Prepared statements kept per server connection."),
     key("pool.reuse_unnamed", Kind::Bool, Value("true"),
         "An unnamed statement of the extended protocol that came before, from whichever client, stays prepared on servers under a name of the proxy's; servers need not parse it again. false: each Parse is handed on."),
+    key("pool.plan_cache_mode", Kind::Choice(&["auto", "force_custom_plan", "force_generic_plan"]), Absent("as the server has it"),
+        "Postgres' plan_cache_mode of new server connections. \"force_custom_plan\" plans each execution of a prepared statement for its values, where tenants differ much; a client's own SET goes before it."),
 
     key("limits.clients", count(1), Value("10000"),
         "Client connections; one more gets error 53300."),
@@ -234,6 +236,8 @@ pub const KEYS: &[Key] = &[
         "Functions declared to touch only rows of the statement's tenant."),
     key("database.allow_local_keys", Kind::Bool, Value("false"),
         "Lets DDL create unique and foreign keys, sequences and identity columns on sharded tables that each shard can keep only for itself."),
+    key("database.auto_prepare", Kind::Bool, Value("false"),
+        "Statements of the simple protocol outside of a transaction that differ only in values of columns run as prepared ones, with these values as parameters, where that is sure to be the same; servers need not parse and plan them again."),
     key("database.pool_mode", MODE, Absent("as pool.mode"),
         "pool.mode for this database."),
     key("database.pool_size", count(1), Absent("as pool.size"),

@@ -83,6 +83,8 @@ pub struct Pool {
     pub prepared_statements: usize,
     /// Whether repeated unnamed statements stay prepared on servers.
     pub reuse_unnamed: bool,
+    /// Postgres' `plan_cache_mode` of server connections; none: as the server has it.
+    pub plan_cache_mode: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -215,6 +217,8 @@ pub struct Database {
     /// Whether DDL may create unique and foreign keys, sequences and identity columns on sharded
     /// tables that shards can only keep each for itself.
     pub allow_local_keys: bool,
+    /// Whether literals of the simple protocol may become parameters.
+    pub auto_prepare: bool,
     /// By rising id.
     pub shards: Vec<Shard>,
     pub map: Map,

@@ -130,6 +130,7 @@ fn pool(section: &Section<'_>) -> Pool {
         check_after: section.value("check_after", values::duration),
         prepared_statements: section.value("prepared_statements", values::count),
         reuse_unnamed: section.value("reuse_unnamed", values::bool),
+        plan_cache_mode: section.optional("plan_cache_mode", values::choice),
     }
 }
 

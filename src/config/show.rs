@@ -76,6 +76,7 @@ fn sections(config: &Config, rows: &mut Rows) {
             ("check_after", show_duration(pool.check_after)),
             ("prepared_statements", pool.prepared_statements.to_string()),
             ("reuse_unnamed", pool.reuse_unnamed.to_string()),
+            ("plan_cache_mode", or_empty(&pool.plan_cache_mode)),
         ],
     );
     rows.section(
@@ -156,6 +157,7 @@ fn database(database: &Database, rows: &mut Rows) {
         ("pin_after_write", show_duration(database.pin_after_write)),
         ("trusted_functions", lists.1),
         ("allow_local_keys", database.allow_local_keys.to_string()),
+        ("auto_prepare", database.auto_prepare.to_string()),
         ("pool_mode", database.pool_mode.map(mode).unwrap_or_default().to_owned()),
         ("pool_size", or_empty(&database.pool_size)),
         ("clients", or_empty(&database.clients)),

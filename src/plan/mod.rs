@@ -5,6 +5,7 @@ mod array;
 pub mod cache;
 pub mod key;
 pub mod planner;
+mod preparable;
 pub mod route;
 mod show;
 mod statement;
@@ -16,6 +17,7 @@ use crate::error::PgError;
 use crate::merge::MergeSpec;
 use crate::shard::KeyType;
 pub use crate::sql::copy::CopyFormat;
+pub use preparable::Preparable;
 pub use statement::Statement;
 
 /// The plan of one statement.
@@ -42,6 +44,27 @@ pub struct Plan {
     /// Whether a refusal only says that the statement needs one shard: a session that named its
     /// tenant (`SET sluice.tenant`) may run it there, unchanged.
     pub is_lifted_by_tenant: bool,
+    /// What may be parameters, if it can run as a prepared statement with the same outcome.
+    pub literals: Option<Literals>,
+}
+
+/// Literals that may be parameters.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Literals {
+    /// The byte offsets in the planned text at which they start, rising.
+    pub at: Vec<usize>,
+    pub columns: Columns,
+}
+
+/// When a server tells the columns of a statement that came as a Query.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Columns {
+    /// There are none.
+    None,
+    /// Before it runs.
+    First,
+    /// Once all of it has run without an error: RETURNING.
+    Last,
 }
 
 impl Default for Plan {
@@ -56,6 +79,7 @@ impl Default for Plan {
             unsettled: Vec::new(),
             uses: None,
             is_lifted_by_tenant: false,
+            literals: None,
         }
     }
 }

@@ -25,6 +25,10 @@ impl Display for Plan {
             let local = if *is_local { " locally" } else { "" };
             lines.push(format!("Sets {name} = {}{local}", value.as_deref().unwrap_or("NULL")));
         }
+        if let Some(it) = &self.literals {
+            let places: Vec<String> = it.at.iter().map(ToString::to_string).collect();
+            lines.push(format!("Prepared with the literals at {}", places.join(", ")));
+        }
         if self.is_shareable {
             lines.push("Shared".to_owned());
         }

@@ -238,7 +238,7 @@ async fn load(
     // With one server to ask it is never the tables that matter.
     let is_alone =
         config.tenant_column.is_none() && config.shards.iter().all(|it| it.replicas.is_empty());
-    let is_alone = is_alone && config.shards.len() == 1;
+    let is_alone = is_alone && config.shards.len() == 1 && !config.auto_prepare;
     let settings = control.rows(SETTINGS).await?;
     let setting = |i: usize| settings.first().and_then(|row| row[i].clone()).unwrap_or_default();
     let (mut columns, mut keys, mut triggers) = (Rows::new(), Rows::new(), Rows::new());
@@ -260,7 +260,7 @@ async fn load(
     (&settings, &columns, &keys, &triggers, &functions, &types, &operators).hash(&mut version);
     suspects.hash(&mut version);
     (&config.tenant_column, &config.reference_tables, &config.trusted_functions).hash(&mut version);
-    config.allow_local_keys.hash(&mut version);
+    (config.allow_local_keys, config.auto_prepare).hash(&mut version);
     let catalog = Catalog {
         tables,
         functions: read_functions(&functions),
@@ -274,6 +274,7 @@ async fn load(
         tenant_column: config.tenant_column.clone(),
         reference_tables: config.reference_tables.iter().cloned().collect(),
         allow_local_keys: config.allow_local_keys,
+        auto_prepare: config.auto_prepare,
         version: version.finish(),
     };
     Ok((catalog, signature(&columns)))

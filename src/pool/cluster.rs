@@ -338,6 +338,7 @@ impl Database {
                 max_lifetime: config.pool.max_lifetime,
                 check_after: config.pool.check_after,
                 prepared_statements: config.pool.prepared_statements,
+                plan_cache_mode: config.pool.plan_cache_mode.clone(),
             },
             mode: it.pool_mode.unwrap_or(config.pool.mode),
         };

@@ -68,6 +68,7 @@ impl Lease {
             drop(server);
             return pool.free_slot();
         }
+        let cleaning = Cleaning::of(&pool);
         tokio::spawn(async move {
             let reset = async {
                 server.clean_up().await?;
@@ -76,6 +77,7 @@ impl Lease {
             let done = tokio::time::timeout(CLEAN_UP, reset).await;
             server.statements.clear();
             server.settings = Default::default();
+            drop(cleaning);
             if matches!(done, Ok(Ok(()))) && server.is_reusable() {
                 pool.give_back(server, Moment::now());
             } else {
@@ -125,8 +127,10 @@ impl Drop for Lease {
             drop(server);
             return pool.free_slot();
         }
+        let cleaning = Cleaning::of(&pool);
         tokio::spawn(async move {
             let cleaned = tokio::time::timeout(CLEAN_UP, server.clean_up()).await;
+            drop(cleaning);
             if matches!(cleaned, Ok(Ok(()))) && server.is_reusable() {
                 pool.give_back(server, Moment::now());
             } else {
@@ -134,6 +138,22 @@ impl Drop for Lease {
                 pool.free_slot();
             }
         });
+    }
+}
+
+/// Counts a server that is cleaned up, as long as it is.
+struct Cleaning(Arc<Pool>);
+
+impl Cleaning {
+    fn of(pool: &Arc<Pool>) -> Self {
+        pool.numbers.cleaning.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(pool))
+    }
+}
+
+impl Drop for Cleaning {
+    fn drop(&mut self) {
+        self.0.numbers.cleaning.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

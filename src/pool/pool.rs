@@ -32,6 +32,8 @@ pub struct PoolLimits {
     pub max_lifetime: Duration,
     pub check_after: Duration,
     pub prepared_statements: usize,
+    /// Postgres' `plan_cache_mode` of new connections; none: as the server has it.
+    pub plan_cache_mode: Option<String>,
 }
 
 /// Server connections of one user of one database to one host.
@@ -60,6 +62,8 @@ pub struct PoolNumbers {
     pub wait_us: AtomicU64,
     /// Connections in use now.
     pub outstanding: AtomicUsize,
+    /// Connections that are rolled back, or reset, before anybody gets them again.
+    pub cleaning: AtomicUsize,
 }
 
 pub(super) struct State {
@@ -328,9 +332,9 @@ impl Pool {
 
     async fn dial(self: &Arc<Self>, slot: Slot, thread: usize) -> Result<Lease, PgError> {
         let limits = self.limits.load_full();
-        match Server::connect(&self.target, limits.connect_timeout, limits.prepared_statements)
-            .await
-        {
+        let mode = limits.plan_cache_mode.as_deref().map(|it| ("plan_cache_mode", it));
+        let (deadline, statements) = (limits.connect_timeout, limits.prepared_statements);
+        match Server::connect_with(&self.target, deadline, statements, mode.as_slice()).await {
             Ok(mut server) => {
                 server.thread = thread;
                 server.draw_lifetime(limits.max_lifetime);

@@ -176,6 +176,11 @@ impl PreparedStatements {
         if is_full() { Err(no_room(limit)) } else { Ok(()) }
     }
 
+    /// A number that no other statement on servers has.
+    pub fn next_id(&self) -> u64 {
+        self.last_id.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
     /// A [`TextKey::schema`] that no other Parse has.
     pub fn own_schema(&self) -> u64 {
         (1 << 63) | self.last_id.fetch_add(1, Ordering::Relaxed)

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 
 use super::open::{self, Attempt};
-use super::{CancelKey, Server, Statements, Target, error_of};
+use super::{AsQuery, CancelKey, Server, Statements, Target, error_of};
 use crate::auth::{ClientExchange, ClientNext, Credential};
 use crate::error::{PgError, sqlstate};
 use crate::net::Moment;
@@ -120,6 +120,8 @@ async fn dial_by(
         ready_if: None,
         has_told_ready: false,
         stale: super::Stale::Tell,
+        as_query: AsQuery::No,
+        unprepared: None,
         hears: false,
         is_private: false,
         own_error: None,

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use crate::config::Host;
 use crate::error::{PgError, sqlstate};
 use crate::net::{Moment, Stream};
-use crate::wire::pipeline::{Action, Pipeline, TxStatus, Verdict};
+use crate::wire::pipeline::{Action, Pipeline, Reply, TxStatus, Verdict};
 use crate::wire::{backend, frame, frontend};
 use bytes::{Buf, Bytes, BytesMut};
 
@@ -87,6 +87,9 @@ pub struct Server {
     has_told_ready: bool,
     /// What becomes of a statement's error that only says that it must be prepared anew.
     stale: Stale,
+    /// What it runs came as a Query, which is answered another way.
+    as_query: AsQuery,
+    unprepared: Option<Unprepared>,
     /// What the server last reported by ParameterStatus.
     pub status: BTreeMap<String, String>,
     /// The settings applied to it beyond its defaults.
@@ -105,6 +108,17 @@ enum Stale {
     Found { is_hidden: bool },
 }
 
+/// What of a statement that was a Query a server did not take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unprepared {
+    /// Its prepared form.
+    Parse,
+    /// A value; the statement itself is prepared.
+    Value,
+    /// What was prepared before: it no longer fits the schema, or is not there.
+    Statement,
+}
+
 /// One lease of one connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Turn {
@@ -120,6 +134,35 @@ impl Turn {
         self.leases += 1;
         self
     }
+}
+
+/// How a statement is answered that came as a Query and runs as a prepared one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum AsQuery {
+    /// It did not.
+    No,
+    /// `returns`: its columns are told once it has run.
+    Yes { returns: bool },
+}
+
+impl AsQuery {
+    /// Whether a frame waits for what comes behind it: CommandComplete for the commit.
+    fn holds_back(self, tag: u8) -> bool {
+        match self {
+            Self::No => false,
+            Self::Yes { returns } => tag == b'C' || tag == b'T' && returns,
+        }
+    }
+}
+
+/// What is behind a frame that is held back.
+enum Behind {
+    /// It must be read.
+    Nothing,
+    /// All went well.
+    Rest,
+    /// The input is another now.
+    Changed,
 }
 
 /// What stands at the front of a server's input.
@@ -251,12 +294,24 @@ impl Server {
         self.has_swallowed_sync = false;
         (self.ready_if, self.has_told_ready) = (None, false);
         self.stale = Stale::Tell;
+        (self.as_query, self.unprepared) = (AsQuery::No, None);
     }
 
     /// Keeps from the client that a prepared statement no longer fits the schema: its request will be
     /// repeated.
     pub fn hide_stale(&mut self) {
         self.stale = Stale::Hide;
+    }
+
+    /// What was queued came as a Query: the client is not told what the server does not take of its
+    /// prepared form, CommandComplete follows the commit, and if `returns` the columns follow the work.
+    pub fn answer_as_query(&mut self, returns: bool) {
+        self.as_query = AsQuery::Yes { returns };
+    }
+
+    /// What the server did not take of the prepared form of a Query. The client was told nothing.
+    pub fn unprepared(&self) -> Option<Unprepared> {
+        self.unprepared
     }
 
     /// Whether a prepared statement no longer fitted the schema, and whether that was kept from the
@@ -454,7 +509,9 @@ impl Server {
         let mut end = self.passing.min(self.input.len());
         self.passing -= end;
         while end < self.input.len() && self.pipeline.is_owing() {
-            end += self.pipeline.skim(&self.input[end..]);
+            if self.as_query == AsQuery::No {
+                end += self.pipeline.skim(&self.input[end..]);
+            }
             if self.pipeline.is_fake_next() {
                 break;
             }
@@ -466,6 +523,13 @@ impl Server {
             }
             if next.tag == b'E' && self.explain_cancel(end, next.len) {
                 continue;
+            }
+            if self.as_query.holds_back(next.tag) {
+                match self.look_behind(next.tag, end, part)? {
+                    Behind::Nothing => break,
+                    Behind::Changed => continue,
+                    Behind::Rest => (),
+                }
             }
             match self.reply(next.tag, end..end + part)? {
                 Verdict::Forward if next.tag != b'Z' => {
@@ -489,6 +553,26 @@ impl Server {
             0 => Front::More,
             end => Front::Forward(end),
         })
+    }
+
+    /// Looks behind a frame at `at` that a Query gets only after more has gone well: what that says is
+    /// told before it, and an error in its place.
+    fn look_behind(&mut self, tag: u8, at: usize, len: usize) -> Result<Behind, PgError> {
+        let behind = &self.input[at + len..];
+        let Some(next) = frame::next_frame(behind)?.filter(|it| it.len <= behind.len()) else {
+            return Ok(Behind::Nothing);
+        };
+        match next.tag {
+            b'N' | b'A' | b'S' => self.input[at..at + len + next.len].rotate_left(len),
+            b'E' => {
+                self.reply(tag, at..at + len)?;
+                let rest = self.input.split_off(at + len);
+                self.input.truncate(at);
+                self.input.unsplit(rest);
+            }
+            _ => return Ok(Behind::Rest),
+        }
+        Ok(Behind::Changed)
     }
 
     /// Whether the ReadyForQuery that ends at `end` of the input is for the client.
@@ -647,6 +731,12 @@ impl Server {
                     self.is_broken = true;
                     return Err(error_of(frame));
                 }
+                self.unprepared = match &fields {
+                    Ok(fields) if self.as_query != AsQuery::No => {
+                        unprepared(&self.pipeline, fields.code())
+                    }
+                    _ => None,
+                };
                 if fields.is_ok_and(|it| it.is_stale_plan()) {
                     self.stale = Stale::Found { is_hidden: self.stale == Stale::Hide };
                 }
@@ -671,7 +761,9 @@ impl Server {
         if tag == b'1' && verdict == Verdict::Forward {
             self.parsed += 1;
         }
-        if tag == b'E' && self.stale == (Stale::Found { is_hidden: true }) {
+        let is_hidden =
+            self.stale == (Stale::Found { is_hidden: true }) || self.unprepared.is_some();
+        if tag == b'E' && is_hidden {
             (self.has_failed, self.ready_if) = (false, None);
             return Ok(Verdict::Skip);
         }
@@ -757,6 +849,21 @@ impl Server {
                 Front::Done => return Ok(()),
             }
         }
+    }
+}
+
+/// What a server did not take that reports this before anything ran. Where it is not for the text or a
+/// value (a cancel, a timeout, a deadlock) that is the statement's own end.
+fn unprepared(pipeline: &Pipeline, code: &[u8]) -> Option<Unprepared> {
+    let class = code.get(..2)?;
+    if ![b"0A", b"22", b"26", b"3F", b"42", b"54"].iter().any(|it| class == *it) {
+        return None;
+    }
+    match pipeline.next_reply()? {
+        Reply::Parse => Some(Unprepared::Parse),
+        Reply::Bind if class == b"22" => Some(Unprepared::Value),
+        Reply::Bind => Some(Unprepared::Statement),
+        _ => None,
     }
 }
 

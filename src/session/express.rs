@@ -12,6 +12,7 @@ use smallvec::SmallVec;
 use super::extended::batch::{self, Fresh, Place};
 use super::extended::{Portal, bound};
 use super::run::Routed;
+use super::spliced::Spliced;
 use super::statement::names_user;
 use super::transaction::SchemaOfBlock;
 use super::{Role, Session};
@@ -49,6 +50,8 @@ pub(super) struct Express {
     fresh: Fresh,
     /// The statement that it runs there under a name of ours.
     named: Option<u64>,
+    /// Instead of the Query that it came as.
+    spliced: Option<Spliced>,
     /// Bytes of the request, which stays at the front of the input until it is answered.
     len: usize,
 }
@@ -72,7 +75,8 @@ struct Trip {
 }
 
 enum Request {
-    Query,
+    /// As it is, or as a prepared statement.
+    Query(Option<Spliced>),
     Batch {
         prepared: Arc<Prepared>,
         place: Place,
@@ -185,9 +189,11 @@ impl Session {
         if may_have_directives(sql.as_bytes()) || self.may_unpin(sql) {
             return None;
         }
-        let (writes, routed) = self.route_plain(sql)?;
+        let (writes, routed, spliced) = self.route_plain(sql)?;
+        self.sends_as_is = false;
         let shard = routed.shards.single()?;
-        Some(Trip { routed, shard, writes, len: next.len, request: Request::Query })
+        let request = Request::Query(spliced);
+        Some(Trip { routed, shard, writes, len: next.len, request })
     }
 
     /// Bind, Describe, Execute, Sync of the unnamed portal, with or without a Parse before.
@@ -245,12 +251,19 @@ impl Session {
         server.begin_request();
         server.pass_ready(status);
         match request {
-            Request::Query => {
+            Request::Query(spliced) => {
                 if !self.statements.is_empty() {
                     self.statements.remove(&b""[..]);
                 }
-                server.statements.unnamed = None;
-                server.push(b'Q', &self.client.input[..len], Action::Forward);
+                let message = &self.client.input[..len];
+                match &spliced {
+                    Some(it) => it.push(server, message, &mut express.fresh),
+                    None => {
+                        server.statements.unnamed = None;
+                        server.push(b'Q', message, Action::Forward);
+                    }
+                }
+                express.spliced = spliced;
             }
             Request::Batch { prepared, place, parts, rest } => {
                 self.queue_batch(&mut express, prepared, place, &parts, rest, routed.role);
@@ -332,8 +345,8 @@ impl Session {
     }
 
     /// Whether a statement whose plan is known writes, and where it goes, if the session only has to
-    /// send it.
-    fn route_plain(&self, sql: &str) -> Option<(bool, Routed)> {
+    /// send it; as what it is sent.
+    fn route_plain(&self, sql: &str) -> Option<(bool, Routed, Option<Spliced>)> {
         let catalog = self.database.state.catalog.load();
         let mut fingerprint = self.client.thread.fingerprint();
         fingerprint.read(sql);
@@ -350,7 +363,8 @@ impl Session {
         let slots = if is_shared { fingerprint.slots() } else { planned };
         let call = Call { sql, slots, planned, args: Arguments::None };
         let routed = self.route_call(run, &call, cached.verb, is_shared).ok()??;
-        Some((run.access == Access::Write, routed))
+        let spliced = self.splice(&cached, sql, fingerprint.slots());
+        Some((run.access == Access::Write, routed, spliced))
     }
 
     /// A server that can take a statement at once, as the session's settings want it, or a place in the
@@ -432,6 +446,15 @@ impl Session {
     ) -> Result<(), Failure> {
         let server = express.via.server(&mut self.members);
         let (has_failed, told) = (server.has_failed(), server.has_told_ready());
+        if let (Some(spliced), Some(why)) = (&express.spliced, server.unprepared()) {
+            spliced.leave(server, why).await;
+            // Nothing was told: it is still there and goes as it is.
+            self.sends_as_is = true;
+            self.client.out.clear();
+            express.len = 0;
+            self.part(express);
+            return Ok(());
+        }
         if let Some(is_hidden) = server.found_stale() {
             batch::forget(server, express.named.as_slice()).await;
             if is_hidden {
@@ -498,7 +521,7 @@ impl Session {
 impl Express {
     fn new(via: Via, shard: ShardId, writes: bool, since: Moment) -> Self {
         let (parsed, fresh, named, len) = (None, Fresh::new(), None, 0);
-        Self { via, shard, writes, since, parsed, fresh, named, len }
+        Self { via, shard, writes, since, parsed, fresh, named, spliced: None, len }
     }
 }
 

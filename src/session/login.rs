@@ -376,6 +376,7 @@ fn new_session(
         portals: Default::default(),
         batch: Vec::new(),
         batch_bytes: 0,
+        sends_as_is: false,
         skips_to_sync: false,
         written: Vec::new(),
         reload_at_commit: false,

@@ -183,13 +183,12 @@ impl Session {
         if self.tx.is_some() {
             return;
         }
+        self.loses_state();
         let keeps = self.keeps_servers();
         // Before they are given back: a cancel request must not find them here any more.
         self.handle.servers.lock().clear();
-        let mut is_lost = false;
         self.members.retain_mut(|member| {
             let server = member.lease.server();
-            is_lost |= keeps && server.is_broken();
             // In the middle of a pipeline without a Sync the server holds an implicit transaction.
             let is_held = (keeps || server.is_in_batch()) && !server.is_broken();
             member.wrote = false;
@@ -202,7 +201,6 @@ impl Session {
             }
             is_held
         });
-        self.has_lost_state |= is_lost;
         if self.members.is_empty() {
             return;
         }

@@ -16,6 +16,7 @@ mod prepare;
 mod replication;
 mod run;
 mod settled;
+mod spliced;
 mod statement;
 mod timeouts;
 mod transaction;
@@ -70,7 +71,7 @@ struct Session {
     is_pinned_for_good: bool,
     /// Its last lease: that server may know the session's `currval`.
     last_server: Option<crate::server::Turn>,
-    /// A server was lost that had state of the session: another one would not be the same.
+    /// See [`Session::loses_state`].
     has_lost_state: bool,
     /// Settings to ask the server for before it is given back, since a statement may have made them.
     doubt: Option<Box<Vec<String>>>,
@@ -81,6 +82,8 @@ struct Session {
     /// Messages of the extended protocol since the last Sync or Flush.
     batch: Vec<(u8, Bytes)>,
     batch_bytes: usize,
+    /// The statement at the front of the input did not run as a prepared one: it goes as it is.
+    sends_as_is: bool,
     /// Messages of the extended protocol up to the next Sync are dropped.
     skips_to_sync: bool,
     /// When this client last wrote on a shard.
@@ -427,7 +430,7 @@ impl Session {
             Box::pin(self.settle_doubt()).await;
         }
         self.release();
-        if self.has_lost_state {
+        if self.loses_state() {
             self.say_goodbye("the server that kept this session's state was lost").await;
             return Err(Failure::Gone);
         }
@@ -460,8 +463,10 @@ impl Session {
 
     /// Whether a server that the session keeps was lost: what the session had on it (temporary tables,
     /// locks) is gone, and another server would answer as if it had never been.
-    fn has_lost_kept_server(&mut self) -> bool {
-        self.keeps_servers() && self.members.iter_mut().any(|it| it.server().is_broken())
+    fn loses_state(&mut self) -> bool {
+        let is_broken = |it: &mut Member| it.server().is_broken();
+        self.has_lost_state |= self.keeps_servers() && self.members.iter_mut().any(is_broken);
+        self.has_lost_state
     }
 
     /// Turns a failed statement into an answer and a failed transaction.
@@ -475,7 +480,7 @@ impl Session {
                 return Ok(());
             }
             Err(Failure::Gone) => return Err(Failure::Gone),
-            Err(Failure::Error(error)) if self.has_lost_kept_server() => {
+            Err(Failure::Error(error)) if self.loses_state() => {
                 self.tell(&error.fatal());
                 return Err(Failure::Gone);
             }

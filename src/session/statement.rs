@@ -282,7 +282,10 @@ fn unread(sql: &Bytes) -> Statement {
     };
     let plan = Arc::new(plan);
     // It may be a COPY as well as anything else.
-    Statement::exact(sql, Arc::new(CachedPlan { plan, slots: Box::default(), verb: Verb::Copy }))
+    Statement::exact(
+        sql,
+        Arc::new(CachedPlan { plan, slots: Box::default(), verb: Verb::Copy, preparable: None }),
+    )
 }
 
 fn utf8(sql: &Bytes) -> Result<&str, PgError> {

@@ -82,6 +82,24 @@ pub fn bind(out: &mut BytesMut, statement: &[u8], values: &[Option<&[u8]>], form
     });
 }
 
+/// Bind `B` of the unnamed portal with values in text; results too.
+pub fn bind_texts(
+    out: &mut BytesMut,
+    statement: &[u8],
+    values: impl ExactSizeIterator<Item = impl AsRef<str>>,
+) {
+    put(out, b'B', |body| {
+        put_cstr(body, b"");
+        put_cstr(body, statement);
+        body.put_u16(0);
+        body.put_u16(values.len() as u16);
+        for value in values {
+            super::backend::put_value(body, Some(value.as_ref().as_bytes()));
+        }
+        body.put_u16(0);
+    });
+}
+
 /// Describe `D`.
 pub fn describe(out: &mut BytesMut, target: Target, name: &[u8]) {
     named(out, b'D', target, name);

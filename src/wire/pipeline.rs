@@ -206,6 +206,11 @@ impl Pipeline {
         self.owed.front().is_none_or(|owed| owed.action == Action::Forward)
     }
 
+    /// The reply that is due.
+    pub fn next_reply(&self) -> Option<Reply> {
+        self.owed.front().map(|owed| owed.reply)
+    }
+
     /// The state that the last ReadyForQuery reported.
     pub fn tx(&self) -> TxStatus {
         self.tx

@@ -16,6 +16,7 @@
 //! reference languages                  # a configured reference table that does not exist yet
 //! collation C
 //! local_keys
+//! auto_prepare                         # literals may become parameters
 //! operators_on text
 //! unsharded
 //! ```
@@ -102,6 +103,7 @@ impl Schema {
             "tenant" => self.catalog.tenant_column = Some(rest.to_owned()),
             "reference" => self.catalog.reference_tables.extend(words()),
             "collation" => self.catalog.default_collation_is_c = rest == "C",
+            "auto_prepare" => self.catalog.auto_prepare = true,
             "local_keys" => self.catalog.allow_local_keys = true,
             "operators_on" => self.catalog.operators_on.extend(rest.split_whitespace().map(oid)),
             "unsharded" => self.sharded = false,

@@ -15,7 +15,7 @@ use parking_lot::RwLock;
 
 use part::{Bounds, Entry, Key, Part};
 
-use super::Plan;
+use super::{Plan, Preparable};
 use crate::sql::fingerprint::{Fingerprint, Slot};
 
 /// Locks, a power of two; more than threads, so that they seldom meet.
@@ -27,6 +27,8 @@ pub struct CachedPlan {
     pub plan: Arc<Plan>,
     pub slots: Box<[Slot]>,
     pub verb: Verb,
+    /// How it runs as a prepared statement, if it may.
+    pub preparable: Option<Preparable>,
 }
 
 /// What a statement begins with, where that matters beyond its plan.
@@ -60,7 +62,9 @@ impl CachedPlan {
     /// The plan just made of a statement.
     pub fn new(plan: Arc<Plan>, sql: &str, fingerprint: &Fingerprint) -> Arc<Self> {
         let verb = Verb::of(fingerprint.leading_word(sql));
-        Arc::new(Self { plan, slots: fingerprint.slots().into(), verb })
+        let literals = plan.literals.as_ref().filter(|_| !fingerprint.is_whole());
+        let preparable = literals.and_then(|it| Preparable::new(it, sql, fingerprint.slots()));
+        Arc::new(Self { plan, slots: fingerprint.slots().into(), verb, preparable })
     }
 }
 

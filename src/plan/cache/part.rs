@@ -73,6 +73,7 @@ fn footprint(key: &Key<'_>, plan: Option<&CachedPlan>) -> usize {
         // Counting cannot fail.
         let _ = std::fmt::Write::write_fmt(&mut printed, format_args!("{:?}", plan.plan));
         printed.0 += size_of_val(&*plan.slots);
+        printed.0 += plan.preparable.as_ref().map_or(0, |it| it.sql.len() + 256);
     }
     key.text.len() + size_of_val(key.basis.types) + size_of::<Entry>() + printed.0
 }

@@ -11,6 +11,7 @@ mod ddl;
 mod from;
 mod functions;
 mod graph;
+mod literals;
 mod merge;
 mod names;
 mod predicate;
@@ -70,6 +71,9 @@ pub fn plan(
     let mut plans = Vec::with_capacity(statements.len());
     for statement in &statements {
         let mut plan = planner.statement(statement);
+        if plan.is_shareable && statements.len() == 1 {
+            plan.literals = planner.literals(&statement.kind, &statement.range);
+        }
         if let Some(error) = planner.stale(statement, changed.as_ref()) {
             plan = Plan::forbidden(error);
         }
@@ -151,6 +155,7 @@ impl Plan {
             unsettled: Vec::new(),
             uses: None,
             is_lifted_by_tenant: false,
+            literals: None,
         }
     }
 
