@@ -148,6 +148,27 @@ fn a_cursor_of_sql_can_be_described() {
 }
 
 #[test]
+fn a_cursor_with_hold_can_be_described_after_its_transaction() {
+    for mode in ["session", "transaction"] {
+        let proxy = pooler(&format!("held_cursor_{mode}"), mode);
+        let mut client = proxy.client();
+        client.run("DECLARE c CURSOR WITH HOLD FOR SELECT 1 AS a");
+        frontend::describe(&mut client.out, Target::Portal, b"c");
+        frontend::sync(&mut client.out);
+        assert_eq!(tags(&mut client), "TZ");
+        frontend::execute(&mut client.out, b"c", 0);
+        frontend::sync(&mut client.out);
+        assert_eq!(tags(&mut client), "DCZ");
+        frontend::close(&mut client.out, Target::Portal, b"c");
+        frontend::sync(&mut client.out);
+        assert_eq!(tags(&mut client), "3Z");
+        frontend::describe(&mut client.out, Target::Portal, b"c");
+        frontend::sync(&mut client.out);
+        assert_eq!(tags(&mut client), "EZ");
+    }
+}
+
+#[test]
 fn a_kept_server_takes_its_session_along() {
     let proxy = pooler("lost_session", "session");
     let mut client = proxy.client();
