@@ -232,7 +232,8 @@ impl Session {
         let declared = self.tx.as_ref().and_then(|tx| tx.cursors.get(name).copied());
         declared.or_else(|| {
             let judges = |it: &&Member| if self.tx.is_some() { it.in_tx } else { it.is_primary };
-            let member = self.members.iter().filter(|_| !self.database.is_sharded()).find(judges)?;
+            let member =
+                self.members.iter().filter(|_| !self.database.is_sharded()).find(judges)?;
             let role = if member.is_primary { Role::Primary } else { Role::Replica };
             Some((member.shard, role))
         })
