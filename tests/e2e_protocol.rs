@@ -148,6 +148,55 @@ fn a_cursor_of_sql_can_be_described() {
 }
 
 #[test]
+fn a_cursor_with_hold_can_be_described_after_its_transaction() {
+    for mode in ["session", "transaction"] {
+        let proxy = pooler(&format!("held_cursor_{mode}"), mode);
+        let mut client = proxy.client();
+        client.run("DECLARE c CURSOR WITH HOLD FOR SELECT 1 AS a");
+        frontend::describe(&mut client.out, Target::Portal, b"c");
+        frontend::sync(&mut client.out);
+        assert_eq!(tags(&mut client), "TZ");
+        frontend::execute(&mut client.out, b"c", 0);
+        frontend::sync(&mut client.out);
+        assert_eq!(tags(&mut client), "DCZ");
+        frontend::close(&mut client.out, Target::Portal, b"c");
+        frontend::sync(&mut client.out);
+        assert_eq!(tags(&mut client), "3Z");
+        frontend::describe(&mut client.out, Target::Portal, b"c");
+        frontend::sync(&mut client.out);
+        assert_eq!(tags(&mut client), "EZ");
+    }
+}
+
+/// As test runners do it: the proxy's own connections are not in the way.
+#[test]
+fn a_database_that_the_proxy_serves_can_be_made_copied_and_dropped() {
+    let port = shared().primary_port(0);
+    let name = database("maker");
+    shared().sql(pgsluice::playground::Node::Primary(0), &name, "ALTER ROLE app CREATEDB").unwrap();
+    let mut spec = ProxySpec::over(&[(port, Vec::new(), name)]);
+    spec.pool = "size = 4\n".to_owned();
+    spec.users = format!(
+        "[[database]]\nname = \"made\"\n[[database.shard]]\nid = 0\n\
+         primary = \"postgres://app:app@127.0.0.1:{port}/made\"\n"
+    );
+    let proxy = Proxy::start(spec);
+    let mut client = proxy.client();
+    for _ in 0..2 {
+        client.run("CREATE DATABASE made");
+        let mut made = Wire::login(proxy.port, "app", "app", "made").unwrap();
+        made.run("CREATE TABLE t (a int)");
+        client.run("CREATE DATABASE made_copy TEMPLATE made");
+        assert_eq!(made.run("INSERT INTO t VALUES (1) RETURNING a").first(), "1");
+        drop(made);
+        client.run("ALTER DATABASE made RENAME TO made_other");
+        client.run("ALTER DATABASE made_other RENAME TO made");
+        client.run("DROP DATABASE made");
+        client.run("DROP DATABASE made_copy");
+    }
+}
+
+#[test]
 fn a_kept_server_takes_its_session_along() {
     let proxy = pooler("lost_session", "session");
     let mut client = proxy.client();

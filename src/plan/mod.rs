@@ -35,6 +35,8 @@ pub struct Plan {
     /// Over one shard: whether types and columns of statements may be others after it, although the
     /// catalog need not be loaded again.
     pub alters: bool,
+    /// The database that the server wants free of sessions for it: DROP DATABASE and the like.
+    pub leaves: Option<Box<str>>,
     /// The setting that `set_config(name, value, is_local)` makes.
     pub sets: Option<(String, Option<String>, bool)>,
     /// Settings whose values must be asked of the server afterwards: `set_config` amid other things.
@@ -75,6 +77,7 @@ impl Default for Plan {
             pin: None,
             changes_schema: false,
             alters: false,
+            leaves: None,
             sets: None,
             unsettled: Vec::new(),
             uses: None,

@@ -28,6 +28,9 @@ use crate::shard::{Map, ShardId};
 /// Statements longer than this are planned each time; their plans are not kept.
 const PLAN_KEY_BYTES: usize = 64 * 1024;
 
+/// How long Postgres waits for the last sessions of a database that is to be dropped.
+const LEAVING: Duration = Duration::from_secs(5);
+
 /// Everything a transaction needs to know of the configuration.
 pub struct Cluster {
     pub config: Arc<Config>,
@@ -426,6 +429,20 @@ impl Host {
     /// The pools of all users.
     pub fn pools(&self) -> Vec<Arc<Pool>> {
         self.pools.iter().map(|it| Arc::clone(&it)).collect()
+    }
+
+    /// Closes idle connections, the control plane's too, for as long as a server that is to drop the
+    /// database waits for its sessions to end.
+    pub fn leave(self: &Arc<Self>) {
+        let host = Arc::clone(self);
+        tokio::spawn(async move {
+            let end = Instant::now() + LEAVING;
+            while Instant::now() < end {
+                host.control.close_idle();
+                host.pools().iter().for_each(Pool::close_idle);
+                tokio::time::sleep(LEAVING / 50).await;
+            }
+        });
     }
 
     /// What picking a host needs to know.

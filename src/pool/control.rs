@@ -36,6 +36,13 @@ impl Control {
         Self { pool: built.ok(), timeout: DEADLINE }
     }
 
+    /// Closes the connections that nobody uses.
+    pub fn close_idle(&self) {
+        if let Some(pool) = &self.pool {
+            drop(pool.retain(|_, _| false));
+        }
+    }
+
     /// A connection.
     ///
     /// # Errors

@@ -23,6 +23,9 @@ use crate::server::open::{self, Attempt, OpenError};
 
 /// How long connecting may take.
 const DEADLINE: Duration = Duration::from_secs(5);
+/// Compiling the schema's queries, which are estimated high and are short, costs seconds of CPU.
+const WITHOUT_JIT: &str =
+    "SELECT set_config(name, 'off', false) FROM pg_catalog.pg_settings WHERE name = 'jit'";
 /// Room for one read.
 const READ_BYTES: usize = 8 * 1024;
 
@@ -94,7 +97,9 @@ impl Connections {
                 tracing::debug!(%error, "a control connection ended");
             }
         });
-        Ok(Connection { client, driver })
+        let connection = Connection { client, driver };
+        connection.batch_execute(WITHOUT_JIT).await?;
+        Ok(connection)
     }
 }
 

@@ -11,6 +11,7 @@ use super::Session;
 use crate::config::PoolMode;
 use crate::error::{PgError, sqlstate};
 use crate::plan::Plan;
+use crate::pool::cluster::Host;
 use crate::server::{Server, Setting, quote};
 
 /// Why a session that asks for `currval` keeps its server.
@@ -85,8 +86,12 @@ impl Session {
         }
     }
 
-    /// Refuses what would tie the session to its server where the configuration does not allow it.
+    /// Before a statement runs: refuses what would tie the session to its server where the
+    /// configuration does not allow it, and leaves the database that the statement wants left.
     pub(super) fn check_pin(&mut self, plan: &Plan) -> Result<(), PgError> {
+        if let Some(name) = &plan.leaves {
+            self.leave_database(name);
+        }
         let is_free = self.pin.is_none() && self.database.mode == PoolMode::Transaction;
         let Some(reason) = plan.pin.filter(|_| is_free) else { return Ok(()) };
         if reason == SEQUENCE {
@@ -116,6 +121,14 @@ impl Session {
             .hint("end such sessions with DISCARD ALL when they are done, or raise limits.pinned"));
         }
         Ok(())
+    }
+
+    /// Idle connections to a database on this session's servers are not in the way of who drops it.
+    fn leave_database(&self, name: &str) {
+        let place = |it: &Host| (it.address.host.clone(), it.address.port);
+        let places: Vec<_> = self.database.hosts().map(|it| place(it)).collect();
+        let hosts = self.cluster.hosts().filter(|it| it.address.database == name);
+        hosts.filter(|it| places.contains(&place(it))).for_each(Host::leave);
     }
 
     /// Asks the server what the session has made of it.

@@ -164,8 +164,9 @@ impl Planner<'_> {
         if !self.sharded {
             let mut plan = Plan::run(Access::Write, Scope::Home);
             plan.is_shareable = false;
-            plan.changes_schema = makes_code(it);
+            plan.changes_schema = makes_code(it) && it.leaves.is_none();
             plan.alters = true;
+            plan.leaves = it.leaves.as_deref().map(Into::into);
             return plan;
         }
         match self.check(&it.kind, range) {
@@ -173,6 +174,7 @@ impl Planner<'_> {
             Ok(()) if is_of_temporary(&it.kind) => Plan::run(Access::Write, Scope::Home),
             Ok(()) if runs_alone(&it.kind) => Plan {
                 changes_schema: true,
+                leaves: it.leaves.as_deref().map(Into::into),
                 ..Plan::combined(Access::Write, Scope::All, Combine::OneByOne)
             },
             Ok(()) => everywhere(),

@@ -151,6 +151,7 @@ impl Plan {
             pin: None,
             changes_schema: false,
             alters: false,
+            leaves: None,
             sets: None,
             unsettled: Vec::new(),
             uses: None,

@@ -8,7 +8,7 @@ use smallvec::SmallVec;
 
 use super::{Portal, Prepared};
 use crate::error::PgError;
-use crate::exec::{Failure, relay};
+use crate::exec::{Failure, Member, relay};
 use crate::plan::{Access, Action as PlanAction};
 use crate::server::{Server, Statements};
 use crate::session::run::Routed;
@@ -115,7 +115,7 @@ impl Session {
                 None => return Ok(None),
             },
         };
-        let is_elsewhere = |it: &crate::exec::Member| it.shard != plan.place.0;
+        let is_elsewhere = |it: &Member| it.shard != plan.place.0;
         // An implicit transaction of a pipeline without Sync holds another server.
         let held = self.members.iter_mut().any(|it| is_elsewhere(it) && it.server().is_in_batch());
         Ok((!held).then_some(plan))
@@ -225,14 +225,15 @@ impl Session {
         here.or_else(|| self.portals.get(name).cloned())
     }
 
-    /// The server of a cursor that SQL has declared: it is a portal too. Over one shard the block's
-    /// server judges the name.
+    /// The server of a cursor that SQL has declared: it is a portal too. Over one shard the server of
+    /// the block judges the name; outside a block the session's own, where cursors WITH HOLD live.
     fn cursor_place(&self, name: &[u8]) -> Option<(ShardId, Role)> {
-        let name = std::str::from_utf8(name).ok()?;
-        let tx = self.tx.as_ref().filter(|_| !name.is_empty())?;
-        let declared = tx.cursors.get(name).copied();
+        let name = std::str::from_utf8(name).ok().filter(|it| !it.is_empty())?;
+        let declared = self.tx.as_ref().and_then(|tx| tx.cursors.get(name).copied());
         declared.or_else(|| {
-            let member = self.members.iter().find(|it| it.in_tx && !self.database.is_sharded())?;
+            let judges = |it: &&Member| if self.tx.is_some() { it.in_tx } else { it.is_primary };
+            let member =
+                self.members.iter().filter(|_| !self.database.is_sharded()).find(judges)?;
             let role = if member.is_primary { Role::Primary } else { Role::Replica };
             Some((member.shard, role))
         })

@@ -55,7 +55,22 @@ pub(super) fn ddl(node: &Node) -> Stmt {
         other if is_ddl(other) => DdlKind::Other,
         other => return Stmt::Unknown(words_of(&node_name(other))),
     };
-    Stmt::Ddl(Box::new(Ddl { what: words_of(&node_name(node)), kind }))
+    Stmt::Ddl(Box::new(Ddl { what: words_of(&node_name(node)), kind, leaves: left_database(node) }))
+}
+
+/// The database that DROP, RENAME or a copy wants free of sessions.
+fn left_database(node: &Node) -> Option<String> {
+    match node {
+        Node::DropdbStmt(it) => Some(it.dbname.clone()),
+        Node::RenameStmt(it) if it.rename_type() == pb::ObjectType::ObjectDatabase => {
+            Some(it.subname.clone())
+        }
+        Node::CreatedbStmt(it) => it.options.iter().find_map(|option| match kind(option)? {
+            Node::DefElem(it) if it.defname == "template" => it.arg.as_deref().and_then(word),
+            _ => None,
+        }),
+        _ => None,
+    }
 }
 
 /// `AlterRoleStmt` as `ALTER ROLE`.

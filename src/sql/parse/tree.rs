@@ -129,6 +129,8 @@ pub struct Ddl {
     /// `CREATE TABLE`, …
     pub what: String,
     pub kind: DdlKind,
+    /// The database to which nobody may be connected for this: DROP DATABASE and the like.
+    pub leaves: Option<String>,
 }
 
 /// The schema changes whose content matters.

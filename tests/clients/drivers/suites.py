@@ -12,8 +12,11 @@ import tarfile
 import threading
 
 ASYNCPG = "0.32.0"
+DJANGO = "5.2.19"
+PRISMA = "7.10.1"
 PSYCOPG = "3.3.9"
 PSYCOPG2 = "2.9.13"
+SQLALCHEMY = "2.1.9"
 NODE_POSTGRES = "8.16.3"
 TOKIO_POSTGRES = "0.7.18"
 APPS = pathlib.Path(__file__).resolve().parent / "apps"
@@ -38,12 +41,14 @@ def fetch(command, **options):
 def python(cache):
     """A virtual environment with the Python drivers."""
     home = cache / "python"
-    if not (home / f"ready-{ASYNCPG}-{PSYCOPG}").exists():
+    ready = home / f"ready-{ASYNCPG}-{PSYCOPG}-{DJANGO}-{SQLALCHEMY}"
+    if not ready.exists():
         fetch([sys.executable, "-m", "venv", home])
         drivers = [f"asyncpg=={ASYNCPG}", f"psycopg[binary,pool]=={PSYCOPG}", f"psycopg2-binary=={PSYCOPG2}"]
-        tools = ["pytest<9", "pytest-timeout", "distro"]
+        # The last are what SQLAlchemy's and Django's sources need to run.
+        tools = ["pytest<9", "pytest-timeout", "distro", "greenlet", "typing_extensions", "asgiref", "sqlparse", "tblib"]
         fetch([home / "bin/pip", "install", "-q", *drivers, *tools])
-        (home / f"ready-{ASYNCPG}-{PSYCOPG}").touch()
+        ready.touch()
     return home / "bin/python"
 
 
@@ -102,6 +107,59 @@ class Pytest:
         call([*command, *(["-k", word] if word else [])], log, cwd=folder, env=environment)
         lines = log.read_text(errors="replace").splitlines()
         return {line.split()[1] for line in lines if line.startswith("PASSED ")}
+
+
+class SqlAlchemy:
+    """SQLAlchemy's tests that talk to a database, with one driver."""
+
+    version = SQLALCHEMY
+
+    def __init__(self, driver, tests):
+        self.driver, self.tests = driver, tests
+
+    def prepare(self, cache):
+        return python(cache), sdist(cache, "sqlalchemy", self.version)
+
+    def run(self, ready, environment, port, log, word):
+        interpreter, folder = ready
+        log.write_bytes(b"")
+        url = f"postgresql+{self.driver}://postgres:postgres@127.0.0.1:{port}/alchemy"
+        # Without the package's own options: they show what passing tests print, and stop early.
+        command = [interpreter, "-m", "pytest", "-o", "addopts=", "-p", "warnings", "-p", "logging", "-q", "-rpfE",
+                   "--tb=short", "--timeout=60", "-p", "no:cacheprovider", "--backend-only", "--dburi", url]
+        call([*command, *self.tests, *(["-k", word] if word else [])], log, 2400, cwd=folder, env=environment)
+        return set(re.findall(r"^PASSED (.*)$", log.read_text(errors="replace"), re.M))
+
+
+class Django:
+    """Django's tests of what is near the database; their runner makes, fills and drops databases."""
+
+    version = DJANGO
+    apps = ["aggregation", "backends", "basic", "bulk_create", "delete", "expressions", "inspectdb", "introspection",
+            "lookup", "migrations", "postgres_tests", "prefetch_related", "queries", "schema", "select_for_update",
+            "servers", "test_utils", "transaction_hooks", "transactions"]
+
+    def prepare(self, cache):
+        return python(cache), sdist(cache, "django", self.version)
+
+    def run(self, ready, environment, port, log, word):
+        interpreter, folder = ready
+        log.write_bytes(b"")
+        environment = {**environment, "PYTHONPATH": f"{APPS}:{folder}"}
+        command = [interpreter, "runtests.py", "--settings=django_settings", "--parallel=1", "--noinput", "-v", "2"]
+        command += [*self.apps, *(["-k", word] if word else [])]
+        code = call(command, log, 2400, cwd=folder / "tests", env=environment)
+        passed, test = set(), None
+        for line in log.read_text(errors="replace").splitlines():
+            # The name, perhaps a line of what it is about, and the outcome.
+            if named := re.match(r"(test\w*) \(([\w.]+)\)", line):
+                test = named[2]
+            if test and line.endswith(" ok"):
+                passed.add(test)
+                test = None
+        if code == 0:
+            passed.add("the whole run, its databases dropped")
+        return passed
 
 
 class NodePostgres:
@@ -252,6 +310,17 @@ def node_script(name, version, packages):
     return Script(version, node_packages(name, packages), lambda file: ["node", file])
 
 
+def prisma(cache):
+    """Its client as generated from our schema; the engine that makes tables of it is in no package."""
+    packages = ["prisma", "@prisma/client", "@prisma/adapter-pg"]
+    script = node_packages("prisma", [*(f"{it}@{PRISMA}" for it in packages), "pg@8"])(cache)
+    shutil.copy(APPS / "schema.prisma", script.parent)
+    environment = {**os.environ, "PRISMA_SCHEMA_ENGINE_BINARY": "/bin/true", "CHECKPOINT_DISABLE": "1"}
+    command = ["node", "node_modules/prisma/build/index.js", "generate", "--schema", "schema.prisma"]
+    fetch(command, cwd=script.parent, env=environment)
+    return script
+
+
 def python_script(name, version):
     return Script(version, python, lambda interpreter: [interpreter, APPS / f"{name}.py"])
 
@@ -266,6 +335,9 @@ SUITES = {
     "asyncpg": Pytest("asyncpg", ASYNCPG, ["tests"], lambda it: {"PGDATABASE": "bare"}),
     "psycopg2": Pytest("psycopg2", PSYCOPG2, ["tests"], psycopg2_environment),
     "psycopg": python_script("psycopg_app", PSYCOPG),
+    "sqlalchemy": SqlAlchemy("psycopg", ["test/dialect/test_suite.py", "test/dialect/postgresql", "test/engine"]),
+    "sqlalchemy-asyncpg": SqlAlchemy("asyncpg", ["test/dialect/postgresql", "test/engine"]),
+    "django": Django(),
     "node-postgres": NodePostgres(),
     "tokio-postgres": TokioPostgres(),
     "postgres.js": node_script("postgresjs", "3.4.9", ["postgres@3.4.9"]),
@@ -273,5 +345,6 @@ SUITES = {
     "kysely": node_script("kysely", "newest", ["kysely", "pg@8"]),
     "drizzle": node_script("drizzle", "newest", ["drizzle-orm", "pg@8"]),
     "sequelize": node_script("sequelize", "newest", ["sequelize@6", "pg@8", "pg-hstore"]),
+    "prisma": Script(PRISMA, prisma, lambda file: ["node", file]),
     "typeorm": node_script("typeorm", "newest", ["typeorm", "pg@8", "reflect-metadata"]),
 }
