@@ -288,7 +288,7 @@ mod tests {
         let buffer = Bytes::from([text.sql(), &[b'x'; 8192][..]].concat());
         for sql in [buffer.slice(..text.sql().len()), buffer.slice(7..text.sql().len())] {
             let (plan, slots) = (Arc::default(), Box::default());
-            let cached = CachedPlan { plan, slots, verb: Verb::Other };
+            let cached = CachedPlan { plan, slots, verb: Verb::Other, preparable: None };
             let statement = Statement::exact(&sql, Arc::new(cached));
             let prepared = Prepared::new(Arc::clone(&text), statement, 1);
             assert_eq!(prepared.statement.text, sql);

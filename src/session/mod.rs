@@ -74,6 +74,7 @@ struct Session {
     /// See [`Session::loses_state`].
     has_lost_state: bool,
     /// Settings to ask the server for before it is given back, since a statement may have made them.
+    #[expect(clippy::box_collection, reason = "seldom there; the session is to be small")]
     doubt: Option<Box<Vec<String>>>,
     statements: HashMap<Bytes, Arc<Prepared>, foldhash::fast::RandomState>,
     /// Those of SQL-level PREPARE, as it was written; each is in `statements`, too.
