@@ -51,7 +51,7 @@ pub(super) struct Express {
     /// The statement that it runs there under a name of ours.
     named: Option<u64>,
     /// Instead of the Query that it came as.
-    spliced: Option<Spliced>,
+    spliced: Option<Box<Spliced>>,
     /// Bytes of the request, which stays at the front of the input until it is answered.
     len: usize,
 }
@@ -76,7 +76,7 @@ struct Trip {
 
 enum Request {
     /// As it is, or as a prepared statement.
-    Query(Option<Spliced>),
+    Query(Option<Box<Spliced>>),
     Batch {
         prepared: Arc<Prepared>,
         place: Place,
@@ -346,7 +346,7 @@ impl Session {
 
     /// Whether a statement whose plan is known writes, and where it goes, if the session only has to
     /// send it; as what it is sent.
-    fn route_plain(&self, sql: &str) -> Option<(bool, Routed, Option<Spliced>)> {
+    fn route_plain(&self, sql: &str) -> Option<(bool, Routed, Option<Box<Spliced>>)> {
         let catalog = self.database.state.catalog.load();
         let mut fingerprint = self.client.thread.fingerprint();
         fingerprint.read(sql);

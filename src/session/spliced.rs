@@ -35,7 +35,7 @@ impl Session {
         cached: &Arc<CachedPlan>,
         sql: &str,
         slots: &[Slot],
-    ) -> Option<Spliced> {
+    ) -> Option<Box<Spliced>> {
         let preparable = cached.preparable.as_ref()?;
         if !self.may_splice() || !preparable.fits(sql, slots) {
             return None;
@@ -44,7 +44,7 @@ impl Session {
         // A statement prepared before DDL need not mean the same after it.
         let altered = self.database.state.altered.load(Ordering::Acquire);
         let number = (1 << 63) | (first << 20) | (altered & 0xf_ffff);
-        Some(Spliced { cached: Arc::clone(cached), slots: slots.into(), number })
+        Some(Box::new(Spliced { cached: Arc::clone(cached), slots: slots.into(), number }))
     }
 
     fn may_splice(&self) -> bool {
