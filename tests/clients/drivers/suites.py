@@ -13,7 +13,7 @@ import threading
 
 ASYNCPG = "0.32.0"
 DJANGO = "5.2.19"
-PRISMA = "7.10.1"
+PRISMA = "7.10.0"
 PSYCOPG = "3.3.9"
 PSYCOPG2 = "2.9.13"
 SQLALCHEMY = "2.1.9"
