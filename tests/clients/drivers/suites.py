@@ -348,3 +348,6 @@ SUITES = {
     "prisma": Script(PRISMA, prisma, lambda file: ["node", file]),
     "typeorm": node_script("typeorm", "newest", ["typeorm", "pg@8", "reflect-metadata"]),
 }
+
+# Run only when they are named: each takes many minutes.
+LONG = {"sqlalchemy", "sqlalchemy-asyncpg", "django"}
