@@ -12,8 +12,8 @@ use crate::catalog::TableKind;
 use crate::pool::catalog;
 use crate::pool::cluster::{Cluster, Database};
 use crate::proxy::{Proxy, ReloadRequest};
-use crate::server::quote;
 use crate::shard::{Key, KeyType, Map, ShardId};
+use crate::sql::name::quoted_text;
 
 /// How often the file is looked at. Its content counts, so that symlinks and copies are seen alike.
 const LOOK: Duration = Duration::from_secs(1);
@@ -183,10 +183,10 @@ fn leaving(old: &Map, new: &Map, shard: ShardId, column: &str, kind: KeyType) ->
     let keys: std::collections::BTreeSet<&str> = named.map(|it| &**it).collect();
     let (mut leave, mut exempt) = (Vec::new(), Vec::new());
     for text in keys {
-        exempt.push(quote(text));
+        exempt.push(quoted_text(text));
         let Ok(key) = Key::from_text(kind, text) else { continue };
         if old.owner(&key) == shard && new.owner(&key) != shard {
-            leave.push(quote(text));
+            leave.push(quoted_text(text));
         }
     }
     let mut conditions = Vec::new();

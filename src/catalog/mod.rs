@@ -91,6 +91,19 @@ pub struct Column {
     /// Whether its collation takes only identical texts as equal; true for types without collation.
     pub collation_is_deterministic: bool,
     pub default: ColumnDefault,
+    pub sql_type: SqlType,
+}
+
+/// How SQL writes a column's type.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SqlType {
+    /// As a cast writes it, with modifiers: `numeric(10,2)`, `public.mood`.
+    pub name: String,
+    /// A built-in scalar's name without modifiers: values are the same in binary on every server.
+    /// `None`: only their text is.
+    pub scalar: Option<String>,
+    /// The collation, if it is not the type's own: `pg_catalog."C"`.
+    pub collation: Option<String>,
 }
 
 /// What an INSERT that leaves the column out stores.

@@ -173,6 +173,10 @@ pub const KEYS: &[Key] = &[
         "Memory the plan cache may use, per database; above it those that were not used for long are dropped."),
     key("limits.merge_bytes", Kind::Bytes { min: 64 * KIB, max: 64 * GIB }, Value(r#""64MiB""#),
         "Memory one statement may use to sort, group or deduplicate rows of several shards; above it the statement fails with 53400."),
+    key("limits.gather_max_rows", Kind::Count { min: 1, max: 1_000_000_000 }, Value("5000000"),
+        "Rows that shards may ship for one statement that one server has to compute; above it the statement fails with 53400."),
+    key("limits.gather_max_bytes", Kind::Bytes { min: 64 * KIB, max: GIB }, Value(r#""256MiB""#),
+        "Memory those rows may use, per statement; above it the statement fails with 53400."),
     key("limits.notifications", Kind::Count { min: 1, max: 1_000_000 }, Value("1000"),
         "Notifications kept for a client that LISTENs until it takes them; beyond it the client is told that some were missed."),
 
@@ -301,6 +305,8 @@ pub const LIMITS: &[&str] = &[
     "limits.plans",
     "limits.plan_bytes",
     "limits.merge_bytes",
+    "limits.gather_max_rows",
+    "limits.gather_max_bytes",
 ];
 
 impl Key {

@@ -124,6 +124,10 @@ pub struct Limits {
     pub plan_bytes: usize,
     /// Bytes a grouping, a sort or a DISTINCT over shards may hold, per statement.
     pub merge_bytes: usize,
+    /// Rows shipped for one statement that one server has to compute.
+    pub gather_max_rows: usize,
+    /// Bytes of them.
+    pub gather_max_bytes: usize,
     /// Notifications kept per client until it takes them.
     pub notifications: usize,
 }

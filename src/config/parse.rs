@@ -163,6 +163,8 @@ fn limits(section: &Section<'_>) -> Limits {
         plans: section.value("plans", values::count),
         plan_bytes: section.value("plan_bytes", values::bytes),
         merge_bytes: section.value("merge_bytes", values::bytes),
+        gather_max_rows: section.value("gather_max_rows", values::count),
+        gather_max_bytes: section.value("gather_max_bytes", values::bytes),
         notifications: section.value("notifications", values::count),
     };
     if limits.login_delay >= limits.login_timeout {

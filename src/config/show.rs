@@ -102,6 +102,8 @@ fn sections(config: &Config, rows: &mut Rows) {
             ("plans", limits.plans.to_string()),
             ("plan_bytes", show_bytes(limits.plan_bytes as u64)),
             ("merge_bytes", show_bytes(limits.merge_bytes as u64)),
+            ("gather_max_rows", limits.gather_max_rows.to_string()),
+            ("gather_max_bytes", show_bytes(limits.gather_max_bytes as u64)),
             ("notifications", limits.notifications.to_string()),
         ],
     );

@@ -102,7 +102,7 @@ fn tag_of(frame: &[u8]) -> &[u8] {
 }
 
 /// Reads a member to its end; one that still has much to say after a failure is cancelled.
-async fn settle(member: &mut Member, failed: bool) -> Result<(), Failure> {
+pub(super) async fn settle(member: &mut Member, failed: bool) -> Result<(), Failure> {
     let server = member.server();
     if server.is_broken() || !server.is_owing() {
         return Ok(());

@@ -9,6 +9,7 @@
 //! * `output`: LIMIT, OFFSET, hidden columns. `memory`: the bound.
 
 mod aggregate;
+pub mod arrays;
 mod columns;
 mod group;
 mod machine;

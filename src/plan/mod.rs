@@ -3,6 +3,7 @@
 
 mod array;
 pub mod cache;
+pub mod gather;
 pub mod key;
 pub mod planner;
 mod preparable;
@@ -17,6 +18,7 @@ use crate::error::PgError;
 use crate::merge::MergeSpec;
 use crate::shard::KeyType;
 pub use crate::sql::copy::CopyFormat;
+use gather::Gather;
 pub use preparable::Preparable;
 pub use statement::Statement;
 
@@ -161,6 +163,8 @@ pub enum KeySource {
 pub enum Combine {
     /// A read: streams are merged.
     Merge(MergeSpec),
+    /// A read: needed rows are shipped to one server, which computes the answer.
+    Gather(Box<Gather>),
     /// A write whose effects add up (UPDATE and DELETE over tenants): the same text everywhere,
     /// counts are added, RETURNING rows concatenated.
     Sum,
@@ -285,11 +289,4 @@ pub enum Isolation {
     ReadCommitted,
     RepeatableRead,
     Serializable,
-}
-
-impl Run {
-    /// Whether a single statement text is sent to each shard unchanged.
-    pub fn sends_original(&self) -> bool {
-        !matches!(self.combine, Combine::Merge(_) | Combine::Split(_))
-    }
 }

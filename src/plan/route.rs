@@ -59,8 +59,9 @@ pub fn route(run: &Run, map: &Map, home: ShardId, call: &Call<'_>) -> Result<Rou
             let shards: ShardSet = routed.keys.iter().map(|key| map.owner(key)).collect();
             routed.target = match (with_home, shards.is_empty()) {
                 (true, _) => at_home(shards, home)?,
-                (false, true) => Target::NoRows,
-                (false, false) => Target::Shards(shards),
+                (false, true) if tables_of_home(run, home).is_empty() => Target::NoRows,
+                (false, true) => Target::Home,
+                (false, false) => Target::Shards(shards.union(tables_of_home(run, home))),
             };
             Ok(routed)
         }
@@ -71,7 +72,15 @@ pub fn route(run: &Run, map: &Map, home: ShardId, call: &Call<'_>) -> Result<Rou
 fn everywhere(run: &Run, map: &Map, home: ShardId) -> ShardSet {
     match run.combine {
         Combine::Same | Combine::OneByOne => map.shards().union(ShardSet::one(home)),
-        _ => map.shards(),
+        _ => map.shards().union(tables_of_home(run, home)),
+    }
+}
+
+/// The home shard, if a statement over shipped rows reads its tables.
+fn tables_of_home(run: &Run, home: ShardId) -> ShardSet {
+    match &run.combine {
+        Combine::Gather(it) if it.needs_home => ShardSet::one(home),
+        _ => ShardSet::default(),
     }
 }
 

@@ -89,6 +89,12 @@ fn combine(run: &Run) -> Vec<String> {
         Combine::Merge(spec) => {
             vec![format!("Send: {}", spec.shard_sql), format!("Merge: {spec}")]
         }
+        Combine::Gather(it) => {
+            let mut lines: Vec<String> =
+                it.fragments.iter().map(|it| format!("Ship {it}")).collect();
+            lines.push(format!("Then on the home shard: {it}"));
+            lines
+        }
         Combine::Sum => vec!["Sum of all shards".to_owned()],
         Combine::Same => vec!["Same on all shards".to_owned()],
         Combine::OneByOne => vec!["One shard after the other".to_owned()],

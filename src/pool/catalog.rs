@@ -11,7 +11,8 @@ use super::cluster::Database;
 use super::control::{Control, ControlError};
 use super::suspects::SUSPECTS;
 use crate::catalog::{
-    Catalog, Column, ColumnDefault, Function, FunctionKind, Suspects, Table, TableKind, Volatility,
+    Catalog, Column, ColumnDefault, Function, FunctionKind, SqlType, Suspects, Table, TableKind,
+    Volatility,
 };
 use crate::config;
 use crate::server::Server;
@@ -64,11 +65,19 @@ const COLUMNS: &str = "SELECT n.nspname, c.relname, c.relkind, c.relhasrules, a.
     CASE WHEN c.relkind IN ('v', 'm') AND coalesce(a.attnum, 1) = 1 THEN pg_get_viewdef(c.oid) END, \
     coalesce(t.typtype, ''), t.typbasetype::int8, \
     CASE c.relpersistence WHEN 't' THEN 't' ELSE '' END, a.atttypmod, \
-    coalesce(co.collcollate, '') \
+    coalesce(co.collcollate, ''), \
+    CASE WHEN t.typnamespace = 'pg_catalog'::regnamespace THEN format_type(a.atttypid, a.atttypmod) \
+    ELSE format('%I.%I', tn.nspname, t.typname) END, \
+    CASE WHEN t.typnamespace = 'pg_catalog'::regnamespace AND t.typtype IN ('b', 'r', 'm') \
+    AND t.typcategory <> 'A' AND t.typarray <> 0 AND t.typsend <> 0 AND t.typname NOT LIKE 'reg%' \
+    THEN format_type(a.atttypid, -1) END, \
+    CASE WHEN a.attcollation <> t.typcollation THEN format('%I.%I', cn.nspname, co.collname) END \
     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
     LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped \
     LEFT JOIN pg_type t ON t.oid = a.atttypid \
+    LEFT JOIN pg_namespace tn ON tn.oid = t.typnamespace \
     LEFT JOIN pg_collation co ON co.oid = a.attcollation \
+    LEFT JOIN pg_namespace cn ON cn.oid = co.collnamespace \
     LEFT JOIN pg_attrdef d ON d.adrelid = c.oid AND d.adnum = a.attnum \
     WHERE c.relkind IN ('r', 'p', 'f', 'v', 'm', 'S') AND c.relpersistence <> 't' \
     AND n.nspname NOT LIKE 'pg\\_toast%' AND n.nspname NOT LIKE 'pg\\_temp%' \
@@ -361,6 +370,11 @@ fn column(row: &[Option<String>], default_is_c: bool) -> Column {
         collation_is_c,
         collation_is_deterministic: cell(8) != "f",
         default,
+        sql_type: SqlType {
+            name: cell(18).to_owned(),
+            scalar: row[19].clone(),
+            collation: row[20].clone(),
+        },
     }
 }
 

@@ -22,7 +22,7 @@ use bytes::{Buf, Bytes, BytesMut};
 
 pub use cancel::{CancelKey, Cancellation};
 pub use passed::PassedThrough;
-pub use settings::{IDENTITY, Setting, Settings, SharedSettings, difference, quote};
+pub use settings::{IDENTITY, Setting, Settings, SharedSettings, difference};
 pub use statements::Statements;
 
 /// Room for one read from a server.

@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use crate::sql::name::{quoted, quoted_text};
+
 /// Different settings that are kept for sharing.
 const SHARED: usize = 1000;
 
@@ -77,25 +79,19 @@ fn set(name: &str, setting: &Setting) -> String {
     match setting {
         Setting::Statement(sql) => sql.clone(),
         Setting::Value(value) => {
-            format!("SELECT pg_catalog.set_config({}, {}, false)", quote(name), quote(value))
+            format!(
+                "SELECT pg_catalog.set_config({}, {}, false)",
+                quoted_text(name),
+                quoted_text(value)
+            )
         }
-    }
-}
-
-/// A string literal that reads alike under any `standard_conforming_strings`.
-pub fn quote(text: &str) -> String {
-    if text.contains('\\') {
-        format!("E'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
-    } else {
-        format!("'{}'", text.replace('\'', "''"))
     }
 }
 
 /// Each part of a dotted name, quoted.
 fn quote_name(name: &str) -> String {
-    let quoted: Vec<String> =
-        name.split('.').map(|part| format!("\"{}\"", part.replace('"', "\"\""))).collect();
-    quoted.join(".")
+    let parts: Vec<String> = name.split('.').map(quoted).collect();
+    parts.join(".")
 }
 
 #[cfg(test)]
@@ -128,8 +124,8 @@ mod tests {
 
     #[test]
     fn quoting() {
-        assert_eq!(quote("it's"), "'it''s'");
-        assert_eq!(quote(r"a\'b"), r"E'a\\''b'");
+        assert_eq!(quoted_text("it's"), "'it''s'");
+        assert_eq!(quoted_text(r"a\'b"), r"E'a\\''b'");
         assert_eq!(reset("app.tenant"), "RESET \"app\".\"tenant\"");
     }
 }

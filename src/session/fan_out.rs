@@ -61,6 +61,9 @@ impl Session {
         let describe = if portal.is_some() { Describe::Hide } else { Describe::Forward };
         match &run.combine {
             Combine::Merge(spec) => self.merge(spec, routed, portal, describe).await.map(|()| None),
+            Combine::Gather(gather) => {
+                self.gather(statement, gather, run.access, routed, portal).await.map(|()| None)
+            }
             Combine::Sum => {
                 let text = statement.text.clone();
                 self.same_text(&text, run, routed, portal, Answers::Sum, describe).await.map(Some)

@@ -12,6 +12,7 @@ use crate::plan::route::Arguments;
 use crate::plan::{Action as PlanAction, Local, Plan, Statement};
 use crate::server::{IDENTITY, Setting, Settings, difference};
 use crate::shard::{KeyType, ShardId};
+use crate::sql::name::quoted_text;
 use crate::wire::backend;
 
 impl Session {
@@ -244,8 +245,7 @@ impl Session {
     pub(super) fn note_set_config(&mut self, name: &str, value: Option<&str>, is_local: bool) {
         let value = value.unwrap_or_default();
         if let Some(tx) = &mut self.tx {
-            let quote = crate::server::quote;
-            let (name, value) = (quote(name), quote(value));
+            let (name, value) = (quoted_text(name), quoted_text(value));
             tx.replay.push(format!("SELECT pg_catalog.set_config({name}, {value}, {is_local})"));
         }
         if is_local {

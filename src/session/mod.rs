@@ -5,6 +5,7 @@ mod authenticate;
 mod express;
 mod extended;
 mod fan_out;
+mod gather;
 mod limits;
 mod listen;
 mod local;

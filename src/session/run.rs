@@ -415,6 +415,11 @@ impl Session {
         let is_keyless_read_or_write = matches!(run.scope, crate::plan::Scope::All)
             && matches!(run.combine, Combine::Merge(_) | Combine::Sum | Combine::Refuse(_));
         let owner = self.owner_of(tenant)?;
+        if let (crate::plan::Scope::All, Combine::Gather(gather)) = (&run.scope, &run.combine) {
+            let home = self.database.config.home_shard;
+            let own = ShardSet::one(owner);
+            return Ok(if gather.needs_home { own.union(ShardSet::one(home)) } else { own });
+        }
         if is_keyless_read_or_write {
             return Ok(ShardSet::one(owner));
         }

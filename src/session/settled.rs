@@ -12,7 +12,8 @@ use crate::config::PoolMode;
 use crate::error::{PgError, sqlstate};
 use crate::plan::Plan;
 use crate::pool::cluster::Host;
-use crate::server::{Server, Setting, quote};
+use crate::server::{Server, Setting};
+use crate::sql::name::quoted_text;
 
 /// Why a session that asks for `currval` keeps its server.
 const SEQUENCE: &str = "sequence state";
@@ -174,7 +175,7 @@ async fn ask(server: &mut Server, mut names: Vec<String>) -> Result<State, PgErr
     names.dedup();
     let mut sql = format!("{SET} UNION ALL {KEPT}");
     for name in names {
-        let name = quote(&name);
+        let name = quoted_text(&name);
         sql.push_str(&format!(
             " UNION ALL SELECT 's', {name}, pg_catalog.current_setting({name}, true)"
         ));

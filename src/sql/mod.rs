@@ -1,4 +1,4 @@
-//! SQL as text: tokens, the statement fingerprint, leading directives, COPY rows.
+//! SQL as text: tokens, names, the statement fingerprint, leading directives, COPY rows.
 
 pub mod comment;
 pub mod copy;
@@ -6,6 +6,7 @@ pub mod fingerprint;
 pub mod lexer;
 pub mod literal;
 mod memo;
+pub mod name;
 pub mod parse;
 mod scan;
 pub mod search_path;

@@ -82,6 +82,26 @@ pub fn bind(out: &mut BytesMut, statement: &[u8], values: &[Option<&[u8]>], form
     });
 }
 
+/// A parameter's format (0 text, 1 binary) and value.
+pub type Parameter<'a> = (i16, Option<&'a [u8]>);
+
+/// Bind `B` of the unnamed portal and statement with each value in its own format, and the results' formats
+/// (none: text; one: of all columns).
+pub fn bind_each(out: &mut BytesMut, parameters: &[Parameter<'_>], results: &[i16]) {
+    put(out, b'B', |body| {
+        put_cstr(body, b"");
+        put_cstr(body, b"");
+        body.put_u16(parameters.len() as u16);
+        parameters.iter().for_each(|(format, _)| body.put_i16(*format));
+        body.put_u16(parameters.len() as u16);
+        for (_, value) in parameters {
+            super::backend::put_value(body, *value);
+        }
+        body.put_u16(results.len() as u16);
+        results.iter().for_each(|it| body.put_i16(*it));
+    });
+}
+
 /// Bind `B` of the unnamed portal with values in text; results too.
 pub fn bind_texts(
     out: &mut BytesMut,

@@ -26,7 +26,7 @@ use std::fs;
 use std::path::Path;
 
 use pgsluice::catalog::{
-    Catalog, Column, ColumnDefault, Function, FunctionKind, Table, TableKind, Volatility,
+    Catalog, Column, ColumnDefault, Function, FunctionKind, SqlType, Table, TableKind, Volatility,
 };
 use pgsluice::shard::KeyType;
 
@@ -214,6 +214,11 @@ fn read_column(text: &str) -> Column {
             "sequence" => ColumnDefault::Sequence,
             "generated" => ColumnDefault::Generated,
             text => ColumnDefault::Computed(text.to_owned()),
+        },
+        sql_type: SqlType {
+            name: ty.to_owned(),
+            scalar: (ty != "enum" && !ty.ends_with(']')).then(|| ty.to_owned()),
+            collation: (collation == "C").then(|| "pg_catalog.\"C\"".to_owned()),
         },
     }
 }

@@ -60,6 +60,8 @@ pub(super) struct State {
     pub(super) classes: Classes,
     /// Columns that an outer join may set to NULL.
     pub(super) nullable: HashSet<NodeId>,
+    /// The same, and columns of full joins.
+    pub(super) outer: HashSet<NodeId>,
     /// Why the block does not fall apart by tenant.
     pub(super) error: Option<PgError>,
     pub(super) has_aggregate: bool,
@@ -188,8 +190,9 @@ impl Analyzer<'_> {
             self.predicate(filter, &Mode::Filter);
         }
         for target in &select.targets {
-            if !matches!(target.expr.kind, Kind::Star(_)) {
-                self.expr(&target.expr);
+            match &target.expr.kind {
+                Kind::Star(names) => self.needs_star(names, target.expr.at),
+                _ => self.expr(&target.expr),
             }
         }
         self.exprs(select.group.iter().chain(&select.having));

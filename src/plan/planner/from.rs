@@ -3,6 +3,7 @@
 use std::rc::Rc;
 
 use super::block::{Dist, OutCol, Outcome};
+use super::gather::Spot;
 use super::graph::NodeId;
 use super::names::{Col, Found, Names, Rel};
 use super::predicate::Mode;
@@ -49,7 +50,10 @@ impl<'a> Analyzer<'a> {
 
     pub(super) fn item_of_from(&mut self, item: &From, left: &Names) -> Names {
         match item {
-            From::Table { name, alias } => self.table(name, alias.as_ref()),
+            From::Table { name, alias, at, is_only } => {
+                let spot = Spot { at: at.0, is_only: *is_only, has_alias: alias.is_some() };
+                self.table_at(name, alias.as_ref(), Some(spot))
+            }
             From::Query { query, alias, lateral } => {
                 self.derived(query, alias.as_ref(), lateral.then_some(left))
             }
@@ -63,10 +67,10 @@ impl<'a> Analyzer<'a> {
             From::Join(join) => self.join(join, left),
             From::Sample { table, args } => {
                 self.exprs(args);
-                self.not_fanned(refuse::over_shards(
-                    "TABLESAMPLE",
-                    "Each shard would draw its own sample.",
-                ));
+                let error =
+                    refuse::over_shards("TABLESAMPLE", "Each shard would draw its own sample.");
+                self.not_gathered(error.clone());
+                self.not_fanned(error);
                 self.item_of_from(table, left)
             }
         }
@@ -80,6 +84,10 @@ impl<'a> Analyzer<'a> {
 
     /// A table, view or common table expression by name.
     pub(super) fn table(&mut self, name: &TableName, alias: Option<&Alias>) -> Names {
+        self.table_at(name, alias, None)
+    }
+
+    fn table_at(&mut self, name: &TableName, alias: Option<&Alias>, spot: Option<Spot>) -> Names {
         if name.schema.is_none()
             && let Some(rel) = self.cte(&name.name, alias)
         {
@@ -94,9 +102,12 @@ impl<'a> Analyzer<'a> {
             return self.one(unknown_rel(alias.clone()));
         };
         match &table.kind {
-            TableKind::View(text) => self.view(text, table, name, alias),
+            TableKind::View(text) => self.view(text, table, name, alias, spot),
             _ => {
-                let rel = self.base(table, name, alias);
+                let mut rel = self.base(table, name, alias);
+                if matches!(table.kind, TableKind::Sharded { .. }) {
+                    self.gather(&mut rel, table, name, spot);
+                }
                 self.one(rel)
             }
         }
@@ -151,6 +162,7 @@ impl<'a> Analyzer<'a> {
             name: column.name.clone(),
             node: kind.map(|it| self.graph.add(it, self.block())),
             ty: Some(Self::column_type(column)),
+            place: None,
         }
     }
 
@@ -161,6 +173,7 @@ impl<'a> Analyzer<'a> {
         table: &Table,
         name: &TableName,
         alias: Option<&Alias>,
+        spot: Option<Spot>,
     ) -> Names {
         let statements = parse(text);
         let query = match statements.as_deref() {
@@ -170,7 +183,9 @@ impl<'a> Analyzer<'a> {
             },
             _ => return self.unclear_view(name),
         };
+        let outside = self.enter_view(text);
         let outcome = self.view_query(query);
+        let is_apart = matches!(outcome.dist, Ok(Dist::Tenant));
         let mut rel = self.derive(outcome, name.name.clone());
         rel.schema = Some(name.schema.clone().unwrap_or_else(|| self.schema_of(name)));
         if rel.complete && rel.cols.len() == table.columns.len() {
@@ -182,6 +197,7 @@ impl<'a> Analyzer<'a> {
             rel.cols.clear();
             rel.complete = false;
         }
+        self.leave_view(outside, is_apart, &mut rel, (table, name), spot);
         rename(&mut rel, alias);
         self.one(rel)
     }
@@ -264,7 +280,7 @@ impl<'a> Analyzer<'a> {
         for col in &outcome.cols {
             let node = self.derived_node(&col.nodes);
             exact.extend(node.filter(|_| col.exact));
-            cols.push(Col { name: col.name.clone(), node, ty: col.ty });
+            cols.push(Col { name: col.name.clone(), node, ty: col.ty, place: None });
         }
         match outcome.dist {
             Ok(Dist::Tenant) => self.add_member(&exact),
@@ -323,7 +339,10 @@ impl<'a> Analyzer<'a> {
             JoinKind::Inner => (),
             JoinKind::Left => self.outer_join(start..middle, middle..end, &mode),
             JoinKind::Right => self.outer_join(middle..end, start..middle, &mode),
-            JoinKind::Full => self.full_join(start..end),
+            JoinKind::Full => {
+                self.state().outer.extend(first..last);
+                self.full_join(start..end);
+            }
         }
         self.join_alias(join, both)
     }
@@ -350,14 +369,16 @@ impl<'a> Analyzer<'a> {
             let (left, right) = (l.unqualified(&name), r.unqualified(&name));
             let left = left.unwrap_or(Found::Unknown);
             let right = right.unwrap_or(Found::Unknown);
+            self.needs(&left);
+            self.needs(&right);
             if let (Some(left), Some(right)) = (left.node(), right.node()) {
                 self.equal(left, right, mode);
             }
             both.merged.retain(|it| it.name != name);
             both.merged.push(match join.kind {
-                JoinKind::Full => Col { name, node: None, ty: None },
-                JoinKind::Right => Col { name, node: right.node(), ty: right.ty() },
-                _ => Col { name, node: left.node(), ty: left.ty() },
+                JoinKind::Full => Col { name, node: None, ty: None, place: None },
+                JoinKind::Right => Col { name, node: right.node(), ty: right.ty(), place: None },
+                _ => Col { name, node: left.node(), ty: left.ty(), place: None },
             });
         }
     }
@@ -371,6 +392,7 @@ impl<'a> Analyzer<'a> {
     ) {
         let Mode::Nullable(nodes) = mode else { return };
         self.state().nullable.extend(nodes.clone());
+        self.state().outer.extend(nodes.clone());
         if nullable.is_empty() {
             return;
         }

@@ -9,6 +9,8 @@ pub(super) struct Traits {
     pub(super) kind: FunctionKind,
     pub(super) volatility: Volatility,
     pub(super) is_table_free: bool,
+    /// Whether it is so only because the configuration says that it stays with the statement's tenant.
+    pub(super) is_trusted: bool,
     /// Whether every candidate is Postgres' own.
     pub(super) is_builtin: bool,
 }
@@ -25,14 +27,15 @@ pub(super) fn traits(catalog: &Catalog, path: &[String], call: &Call) -> Option<
     let kind = |kind| candidates.iter().any(|it| it.kind == kind).then_some(kind);
     let trusted = catalog.trusted_functions.contains(&call.name)
         || catalog.trusted_functions.contains(&format!("{}.{}", first.schema, call.name));
+    let is_free = |it: &&Function| it.schema == "pg_catalog" || it.is_table_free;
+    let is_free = candidates.iter().all(is_free) && !runs_text(&call.name);
     Some(Traits {
         kind: kind(FunctionKind::Aggregate)
             .or_else(|| kind(FunctionKind::Window))
             .unwrap_or(first.kind),
         volatility: candidates.iter().map(|it| it.volatility).max().unwrap_or(Volatility::Volatile),
-        is_table_free: trusted
-            || candidates.iter().all(|it| it.schema == "pg_catalog" || it.is_table_free)
-                && !runs_text(&call.name),
+        is_table_free: trusted || is_free,
+        is_trusted: trusted && !is_free,
         is_builtin: candidates.iter().all(|it| it.schema == "pg_catalog"),
     })
 }
@@ -104,6 +107,34 @@ pub(super) fn depends_on_settings_only(call: &Call) -> bool {
 pub(super) fn ignores_order(name: &str) -> bool {
     ["count", "min", "max", "sum", "avg", "bool_and", "bool_or", "every", "bit_and", "bit_or"]
         .contains(&name)
+}
+
+/// Aggregates that give the same whatever the order of their input, for every type.
+pub(super) fn ignores_any_order(name: &str) -> bool {
+    const IGNORING: [&str; 21] = [
+        "count",
+        "min",
+        "max",
+        "bool_and",
+        "bool_or",
+        "every",
+        "bit_and",
+        "bit_or",
+        "bit_xor",
+        "percentile_cont",
+        "percentile_disc",
+        "mode",
+        "rank",
+        "dense_rank",
+        "percent_rank",
+        "cume_dist",
+        "range_agg",
+        "range_intersect_agg",
+        "regr_count",
+        "row_number",
+        "ntile",
+    ];
+    IGNORING.contains(&name)
 }
 
 /// Built-in functions that only tell which server answers and in what state it is: they may run on

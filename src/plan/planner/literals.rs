@@ -108,7 +108,7 @@ impl Planner<'_> {
 
     fn source_literals<'a>(&'a self, item: &'a From, finder: &mut Finder<'a>) -> Option<()> {
         match item {
-            From::Table { name, alias } => self.table_literals(name, alias.as_ref(), finder),
+            From::Table { name, alias, .. } => self.table_literals(name, alias.as_ref(), finder),
             From::Join(join) if join.alias.is_none() && !join.using_alias => {
                 self.source_literals(&join.left, finder)?;
                 self.source_literals(&join.right, finder)?;

@@ -10,11 +10,13 @@ mod copy;
 mod ddl;
 mod from;
 mod functions;
+mod gather;
 mod graph;
 mod literals;
 mod merge;
 mod names;
 mod predicate;
+mod print;
 mod refuse;
 mod session;
 mod splice;
@@ -26,6 +28,7 @@ use std::collections::HashSet;
 use std::ops::Range;
 use std::rc::Rc;
 
+use self::gather::Gathering;
 use self::walk::{Analyzer, Facts};
 use self::write::Fan;
 use super::{Access, Action, Combine, KeySource, Local, Plan, Run, Scope, Uses};
@@ -284,10 +287,50 @@ impl<'a> Planner<'a> {
             analyzer.query(query);
             plan = self.decide(&analyzer, None);
         }
+        if lacks_answer(&plan)
+            && let Some(gathered) = self.gathered(query, range)
+        {
+            let is_refused = matches!(gathered.action, Action::Refuse(_));
+            if !(is_refused && matches!(plan.action, Action::Run(_))) {
+                return gathered;
+            }
+        }
         let looks =
             !self.sharded && analyzer.facts.tables.iter().any(|it| it == "pg_prepared_statements");
         plan.uses = looks.then_some(Uses::Statements);
         self.set_config(plan, &analyzer, query)
+    }
+
+    /// The plan that ships rows to one server, if there is no cheaper one.
+    fn gathered(
+        &self,
+        query: &crate::sql::parse::tree::Query,
+        range: &Range<usize>,
+    ) -> Option<Plan> {
+        let mut analyzer = self.analyzer(range);
+        analyzer.gathering = Some(Gathering::new(self.sql, range.clone()));
+        analyzer.query(query);
+        let facts = &analyzer.facts;
+        let is_read = !(facts.has_locks || facts.modifies || facts.has_advisory)
+            && !facts.has_set_config
+            && facts.pin.is_none();
+        if !is_read || facts.refusal.is_some() || !analyzer.graph.has_sharded() {
+            return None;
+        }
+        let is_stable = facts.volatility < Volatility::Volatile && !facts.has_unknown_function;
+        let access = if is_stable { Access::Read } else { Access::Write };
+        let needs_home = facts.has_home || facts.needs_home;
+        let scope = match analyzer.graph.confined() {
+            Ok(keys) => Scope::Keys { keys, with_home: false },
+            Err(_) => Scope::All,
+        };
+        let has_ordinals = facts.has_ordinals;
+        let mut plan = match analyzer.gathering?.finish(needs_home) {
+            Ok(gather) => Plan::combined(access, scope, Combine::Gather(Box::new(gather))),
+            Err(error) => Plan::refused(error),
+        };
+        plan.is_shareable &= !has_ordinals;
+        Some(plan)
     }
 
     fn modify(&self, statement: &Stmt, range: &Range<usize>) -> Plan {
@@ -531,6 +574,17 @@ fn needs_merge(plan: &Plan) -> bool {
         Action::Refuse(error) => error.code == UNTRIED,
         Action::Run(run) => matches!(&run.combine, Combine::Refuse(error) if error.code == UNTRIED),
         Action::Local(_) => false,
+    }
+}
+
+/// Whether several shards, or a shard beside the home shard, would have to answer and cannot.
+fn lacks_answer(plan: &Plan) -> bool {
+    match &plan.action {
+        Action::Refuse(_) => plan.is_lifted_by_tenant,
+        Action::Run(Run { scope: Scope::Keys { keys, with_home }, combine, .. }) => {
+            matches!(combine, Combine::Refuse(_)) && (*with_home || !is_one(keys))
+        }
+        _ => false,
     }
 }
 

@@ -11,6 +11,15 @@ pub(super) struct Col {
     pub(super) name: String,
     pub(super) node: Option<NodeId>,
     pub(super) ty: Option<Type>,
+    /// The fragment and its column, if it is one's.
+    pub(super) place: Option<Place>,
+}
+
+/// A column of a fragment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    pub(super) fragment: usize,
+    pub(super) column: usize,
 }
 
 /// A range variable: an item of FROM under its alias.
@@ -42,6 +51,7 @@ pub(super) enum Found {
         block: usize,
         node: Option<NodeId>,
         ty: Option<Type>,
+        place: Option<Place>,
     },
     /// A range variable's name alone: the whole row.
     Row,
@@ -80,7 +90,7 @@ impl Names {
     }
 
     fn column(&self, col: &Col) -> Found {
-        Found::Column { block: self.block, node: col.node, ty: col.ty }
+        Found::Column { block: self.block, node: col.node, ty: col.ty, place: col.place }
     }
 
     /// What an unqualified name means here; `None` if it is not of this level.

@@ -35,6 +35,9 @@ impl Mode {
 impl Analyzer<'_> {
     /// Looks at a predicate.
     pub(super) fn predicate(&mut self, expr: &Expr, mode: &Mode) {
+        if !matches!(expr.kind, Kind::And(_)) {
+            self.push_down(expr, mode);
+        }
         match &expr.kind {
             Kind::And(all) => {
                 for conjunct in all {

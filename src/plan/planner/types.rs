@@ -46,6 +46,13 @@ pub(super) fn is_exact_number(oid: u32) -> bool {
     matches!(oid, 20 | 21 | 23 | NUMERIC)
 }
 
+/// The types whose sums do not depend on the order of addition.
+pub(super) fn is_exact_sum(oid: u32) -> bool {
+    const MONEY: u32 = 790;
+    const INTERVAL: u32 = 1186;
+    is_exact_number(oid) || oid == MONEY || oid == INTERVAL
+}
+
 /// The OID of a built-in type's name.
 pub(super) fn oid_of(ty: &TypeName) -> Option<u32> {
     if ty.is_array || ty.schema.as_deref().is_some_and(|it| it != "pg_catalog") {
@@ -119,9 +126,10 @@ pub(super) fn type_of(levels: &[Names], expr: &Expr) -> Option<Type> {
         Kind::Call(call) if matches!(call.schema.as_deref(), None | Some("pg_catalog")) => {
             function(levels, &call.name, &call.args)
         }
-        Kind::Other { what, children, .. } => match *what {
+        Kind::Other { what, detail, children } => match *what {
             "null test" | "boolean test" => Some(Type::of(16)),
-            "coalesce" | "greatest" | "least" => common(levels, children),
+            "coalesce" | "greatest" | "least" => common(levels, children.iter()),
+            "case" => common(levels, case_results(children, detail).into_iter()),
             _ => None,
         },
         _ => None,
@@ -140,9 +148,17 @@ fn literal(it: &Literal) -> Option<Type> {
     }
 }
 
+/// The results of a CASE: its operands are the value tested, if any, then conditions and results in
+/// turn, then that of ELSE, if any.
+fn case_results<'e>(children: &'e [Expr], detail: &str) -> Vec<&'e Expr> {
+    let whens = &children[usize::from(detail.starts_with("true")).min(children.len())..];
+    let whole = whens.len() - whens.len() % 2;
+    whens[..whole].iter().skip(1).step_by(2).chain(&whens[whole..]).collect()
+}
+
 /// The type all of them have; untyped NULLs aside.
-fn common(levels: &[Names], exprs: &[Expr]) -> Option<Type> {
-    let mut types = exprs.iter().filter(|it| it.kind != Kind::Literal(Literal::Null));
+fn common<'e>(levels: &[Names], exprs: impl Iterator<Item = &'e Expr>) -> Option<Type> {
+    let mut types = exprs.filter(|it| it.kind != Kind::Literal(Literal::Null));
     let first = type_of(levels, types.next()?)?;
     types.all(|it| type_of(levels, it).is_some_and(|it| it.oid == first.oid)).then_some(first)
 }

@@ -79,6 +79,8 @@ pub(super) struct Analyzer<'a> {
     /// Views around the current point; offsets there are not of the statement.
     pub(super) view_depth: usize,
     pub(super) facts: Facts,
+    /// What would have to be gathered, if that is asked.
+    pub(super) gathering: Option<super::gather::Gathering>,
 }
 
 impl<'a> Analyzer<'a> {
@@ -126,6 +128,7 @@ impl<'a> Analyzer<'a> {
             frames: Vec::new(),
             view_depth: 0,
             facts,
+            gathering: None,
         }
     }
 
@@ -174,11 +177,14 @@ impl<'a> Analyzer<'a> {
     /// Looks at an expression that is no predicate.
     pub(super) fn expr(&mut self, expr: &Expr) {
         match &expr.kind {
-            Kind::Column(names) => self.column(names),
-            Kind::Star(_) => self.not_fanned(refuse::over_shards(
-                "a whole-row reference",
-                "The type of a row has another OID on each shard.",
-            )),
+            Kind::Column(names) => self.column(names, expr.at),
+            Kind::Star(names) => {
+                self.needs_star(names, expr.at);
+                self.not_fanned(refuse::over_shards(
+                    "a whole-row reference",
+                    "The type of a row has another OID on each shard.",
+                ));
+            }
             Kind::Literal(Literal::Text(text)) if is_time_word(text) => {
                 self.not_fanned(refuse::not_immutable(&format!("the value '{text}'")));
             }
@@ -214,16 +220,19 @@ impl<'a> Analyzer<'a> {
         }
     }
 
-    fn column(&mut self, names: &[String]) {
+    fn column(&mut self, names: &[String], at: usize) {
         const SYSTEM: [&str; 6] = ["ctid", "xmin", "xmax", "cmin", "cmax", "tableoid"];
         let last = names.last().map_or("", String::as_str);
         if SYSTEM.contains(&last) {
             self.facts.has_unstable_value = true;
-            self.not_fanned(refuse::over_shards(
+            let error = refuse::over_shards(
                 &format!("the system column {last}"),
                 "Its values mean something on one shard only.",
-            ));
+            );
+            self.not_gathered(error.clone());
+            self.not_fanned(error);
         }
+        self.needs_column(names, at);
         if matches!(self.resolve(names), Found::Row) {
             self.not_fanned(refuse::over_shards(
                 &format!("the whole-row reference {last}"),
@@ -250,6 +259,9 @@ impl<'a> Analyzer<'a> {
                 self.refuse(refuse::function(&call.name));
             }
         }
+        if traits.is_some_and(|it| it.kind == FunctionKind::Aggregate) {
+            self.check_input_order(call, traits.is_some_and(|it| it.is_builtin));
+        }
         if let Some(over) = &call.over {
             self.exprs(over.children());
             let mut window = over.clone();
@@ -275,6 +287,12 @@ impl<'a> Analyzer<'a> {
             };
             if !(is_row && call.schema.is_none() && takes_rows.contains(&call.name.as_str())) {
                 self.expr(arg);
+                continue;
+            }
+            match &arg.kind {
+                Kind::Column(names) => self.needs_column(names, arg.at),
+                Kind::Star(names) => self.needs_star(names, arg.at),
+                _ => (),
             }
         }
     }
@@ -282,6 +300,13 @@ impl<'a> Analyzer<'a> {
     fn known_call(&mut self, call: &Call, traits: Traits) {
         if !traits.is_table_free {
             self.refuse(refuse::function(&call.name));
+        }
+        if traits.is_trusted {
+            self.not_gathered(
+                PgError::refused(format!("function {} over several shards is not supported", call.name))
+                    .detail("It is trusted to stay with its tenant's rows, which lie on that tenant's shard.")
+                    .hint(refuse::ONE_TENANT),
+            );
         }
         let tells = traits.is_builtin && functions::tells_of_server(&call.name);
         let volatility = if tells { Volatility::Stable } else { traits.volatility };
@@ -455,7 +480,7 @@ pub(super) fn opaque(what: &str) -> PgError {
 }
 
 /// `now`, `today`, …: date and time input that means another moment each time.
-fn is_time_word(text: &str) -> bool {
+pub(super) fn is_time_word(text: &str) -> bool {
     let text = text.trim_start().to_ascii_lowercase();
     ["now", "today", "tomorrow", "yesterday"].iter().any(|it| {
         text.strip_prefix(it).is_some_and(|rest| !rest.starts_with(char::is_alphanumeric))

@@ -8,6 +8,7 @@ use super::{Hub, Order};
 use crate::error::{PgError, sqlstate};
 use crate::pool::cluster::{Database, Host};
 use crate::server::{Server, Target};
+use crate::sql::name::quoted;
 use crate::wire::frame;
 use crate::wire::pipeline::Action;
 
@@ -213,9 +214,4 @@ impl<'a> Line<'a> {
             false => Ok(()),
         }
     }
-}
-
-/// A channel as an identifier.
-fn quoted(channel: &str) -> String {
-    format!("\"{}\"", channel.replace('"', "\"\""))
 }

@@ -246,7 +246,11 @@ impl Session {
             Combine::Refuse(error) if routed.shards.len() > 1 => return Err(error.clone().into()),
             _ => None,
         };
-        let Some(shard) = routed.shards.iter().next() else { return Ok(()) };
+        let one_of = match &run.combine {
+            Combine::Gather(_) if routed.shards.len() > 1 => Some(self.database.config.home_shard),
+            _ => routed.shards.iter().next(),
+        };
+        let Some(shard) = one_of else { return Ok(()) };
         self.name_statements(&exact.statement.plan).await?;
         let at = self.member(shard, routed.role).await?;
         let server = self.members[at].lease.server();

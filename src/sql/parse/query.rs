@@ -4,10 +4,10 @@ use pg_query::protobuf as pb;
 
 use super::expr::{boxed, expr, exprs, sort_list, window};
 use super::tree::{
-    Alias, Body, Cte, Distinct, Expr, From, Join, JoinKind, Kind, Query, Select, SetOp, TableName,
-    Target, With,
+    Alias, At, Body, Cte, Distinct, Expr, From, Join, JoinKind, Kind, Query, Select, SetOp,
+    TableName, Target, With,
 };
-use super::{Node, kind, some, statement, word, words};
+use super::{Node, kind, offset, some, statement, word, words};
 
 pub(super) fn of_node(node: &pb::Node) -> Option<Query> {
     match kind(node)? {
@@ -125,7 +125,8 @@ pub(super) fn alias(it: Option<&pb::Alias>) -> Option<Alias> {
 pub(super) fn from(node: &pb::Node) -> From {
     match kind(node) {
         Some(Node::RangeVar(it)) => {
-            From::Table { name: table_name(it), alias: alias(it.alias.as_ref()) }
+            let (name, alias) = (table_name(it), alias(it.alias.as_ref()));
+            From::Table { name, alias, at: At(offset(it.location)), is_only: !it.inh }
         }
         Some(Node::RangeSubselect(it)) => match it.subquery.as_deref().and_then(of_node) {
             Some(query) => From::Query {

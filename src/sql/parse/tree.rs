@@ -332,12 +332,26 @@ pub struct Target {
     pub expr: Expr,
 }
 
+/// A byte offset in the text. Equality leaves it out.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct At(pub usize);
+
+impl PartialEq for At {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
 /// An item of FROM.
 #[derive(Clone, Debug, PartialEq)]
 pub enum From {
     Table {
         name: TableName,
         alias: Option<Alias>,
+        /// Where the name starts.
+        at: At,
+        /// ONLY: without the tables that inherit from it.
+        is_only: bool,
     },
     Query {
         query: Box<Query>,

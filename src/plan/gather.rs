@@ -1,0 +1,175 @@
+//! Reads that shards cannot answer apart: each ships the rows that are needed, one Postgres computes
+//! the answer over them.
+
+use std::fmt::{self, Display, Formatter, Write};
+
+use crate::catalog::SqlType;
+use crate::sql::name::quoted;
+
+/// What is shipped, and the statement over it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Gather {
+    pub fragments: Vec<Fragment>,
+    /// The statement, with the fragments in the place of their tables.
+    pub statement: String,
+    /// Whether it reads tables that the home shard alone has.
+    pub needs_home: bool,
+}
+
+/// Rows of one table, or of a view that each shard computes for its own tenants.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Fragment {
+    /// Its name in [`Gather::statement`].
+    pub name: String,
+    /// What it is read from, as FROM has it.
+    pub from: String,
+    /// Conditions that rows must meet to matter.
+    pub filters: Vec<String>,
+    /// All columns of the table, in order.
+    pub columns: Vec<FragmentColumn>,
+}
+
+/// A column of a fragment.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FragmentColumn {
+    pub name: String,
+    pub type_oid: u32,
+    pub sql_type: SqlType,
+    /// Whether its values are shipped; NULL stands for them otherwise, where nobody looks.
+    pub is_needed: bool,
+}
+
+/// How values of a column travel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Element<'a> {
+    /// The type they have on the way.
+    pub name: &'a str,
+    pub oid: u32,
+}
+
+const TEXT: Element<'_> = Element { name: "text", oid: 25 };
+
+impl FragmentColumn {
+    /// Built-in scalars travel as they are, everything else as text: OIDs of types that users made
+    /// differ from server to server.
+    pub fn element(&self) -> Element<'_> {
+        match &self.sql_type.scalar {
+            Some(name) => Element { name, oid: self.type_oid },
+            None => TEXT,
+        }
+    }
+
+    fn shipped(&self) -> String {
+        let name = quoted(&self.name);
+        match self.sql_type.scalar {
+            Some(_) => name,
+            None => format!("{name}::text"),
+        }
+    }
+
+    /// The column again, from `value`.
+    fn restored(&self, value: &str) -> String {
+        let ty = &self.sql_type;
+        let mut text = value.to_owned();
+        if ty.scalar.as_ref() != Some(&ty.name) {
+            text = format!("{text}::{}", ty.name);
+        }
+        if let Some(collation) = &ty.collation {
+            text = format!("{text} COLLATE {collation}");
+        }
+        text
+    }
+}
+
+impl Fragment {
+    /// The columns that are shipped.
+    pub fn needed(&self) -> impl Iterator<Item = &FragmentColumn> {
+        self.columns.iter().filter(|it| it.is_needed)
+    }
+}
+
+impl Gather {
+    /// What every shard runs: the rows of all fragments, read in one snapshot. The first column is the
+    /// fragment's index (`int2`), then follow the needed columns of all fragments, NULL in the rows of
+    /// others.
+    pub fn shard_sql(&self) -> String {
+        let mut text = String::new();
+        for (i, fragment) in self.fragments.iter().enumerate() {
+            text.push_str(if i == 0 { "SELECT " } else { " UNION ALL SELECT " });
+            let _ = write!(text, "{i}::int2");
+            for (j, other) in self.fragments.iter().enumerate() {
+                for column in other.needed() {
+                    let value = if i == j {
+                        column.shipped()
+                    } else {
+                        format!("NULL::{}", column.element().name)
+                    };
+                    let _ = write!(text, ", {value}");
+                }
+            }
+            let _ = write!(text, " FROM {}", fragment.from);
+            if !fragment.filters.is_empty() {
+                let _ = write!(text, " WHERE {}", fragment.filters.join(" AND "));
+            }
+        }
+        text
+    }
+
+    /// The statement of the one server that computes the answer. Parameters from `$first` on are, for
+    /// each fragment, an array per needed column, or the number of its rows (`int8`) if there is none.
+    pub fn final_sql(&self, first: usize) -> String {
+        let mut text = String::from("WITH ");
+        let mut next = first;
+        for (i, fragment) in self.fragments.iter().enumerate() {
+            text.push_str(if i == 0 { "" } else { ", " });
+            let (mut columns, mut arrays, mut names) = (Vec::new(), Vec::new(), Vec::new());
+            for column in &fragment.columns {
+                let name = quoted(&column.name);
+                if column.is_needed {
+                    let local = format!("c{}", names.len() + 1);
+                    columns.push(format!("{} AS {name}", column.restored(&format!("g.{local}"))));
+                    let element = column.element().name;
+                    arrays.push(format!("pg_catalog.unnest(${next}::{element}[])"));
+                    names.push(local);
+                    next += 1;
+                } else {
+                    columns.push(format!("NULL::{} AS {name}", column.sql_type.name));
+                }
+            }
+            let _ = write!(text, "{} AS (SELECT {} FROM ", fragment.name, columns.join(", "));
+            if arrays.is_empty() {
+                let _ = write!(text, "pg_catalog.generate_series(1, ${next}::int8))");
+                next += 1;
+            } else {
+                let (arrays, names) = (arrays.join(", "), names.join(", "));
+                let _ = write!(text, "ROWS FROM ({arrays}) AS g({names}))");
+            }
+        }
+        let _ = write!(text, " ({})", self.statement);
+        text
+    }
+
+    /// Parameters that [`Self::final_sql`] adds.
+    pub fn added_params(&self) -> usize {
+        self.fragments.iter().map(|it| it.needed().count().max(1)).sum()
+    }
+}
+
+impl Display for Gather {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.statement)
+    }
+}
+
+impl Display for Fragment {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let columns: Vec<String> = self.needed().map(FragmentColumn::shipped).collect();
+        let columns = columns.join(", ");
+        let space = if columns.is_empty() { "" } else { " " };
+        write!(f, "{}: SELECT {columns}{space}FROM {}", self.name, self.from)?;
+        if !self.filters.is_empty() {
+            write!(f, " WHERE {}", self.filters.join(" AND "))?;
+        }
+        Ok(())
+    }
+}

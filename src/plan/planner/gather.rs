@@ -1,0 +1,381 @@
+//! Gather: which rows shards must ship so that one Postgres can compute the answer, and the statement
+//! over them. Every table with rows on several shards becomes a fragment, and so does a view that each
+//! shard computes for its own tenants; the rest of the statement stays as its author wrote it.
+
+use std::ops::Range;
+
+use super::functions;
+use super::graph::NodeId;
+use super::names::{Found, Place, Rel};
+use super::predicate::Mode;
+use super::print::condition;
+use super::refuse;
+use super::types::{is_exact_sum, type_of};
+use super::walk::Analyzer;
+use crate::catalog::Table;
+use crate::error::PgError;
+use crate::plan::gather::{Fragment, FragmentColumn, Gather};
+use crate::sql::name::quoted;
+use crate::sql::parse::parse;
+use crate::sql::parse::tokens::{Token, TokenKind, tokens};
+use crate::sql::parse::tree::{Call, Stmt, TableName};
+
+/// What fragments are called; a statement that says it itself is not gathered.
+const NAME: &str = "sluice_gather_";
+
+/// Where FROM names a table.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Spot {
+    /// The byte offset of the name in the current text.
+    pub(super) at: usize,
+    pub(super) is_only: bool,
+    pub(super) has_alias: bool,
+}
+
+/// What has been found so far.
+pub(super) struct Gathering {
+    fragments: Vec<(Fragment, NodeId)>,
+    /// The texts around the current point: the statement, and views within.
+    texts: Vec<Text>,
+    refusal: Option<PgError>,
+}
+
+/// A text and what is to stand in the place of its parts.
+struct Text {
+    sql: String,
+    /// The part of it that counts.
+    range: Range<usize>,
+    tokens: Vec<Token>,
+    edits: Vec<(Range<usize>, String)>,
+}
+
+/// What was known before a view was entered.
+pub(super) struct Outside {
+    fragments: usize,
+    not_fanned: Option<PgError>,
+    has_home: bool,
+    needs_home: bool,
+}
+
+impl Text {
+    fn new(sql: &str, range: Range<usize>) -> Self {
+        let tokens = tokens(sql, &range);
+        Self { sql: sql.to_owned(), range, tokens, edits: Vec::new() }
+    }
+
+    fn token_at(&self, at: usize) -> Option<usize> {
+        self.tokens.iter().position(|it| it.range.start == at)
+    }
+
+    /// The bytes of a name of `parts` parts at `at`.
+    fn name_at(&self, at: usize, parts: usize) -> Option<Range<usize>> {
+        let first = self.token_at(at)?;
+        let last = first + 2 * (parts - 1);
+        let dots = (first + 1..last).step_by(2);
+        let is_dot = |i: usize| self.tokens.get(i).is_some_and(|it| it.kind == TokenKind::Dot);
+        dots.into_iter().all(is_dot).then_some(at..self.tokens.get(last)?.range.end)
+    }
+
+    /// Puts `new` in the place of the table's name.
+    fn replace(&mut self, spot: Spot, name: &TableName, new: &str) -> Option<()> {
+        let range = self.name_at(spot.at, 1 + usize::from(name.schema.is_some()))?;
+        let before = self.token_at(spot.at)?.checked_sub(1).and_then(|it| self.tokens.get(it));
+        let is_table_command = before.is_some_and(|it| it.is("table"));
+        let alias = match spot.has_alias || is_table_command {
+            true => String::new(),
+            false => format!(" AS {}", quoted(&name.name)),
+        };
+        self.edits.push((range, format!("{new}{alias}")));
+        Some(())
+    }
+
+    /// Takes the schema off a column's name: the table goes by its alias now.
+    fn unqualify(&mut self, at: usize, parts: usize) {
+        let Some(kept) = self.token_at(at).and_then(|it| self.tokens.get(it + 2 * parts)) else {
+            return;
+        };
+        self.edits.push((at..kept.range.start, String::new()));
+    }
+
+    fn applied(mut self) -> Option<String> {
+        self.edits.sort_by_key(|(range, _)| (range.start, range.end));
+        self.edits.dedup();
+        let (mut text, mut at) = (String::new(), self.range.start);
+        for (range, new) in &self.edits {
+            text.push_str(self.sql.get(at..range.start)?);
+            text.push_str(new);
+            at = range.end;
+        }
+        text.push_str(self.sql.get(at..self.range.end)?);
+        Some(text)
+    }
+}
+
+impl Gathering {
+    pub(super) fn new(sql: &str, range: Range<usize>) -> Self {
+        let mut refusal = None;
+        if sql.contains(NAME) {
+            refusal = Some(unclear("It uses names of the proxy's own."));
+        }
+        Self { fragments: Vec::new(), texts: vec![Text::new(sql, range)], refusal }
+    }
+
+    /// A column of a fragment.
+    pub(super) fn column_name(&self, fragment: usize, column: usize) -> Option<&str> {
+        Some(&self.fragments.get(fragment)?.0.columns.get(column)?.name)
+    }
+
+    fn need(&mut self, place: Place) {
+        let fragment = self.fragments.get_mut(place.fragment);
+        if let Some(column) = fragment.and_then(|(it, _)| it.columns.get_mut(place.column)) {
+            column.is_needed = true;
+        }
+    }
+
+    /// A reference may mean anything.
+    fn need_all(&mut self) {
+        self.fragments
+            .iter_mut()
+            .flat_map(|(it, _)| &mut it.columns)
+            .for_each(|it| it.is_needed = true);
+    }
+
+    /// A new fragment in the place of a table or view.
+    fn add(&mut self, rel: &mut Rel, table: &Table, name: &TableName, spot: Spot, node: NodeId) {
+        let index = self.fragments.len();
+        let new = format!("{NAME}{}", index + 1);
+        let is_done = self.texts.last_mut().and_then(|it| it.replace(spot, name, &new)).is_some();
+        if !is_done || rel.cols.len() != table.columns.len() {
+            self.refusal
+                .get_or_insert_with(|| unclear("The proxy cannot find the parts to change."));
+            return;
+        }
+        for (column, col) in rel.cols.iter_mut().enumerate() {
+            col.place = Some(Place { fragment: index, column });
+        }
+        let schema = name.schema.as_ref().map(|it| format!("{}.", quoted(it))).unwrap_or_default();
+        let only = if spot.is_only { "ONLY " } else { "" };
+        let columns = table.columns.iter().map(|it| FragmentColumn {
+            name: it.name.clone(),
+            type_oid: it.type_oid,
+            sql_type: it.sql_type.clone(),
+            is_needed: false,
+        });
+        let fragment = Fragment {
+            name: new,
+            from: format!("{only}{schema}{}", quoted(&name.name)),
+            filters: Vec::new(),
+            columns: columns.collect(),
+        };
+        self.fragments.push((fragment, node));
+    }
+
+    /// The plan of what was found.
+    pub(super) fn finish(self, needs_home: bool) -> Result<Gather, PgError> {
+        if let Some(error) = self.refusal {
+            return Err(error);
+        }
+        let text = self.texts.into_iter().next().and_then(Text::applied);
+        let statement =
+            text.ok_or_else(|| unclear("The proxy cannot find the parts to change."))?;
+        let is_query =
+            matches!(parse(&statement).as_deref(), Ok([one]) if matches!(one.kind, Stmt::Query(_)));
+        if !is_query {
+            return Err(unclear("The proxy cannot find the parts to change."));
+        }
+        let fragments = self.fragments.into_iter().map(|(it, _)| it).collect();
+        Ok(Gather { fragments, statement, needs_home })
+    }
+}
+
+impl Analyzer<'_> {
+    /// Notes why one server cannot compute the statement over shipped rows.
+    pub(super) fn not_gathered(&mut self, error: PgError) {
+        if let Some(gathering) = &mut self.gathering {
+            gathering.refusal.get_or_insert(error);
+        }
+    }
+
+    /// A sharded table becomes a fragment.
+    pub(super) fn gather(
+        &mut self,
+        rel: &mut Rel,
+        table: &Table,
+        name: &TableName,
+        spot: Option<Spot>,
+    ) {
+        let Some(node) = self.state().members.last().copied() else { return };
+        let Some(gathering) = &mut self.gathering else { return };
+        match spot {
+            Some(spot) => gathering.add(rel, table, name, spot, node),
+            None => self.not_gathered(unclear("A table is named where no rows are read.")),
+        }
+    }
+
+    /// The text of a view is looked at next.
+    pub(super) fn enter_view(&mut self, text: &str) -> Option<Outside> {
+        let gathering = self.gathering.as_mut()?;
+        let start = text.len() - text.trim_start().len();
+        let end = text.trim_end().trim_end_matches(';').len();
+        gathering.texts.push(Text::new(text, start..end));
+        Some(Outside {
+            fragments: gathering.fragments.len(),
+            not_fanned: self.facts.not_fanned.take(),
+            has_home: std::mem::take(&mut self.facts.has_home),
+            needs_home: std::mem::take(&mut self.facts.needs_home),
+        })
+    }
+
+    /// A view has been looked at. If its rows are those of each tenant together, it is a fragment
+    /// itself; else its text takes its place, with fragments in it.
+    pub(super) fn leave_view(
+        &mut self,
+        outside: Option<Outside>,
+        is_apart: bool,
+        rel: &mut Rel,
+        (table, name): (&Table, &TableName),
+        spot: Option<Spot>,
+    ) {
+        let Some(outside) = outside else { return };
+        let facts = &mut self.facts;
+        let is_fanned = facts.not_fanned.is_none() && !facts.has_home && !facts.needs_home;
+        facts.not_fanned = outside.not_fanned.or(facts.not_fanned.take());
+        facts.has_home |= outside.has_home;
+        facts.needs_home |= outside.needs_home;
+        let is_same_path = self.view_depth > 0 || *self.path == *self.catalog.search_path;
+        let node = self.state().members.last().copied();
+        let Some(gathering) = &mut self.gathering else { return };
+        let Some(text) = gathering.texts.pop() else { return };
+        if gathering.fragments.len() == outside.fragments {
+            return;
+        }
+        let Some(spot) = spot else { return };
+        if is_apart && is_fanned && rel.complete && !spot.is_only {
+            gathering.fragments.truncate(outside.fragments);
+            if let Some(node) = node {
+                gathering.add(rel, table, name, spot, node);
+            }
+            return;
+        }
+        let expanded = text.applied().map(|it| format!("({it})"));
+        let text = gathering.texts.last_mut();
+        let is_done = match (expanded, text) {
+            (Some(new), Some(text)) if is_same_path => text.replace(spot, name, &new).is_some(),
+            _ => false,
+        };
+        if !is_done {
+            self.not_gathered(
+                unclear("A view is read under a search_path that is not the default one.")
+                    .hint("RESET search_path, and name tables with their schemas."),
+            );
+        }
+    }
+
+    /// Notes that what a reference means is looked at.
+    pub(super) fn needs(&mut self, found: &Found) {
+        let Some(gathering) = &mut self.gathering else { return };
+        match found {
+            Found::Column { place: Some(place), .. } => gathering.need(*place),
+            Found::Column { .. } => (),
+            Found::Row | Found::Unknown => gathering.need_all(),
+        }
+    }
+
+    /// The same of a column's name at `at`.
+    pub(super) fn needs_column(&mut self, names: &[String], at: usize) {
+        if self.gathering.is_none() {
+            return;
+        }
+        let found = self.resolve(names);
+        self.needs(&found);
+        self.unqualify(names.len(), 2, at);
+    }
+
+    /// The same of `*` or `name.*`.
+    pub(super) fn needs_star(&mut self, names: &[String], at: usize) {
+        if self.gathering.is_none() {
+            return;
+        }
+        let cols = self.star(names);
+        let Some(gathering) = &mut self.gathering else { return };
+        match cols {
+            Some((cols, true)) => {
+                cols.iter().filter_map(|it| it.place).for_each(|it| gathering.need(it));
+            }
+            _ => gathering.need_all(),
+        }
+        self.unqualify(names.len(), 1, at);
+    }
+
+    /// Of a name that has more than `kept` parts only these are kept.
+    fn unqualify(&mut self, parts: usize, kept: usize, at: usize) {
+        let text = self.gathering.as_mut().and_then(|it| it.texts.last_mut());
+        if let Some(text) = text.filter(|_| parts > kept) {
+            text.unqualify(at, parts - kept);
+        }
+    }
+
+    /// Lets shards apply a condition of WHERE or ON before they ship rows, if rows that fail it cannot
+    /// matter.
+    pub(super) fn push_down(&mut self, expr: &crate::sql::parse::tree::Expr, mode: &Mode) {
+        if self.gathering.is_none() {
+            return;
+        }
+        let Some(found) = condition(self, expr).filter(|it| it.columns > 0) else { return };
+        let Some(gathering) = &mut self.gathering else { return };
+        let Some((fragment, node)) = gathering.fragments.get_mut(found.fragment) else { return };
+        // A row without a partner has NULL there, which the condition may ask for.
+        let is_nullable = self.blocks.last().is_some_and(|it| it.outer.contains(node));
+        let may_drop = match mode {
+            Mode::Filter => true,
+            Mode::Nullable(nodes) => nodes.contains(node),
+            Mode::Nothing => false,
+        };
+        if may_drop && !is_nullable {
+            fragment.filters.push(found.text);
+        }
+    }
+
+    /// Aggregates whose result depends on the order in which rows come: shipped rows come in another
+    /// one than those of one table.
+    pub(super) fn check_input_order(&mut self, call: &Call, is_builtin: bool) {
+        if self.gathering.is_none() || !call.order.is_empty() {
+            return;
+        }
+        let name = call.name.as_str();
+        let is_exact = || {
+            let ty = call.args.first().and_then(|it| type_of(&self.levels, it));
+            ty.is_some_and(|it| is_exact_sum(it.oid))
+        };
+        if is_builtin && (functions::ignores_any_order(name) || call.distinct && !is_sum(name)) {
+            return;
+        }
+        if is_builtin && is_sum(name) && is_exact() {
+            return;
+        }
+        let detail = match is_builtin && is_sum(name) {
+            true => {
+                "Sums of floating-point numbers depend on the order of rows; the type of the argument is not known to be exact."
+            }
+            false => "Its result depends on the order of rows, which no table has.",
+        };
+        let hint = match is_builtin && is_sum(name) {
+            true => format!("Cast the argument, e.g. {name}(x::numeric), or name one tenant."),
+            false => format!("Give it an order: {name}(… ORDER BY …)."),
+        };
+        self.not_gathered(
+            refuse::over_shards(&format!("{name} without an order"), detail).hint(hint),
+        );
+    }
+}
+
+/// Aggregates that add up.
+fn is_sum(name: &str) -> bool {
+    const SUMS: [&str; 8] =
+        ["sum", "avg", "stddev", "stddev_pop", "stddev_samp", "variance", "var_pop", "var_samp"];
+    SUMS.contains(&name)
+}
+
+fn unclear(detail: &str) -> PgError {
+    PgError::refused("the statement cannot be rewritten for several shards").detail(detail)
+}

@@ -1,0 +1,215 @@
+//! Reads that one server computes over rows of all shards.
+
+use bytes::Bytes;
+
+use super::Session;
+use super::extended::Portal;
+use super::fan_out::pick;
+use super::run::Routed;
+use crate::error::{PgError, sqlstate};
+use crate::exec::{Failure, gather, relay};
+use crate::merge::arrays::{Arrays, Bounds};
+use crate::plan::gather::Gather;
+use crate::plan::{Access, Statement};
+use crate::wire::backend::view::{self, RowDescription};
+use crate::wire::frontend::view::{Bind, Target};
+use crate::wire::frontend::{self, Parameter};
+use crate::wire::pipeline::Action;
+
+/// What a server says of a statement before it runs.
+struct Described {
+    /// The types of its parameters.
+    parameters: Vec<u32>,
+    /// Its RowDescription, and the OIDs of the columns' types.
+    row: Bytes,
+    columns: Vec<u32>,
+}
+
+/// The parameters of a portal; none for a Query.
+struct Given<'a> {
+    parameters: Vec<Parameter<'a>>,
+    /// The formats the client wants its columns in.
+    results: Vec<i16>,
+}
+
+impl Session {
+    /// Ships the needed rows to the home shard and gives its answer. One statement per shard, so that
+    /// all rows of a shard are of one snapshot.
+    pub(super) async fn gather(
+        &mut self,
+        statement: &Statement,
+        gather: &Gather,
+        access: Access,
+        routed: &Routed,
+        portal: Option<&Portal>,
+    ) -> Result<(), Failure> {
+        let bind = portal.map(|it| Bind::read(&it.bind)).transpose()?;
+        let given = given(portal, bind.as_ref());
+        let home = self.database.config.home_shard;
+        // As one Postgres sees the statement: its types, its columns, and what is wrong with it.
+        let place = self.member(home, routed.role).await?;
+        let sql = portal.map_or(&statement.text[..], |it| it.prepared.text.sql());
+        let types = portal.map_or(&[][..], |it| it.prepared.text.types());
+        let Some(described) = self.describe_at(place, sql, types).await? else {
+            return Err(PgError::refused("a statement without rows cannot be gathered").into());
+        };
+        let limits = &self.cluster.config.limits;
+        let bounds = Bounds { rows: limits.gather_max_rows, bytes: limits.gather_max_bytes };
+        let arrays = self.ship(gather, routed, &described.parameters, &given, bounds).await?;
+        if access == Access::Write {
+            self.check_second_write(home)?;
+            self.members[place].wrote = true;
+        }
+        if portal.is_none() {
+            self.client.out.extend_from_slice(&described.row);
+        }
+        self.compute(place, gather, &described, &given, &arrays).await
+    }
+
+    /// Parses a statement on a member and has it described; `None` if it gives no rows.
+    async fn describe_at(
+        &mut self,
+        at: usize,
+        sql: &[u8],
+        types: &[u32],
+    ) -> Result<Option<Described>, Failure> {
+        let server = self.members[at].lease.server();
+        server.statements.unnamed = None;
+        server.push_with(b'P', Action::Forward, |out| {
+            frontend::parse(out, b"", sql, types.iter().copied());
+        });
+        server.push_with(b'D', Action::Forward, |out| {
+            frontend::describe(out, Target::Statement, b"");
+        });
+        server.push_sync();
+        let (mut parameters, mut row, mut error) = (Vec::new(), None, None);
+        while let Some((tag, frame)) = relay::next_frame(server, &mut self.client).await? {
+            match tag {
+                b't' => parameters = view::parameter_types(&frame)?.iter().collect(),
+                b'T' => row = Some(frame),
+                b'E' => error = Some(frame),
+                b'N' => self.client.out.extend_from_slice(&frame),
+                _ => (),
+            }
+        }
+        if let Some(frame) = error {
+            return Err(Failure::Server(frame));
+        }
+        let Some(row) = row else { return Ok(None) };
+        let columns = types_of(&row)?;
+        Ok(Some(Described { parameters, row, columns }))
+    }
+
+    /// Has every shard ship its rows.
+    async fn ship(
+        &mut self,
+        gather: &Gather,
+        routed: &Routed,
+        types: &[u32],
+        given: &Given<'_>,
+        bounds: Bounds,
+    ) -> Result<Vec<Bytes>, Failure> {
+        let mut at = Vec::new();
+        for shard in routed.shards.iter() {
+            at.push(self.member(shard, routed.role).await?);
+        }
+        let sql = gather.shard_sql();
+        for i in &at {
+            let server = self.members[*i].lease.server();
+            server.statements.unnamed = None;
+            server.push_with(b'P', Action::Skip, |out| {
+                frontend::parse(out, b"", sql.as_bytes(), types.iter().copied());
+            });
+            server.push_with(b'B', Action::Skip, |out| {
+                frontend::bind_each(out, &given.parameters, &[1]);
+            });
+            server.push_with(b'E', Action::Forward, |out| frontend::execute(out, b"", 0));
+            server.push_sync();
+            server.flush().await?;
+        }
+        let fragments: Vec<Vec<u32>> = gather
+            .fragments
+            .iter()
+            .map(|it| it.needed().map(|it| it.element().oid).collect())
+            .collect();
+        let mut arrays = Arrays::new(&fragments, bounds);
+        let mut members = pick(&mut self.members, &at);
+        gather::rows(&mut members, &mut self.client, &mut arrays).await?;
+        Ok(arrays.finish())
+    }
+
+    /// Has one server compute the answer over the shipped rows, and hands it on.
+    async fn compute(
+        &mut self,
+        at: usize,
+        gather: &Gather,
+        described: &Described,
+        given: &Given<'_>,
+        arrays: &[Bytes],
+    ) -> Result<(), Failure> {
+        let sql = gather.final_sql(described.parameters.len() + 1);
+        let mut parameters = given.parameters.clone();
+        parameters.extend(arrays.iter().map(|it| (1, Some(&it[..]))));
+        let server = self.members[at].lease.server();
+        server.push_with(b'P', Action::Forward, |out| {
+            frontend::parse(out, b"", sql.as_bytes(), described.parameters.iter().copied());
+        });
+        server.push_with(b'D', Action::Forward, |out| {
+            frontend::describe(out, Target::Statement, b"");
+        });
+        server.push_with(b'B', Action::Skip, |out| {
+            frontend::bind_each(out, &parameters, &given.results);
+        });
+        server.push_with(b'E', Action::Forward, |out| frontend::execute(out, b"", 0));
+        server.push_sync();
+        drop(parameters);
+        let mut is_parsed = false;
+        while let Some((tag, frame)) = relay::next_frame(server, &mut self.client).await? {
+            match tag {
+                b'1' => is_parsed = true,
+                b'T' => {
+                    if types_of(&frame)? == described.columns {
+                        return relay::relay(server, &mut self.client).await;
+                    }
+                    server.cancel.begin().send().await;
+                    server.drain().await?;
+                    return Err(unlike("its columns would have other types").into());
+                }
+                // The statement itself was parsed: only its form over shipped rows is not to be had.
+                b'E' if !is_parsed => {
+                    let error = crate::server::error_of(&frame);
+                    server.drain().await?;
+                    return Err(unlike(&error.message).into());
+                }
+                b'E' => return Err(Failure::Server(frame)),
+                b'N' => self.client.out.extend_from_slice(&frame),
+                _ => (),
+            }
+        }
+        Err(PgError::new(sqlstate::PROTOCOL_VIOLATION, "a statement without columns").into())
+    }
+}
+
+fn types_of(row: &[u8]) -> Result<Vec<u32>, PgError> {
+    Ok(RowDescription::read(row)?.columns.iter().map(|it| it.type_oid).collect())
+}
+
+fn given<'a>(portal: Option<&'a Portal>, bind: Option<&Bind<'a>>) -> Given<'a> {
+    let (Some(portal), Some(bind)) = (portal, bind) else {
+        return Given { parameters: Vec::new(), results: Vec::new() };
+    };
+    let values = bind.values.iter().enumerate();
+    let parameter = |(i, range): (usize, &Option<std::ops::Range<usize>>)| {
+        (bind.formats.of(i), range.clone().map(|it| &portal.bind[it]))
+    };
+    Given {
+        parameters: values.map(parameter).collect(),
+        results: bind.result_formats.iter().collect(),
+    }
+}
+
+fn unlike(why: &str) -> PgError {
+    PgError::refused("the statement cannot be computed over rows of several shards")
+        .detail(why.to_owned())
+        .hint("Write it another way, name one tenant in WHERE, or SET sluice.tenant.")
+}
