@@ -18,6 +18,7 @@ fn plan() -> Plan {
     let key = KeySource::Literal { offset: SQL.find("12345").unwrap_or(0), kind: KeyType::Int };
     Plan {
         action: Action::Run(Run {
+            fallback: None,
             access: Access::Read,
             scope: Scope::Keys { keys: vec![key], with_home: false },
             combine: Combine::Sum,

@@ -122,6 +122,11 @@ fn binary(kind: &str, text: &str) -> (u32, Vec<u8>) {
         "int2" => (21, (number() as i16).to_be_bytes().to_vec()),
         "text" => (25, text.as_bytes().to_vec()),
         "bool" => (16, vec![u8::from(text == "t")]),
+        // Whole numbers below ten thousand: one digit of base 10000.
+        "numeric" => {
+            let header = [1_u16, 0, 0, 0, number() as u16];
+            (1700, header.iter().flat_map(|it| it.to_be_bytes()).collect())
+        }
         "uuid" => {
             let digits: Vec<u8> = text.bytes().filter(u8::is_ascii_hexdigit).collect();
             let byte =

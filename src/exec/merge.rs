@@ -1,5 +1,7 @@
 //! Drives a [`Merge`]: reads the shard it needs next, writes what it gives.
 
+use bytes::Bytes;
+
 use super::broadcast::Describe;
 use super::relay::next_frame;
 use super::{Failure, Member};
@@ -33,9 +35,14 @@ async fn steps(
     merge: &mut Merge,
     describe: Describe,
 ) -> Result<(), Failure> {
-    // All descriptions first: types that cannot be merged are refused before any row goes out.
+    // All descriptions first: types that cannot be merged are refused before anything goes out.
+    let mut described = None;
     for (shard, member) in members.iter_mut().enumerate() {
-        description(shard, member, client, merge, describe).await?;
+        let visible = description(shard, member, client, merge).await?;
+        described = described.or(visible);
+    }
+    if let (Some(frame), Describe::Forward) = (described, describe) {
+        client.out.extend_from_slice(&frame);
     }
     loop {
         match merge.step(&mut client.out)? {
@@ -49,22 +56,16 @@ async fn steps(
     }
 }
 
+/// Reads a shard's RowDescription; that for the client, if it is the first.
 async fn description(
     shard: usize,
     member: &mut Member,
     client: &mut Client,
     merge: &mut Merge,
-    describe: Describe,
-) -> Result<(), Failure> {
+) -> Result<Option<Bytes>, Failure> {
     while let Some((tag, frame)) = next_frame(member.server(), client).await? {
         match tag {
-            b'T' => {
-                let visible = merge.describe(shard, &frame)?;
-                if let (Some(frame), Describe::Forward) = (visible, describe) {
-                    client.out.extend_from_slice(&frame);
-                }
-                return Ok(());
-            }
+            b'T' => return Ok(merge.describe(shard, &frame)?),
             b'E' => return Err(Failure::Server(frame)),
             _ => (),
         }

@@ -12,6 +12,8 @@ pub struct Gather {
     pub fragments: Vec<Fragment>,
     /// The statement, with the fragments in the place of their tables.
     pub statement: String,
+    /// Where in it the common table expressions of its own WITH begin, if it has one.
+    pub with_at: Option<usize>,
     /// Whether it reads tables that the home shard alone has.
     pub needs_home: bool,
 }
@@ -118,7 +120,10 @@ impl Gather {
     /// The statement of the one server that computes the answer. Parameters from `$first` on are, for
     /// each fragment, an array per needed column, or the number of its rows (`int8`) if there is none.
     pub fn final_sql(&self, first: usize) -> String {
-        let mut text = String::from("WITH ");
+        let (mut text, rest) = match self.with_at {
+            Some(at) => (self.statement[..at].to_owned(), &self.statement[at..]),
+            None => ("WITH ".to_owned(), &self.statement[..]),
+        };
         let mut next = first;
         for (i, fragment) in self.fragments.iter().enumerate() {
             text.push_str(if i == 0 { "" } else { ", " });
@@ -145,7 +150,10 @@ impl Gather {
                 let _ = write!(text, "ROWS FROM ({arrays}) AS g({names}))");
             }
         }
-        let _ = write!(text, " ({})", self.statement);
+        let _ = match self.with_at {
+            Some(_) => write!(text, ", {rest}"),
+            None => write!(text, " ({rest})"),
+        };
         text
     }
 

@@ -123,6 +123,9 @@ pub struct Run {
     pub scope: Scope,
     /// How it runs if the scope turns out to be more than one shard.
     pub combine: Combine,
+    /// What does instead of a [`Combine::Merge`] whose columns turn out to be of types that the proxy
+    /// does not merge: only servers know all types.
+    pub fallback: Option<Box<Gather>>,
 }
 
 /// Whether a replica may serve it.

@@ -60,7 +60,22 @@ impl Session {
     ) -> Result<Option<String>, Failure> {
         let describe = if portal.is_some() { Describe::Hide } else { Describe::Forward };
         match &run.combine {
-            Combine::Merge(spec) => self.merge(spec, routed, portal, describe).await.map(|()| None),
+            Combine::Merge(spec) => {
+                let told = |client: &crate::net::Client| client.sent + client.out.len() as u64;
+                let before = told(&self.client);
+                let done = self.merge(spec, routed, portal, describe).await;
+                match (done, &run.fallback) {
+                    // The columns are of types that are not merged; nothing was told yet.
+                    (Err(Failure::Error(error)), Some(gather))
+                        if error.code == sqlstate::FEATURE_NOT_SUPPORTED
+                            && told(&self.client) == before =>
+                    {
+                        self.gather(statement, gather, run.access, routed, portal).await?;
+                        Ok(None)
+                    }
+                    (done, _) => done.map(|()| None),
+                }
+            }
             Combine::Gather(gather) => {
                 self.gather(statement, gather, run.access, routed, portal).await.map(|()| None)
             }

@@ -274,7 +274,12 @@ pub(super) fn names_user(path: &str) -> bool {
 /// A statement in another encoding than UTF8: for the one server, whatever it is.
 fn unread(sql: &Bytes) -> Statement {
     let error = PgError::refused("the statement runs on one shard only");
-    let run = Run { access: Access::Write, scope: Scope::Home, combine: Combine::Refuse(error) };
+    let run = Run {
+        access: Access::Write,
+        scope: Scope::Home,
+        combine: Combine::Refuse(error),
+        fallback: None,
+    };
     let plan = Plan {
         action: PlanAction::Run(run),
         pin: Some("text that is read otherwise"),

@@ -204,6 +204,7 @@ impl Analyzer<'_> {
             self.facts.has_ordinals |= on.iter().any(is_position);
         }
         self.tail(query);
+        self.group_dependent_columns(select);
         let dist = self.by_tenant();
         let (cols, complete) = self.columns(query, select);
         if self.blocks.len() == 1 && self.wants_merge && dist != Ok(Dist::Free) {

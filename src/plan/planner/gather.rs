@@ -18,7 +18,7 @@ use crate::plan::gather::{Fragment, FragmentColumn, Gather};
 use crate::sql::name::quoted;
 use crate::sql::parse::parse;
 use crate::sql::parse::tokens::{Token, TokenKind, tokens};
-use crate::sql::parse::tree::{Call, Stmt, TableName};
+use crate::sql::parse::tree::{Call, Expr, Kind, Select, Statement, Stmt, TableName};
 
 /// What fragments are called; a statement that says it itself is not gathered.
 const NAME: &str = "sluice_gather_";
@@ -35,6 +35,8 @@ pub(super) struct Spot {
 /// What has been found so far.
 pub(super) struct Gathering {
     fragments: Vec<(Fragment, NodeId)>,
+    /// The unique keys of each fragment, as column positions.
+    keys: Vec<Vec<Vec<usize>>>,
     /// The texts around the current point: the statement, and views within.
     texts: Vec<Text>,
     refusal: Option<PgError>,
@@ -117,7 +119,12 @@ impl Gathering {
         if sql.contains(NAME) {
             refusal = Some(unclear("It uses names of the proxy's own."));
         }
-        Self { fragments: Vec::new(), texts: vec![Text::new(sql, range)], refusal }
+        Self {
+            fragments: Vec::new(),
+            keys: Vec::new(),
+            texts: vec![Text::new(sql, range)],
+            refusal,
+        }
     }
 
     /// A column of a fragment.
@@ -168,6 +175,7 @@ impl Gathering {
             columns: columns.collect(),
         };
         self.fragments.push((fragment, node));
+        self.keys.push(table.unique_keys.clone());
     }
 
     /// The plan of what was found.
@@ -178,13 +186,13 @@ impl Gathering {
         let text = self.texts.into_iter().next().and_then(Text::applied);
         let statement =
             text.ok_or_else(|| unclear("The proxy cannot find the parts to change."))?;
-        let is_query =
-            matches!(parse(&statement).as_deref(), Ok([one]) if matches!(one.kind, Stmt::Query(_)));
-        if !is_query {
-            return Err(unclear("The proxy cannot find the parts to change."));
-        }
+        let has_with = match parse(&statement).as_deref() {
+            Ok([Statement { kind: Stmt::Query(query), .. }]) => query.with.is_some(),
+            _ => return Err(unclear("The proxy cannot find the parts to change.")),
+        };
+        let with_at = if has_with { Some(after_with(&statement)?) } else { None };
         let fragments = self.fragments.into_iter().map(|(it, _)| it).collect();
-        Ok(Gather { fragments, statement, needs_home })
+        Ok(Gather { fragments, statement, with_at, needs_home })
     }
 }
 
@@ -252,6 +260,7 @@ impl Analyzer<'_> {
         let Some(spot) = spot else { return };
         if is_apart && is_fanned && rel.complete && !spot.is_only {
             gathering.fragments.truncate(outside.fragments);
+            gathering.keys.truncate(outside.fragments);
             if let Some(node) = node {
                 gathering.add(rel, table, name, spot, node);
             }
@@ -315,9 +324,48 @@ impl Analyzer<'_> {
         }
     }
 
+    /// Grouping by a table's primary key lets its other columns stand ungrouped; shipped rows have no
+    /// key, so those columns become grouped, too.
+    pub(super) fn group_dependent_columns(&mut self, select: &Select) {
+        let (Some(gathering), Some(level)) = (&self.gathering, self.levels.last()) else { return };
+        let place = |it: &Expr| match &it.kind {
+            Kind::Column(names) => match self.resolve(names) {
+                Found::Column { place, .. } => place,
+                _ => None,
+            },
+            _ => None,
+        };
+        let grouped: Vec<Place> = select.group.iter().filter_map(place).collect();
+        let mut added = String::new();
+        for rel in &level.rels {
+            let Some(fragment) = rel.cols.first().and_then(|it| it.place).map(|it| it.fragment)
+            else {
+                continue;
+            };
+            let is_grouped = |column| grouped.contains(&Place { fragment, column });
+            let mut keys = gathering.keys[fragment].iter();
+            if !keys.any(|key| !key.is_empty() && key.iter().all(|it| is_grouped(*it))) {
+                continue;
+            }
+            let columns = gathering.fragments[fragment].0.columns.iter().enumerate();
+            for (i, _) in columns.filter(|(i, it)| it.is_needed && !is_grouped(*i)) {
+                let column = format!(", {}.{}", quoted(&rel.alias), quoted(&rel.cols[i].name));
+                added.push_str(&column);
+            }
+        }
+        let first = select.group.iter().find(|it| matches!(it.kind, Kind::Column(_)));
+        let text = self.gathering.as_mut().and_then(|it| it.texts.last_mut());
+        if let (Some(Expr { at, kind: Kind::Column(names) }), Some(text), false) =
+            (first, text, added.is_empty() || select.has_grouping_sets)
+            && let Some(name) = text.name_at(*at, names.len())
+        {
+            text.edits.push((name.end..name.end, added));
+        }
+    }
+
     /// Lets shards apply a condition of WHERE or ON before they ship rows, if rows that fail it cannot
     /// matter.
-    pub(super) fn push_down(&mut self, expr: &crate::sql::parse::tree::Expr, mode: &Mode) {
+    pub(super) fn push_down(&mut self, expr: &Expr, mode: &Mode) {
         if self.gathering.is_none() {
             return;
         }
@@ -374,6 +422,15 @@ fn is_sum(name: &str) -> bool {
     const SUMS: [&str; 8] =
         ["sum", "avg", "stddev", "stddev_pop", "stddev_samp", "variance", "var_pop", "var_samp"];
     SUMS.contains(&name)
+}
+
+/// Where the first common table expression of a statement begins.
+fn after_with(statement: &str) -> Result<usize, PgError> {
+    let tokens = tokens(statement, &(0..statement.len()));
+    let mut rest = tokens.iter().skip_while(|it| !it.is("with")).skip(1).peekable();
+    rest.next_if(|it| it.is("recursive"));
+    let first = rest.next().map(|it| it.range.start);
+    first.ok_or_else(|| unclear("The proxy cannot find the parts to change."))
 }
 
 fn unclear(detail: &str) -> PgError {

@@ -128,7 +128,7 @@ impl Plan {
 
     fn combined(access: Access, scope: Scope, combine: Combine) -> Self {
         let is_shareable = scope != Scope::All;
-        let mut plan = Self::of(Action::Run(Run { access, scope, combine }));
+        let mut plan = Self::of(Action::Run(Run { access, scope, combine, fallback: None }));
         plan.is_shareable = is_shareable;
         plan
     }
@@ -287,6 +287,7 @@ impl<'a> Planner<'a> {
             analyzer.query(query);
             plan = self.decide(&analyzer, None);
         }
+        self.add_fallback(&mut plan, query, range);
         if lacks_answer(&plan)
             && let Some(gathered) = self.gathered(query, range)
         {
@@ -299,6 +300,22 @@ impl<'a> Planner<'a> {
             !self.sharded && analyzer.facts.tables.iter().any(|it| it == "pg_prepared_statements");
         plan.uses = looks.then_some(Uses::Statements);
         self.set_config(plan, &analyzer, query)
+    }
+
+    /// What is done where servers tell types that the proxy cannot merge.
+    fn add_fallback(
+        &self,
+        plan: &mut Plan,
+        query: &crate::sql::parse::tree::Query,
+        range: &Range<usize>,
+    ) {
+        let Action::Run(Run { combine: Combine::Merge(_), fallback, .. }) = &mut plan.action else {
+            return;
+        };
+        let gathered = self.gathered(query, range).map(|it| it.action);
+        if let Some(Action::Run(Run { combine: Combine::Gather(gather), .. })) = gathered {
+            *fallback = Some(gather);
+        }
     }
 
     /// The plan that ships rows to one server, if there is no cheaper one.

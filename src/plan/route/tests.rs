@@ -20,6 +20,7 @@ fn run(keys: Vec<KeySource>, with_home: bool) -> Run {
         access: Access::Read,
         scope: Scope::Keys { keys, with_home },
         combine: Combine::Merge(MergeSpec::default()),
+        fallback: None,
     }
 }
 
@@ -129,7 +130,7 @@ fn home_tables_need_tenants_of_the_home_shard() {
 fn other_scopes() {
     let call = Call { sql: "", slots: &[], planned: &[], args: Arguments::None };
     let to = |scope, combine| {
-        let run = Run { access: Access::Write, scope, combine };
+        let run = Run { access: Access::Write, scope, combine, fallback: None };
         let map = Map::single(ShardId(3));
         route(&run, &map, HOME, &call).unwrap().target
     };

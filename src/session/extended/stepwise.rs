@@ -10,7 +10,6 @@ use super::batch::{Fresh, Place, ensure};
 use super::{Portal, Prepared};
 use crate::error::PgError;
 use crate::exec::{Failure, relay};
-use crate::merge::{Limits, Merge};
 use crate::plan::{Access, Action as PlanAction, Combine, Local};
 use crate::session::{Role, Session};
 use crate::shard::ShardId;
@@ -230,8 +229,7 @@ impl Session {
         Ok(())
     }
 
-    /// Describes a portal: on the server it would go to, or on one of several, hidden columns
-    /// removed.
+    /// Describes a portal: on the server it would go to, or on the home shard's if it needs several.
     pub(in crate::session) async fn describe_portal(
         &mut self,
         portal: &Portal,
@@ -241,43 +239,36 @@ impl Session {
             return Err(PgError::refused("this statement cannot be described").into());
         };
         let PlanAction::Run(run) = &exact.statement.plan.action else { return Ok(()) };
-        let spec = match &run.combine {
-            Combine::Merge(spec) if routed.shards.len() > 1 => Some(spec),
+        let shard = match &run.combine {
             Combine::Refuse(error) if routed.shards.len() > 1 => return Err(error.clone().into()),
-            _ => None,
+            // The types that users made are those of the home shard.
+            Combine::Merge(_) | Combine::Gather(_) if routed.shards.len() > 1 => {
+                self.database.config.home_shard
+            }
+            _ => match routed.shards.iter().next() {
+                Some(shard) => shard,
+                None => return Ok(()),
+            },
         };
-        let one_of = match &run.combine {
-            Combine::Gather(_) if routed.shards.len() > 1 => Some(self.database.config.home_shard),
-            _ => routed.shards.iter().next(),
-        };
-        let Some(shard) = one_of else { return Ok(()) };
         self.name_statements(&exact.statement.plan).await?;
         let at = self.member(shard, routed.role).await?;
         let server = self.members[at].lease.server();
         let text = &exact.text;
-        let sql = spec.map_or(&text.sql()[..], |it| it.shard_sql.as_bytes());
         let bind = Bind::read(&portal.bind)?;
         server.statements.unnamed = None;
         server.push_with(b'P', Action::Forward, |out| {
             let types = text.told_types();
-            frontend::parse(out, b"", sql, types.iter().copied());
+            frontend::parse(out, b"", text.sql(), types.iter().copied());
         });
         server.push_with(b'B', Action::Forward, |out| {
-            frontend::bind_unnamed(out, &portal.bind, &bind, spec.map_or(0, |it| it.hidden));
+            frontend::bind_unnamed(out, &portal.bind, &bind, 0);
         });
         server.push_with(b'D', Action::Forward, |out| frontend::describe(out, Target::Portal, b""));
         server.push_sync();
         while let Some((tag, frame)) = relay::next_frame(server, &mut self.client).await? {
-            match (tag, spec) {
-                // Only errors of Parse and Bind are for the client.
-                (b'1' | b'2', _) => (),
-                (b'T', Some(spec)) => {
-                    let limits = Limits { bytes: self.cluster.config.limits.merge_bytes };
-                    let mut merge = Merge::new(spec, 1, None, 0, limits);
-                    let visible = merge.describe(0, &frame)?;
-                    self.client.out.extend_from_slice(&visible.unwrap_or(frame));
-                }
-                _ => self.client.out.extend_from_slice(&frame),
+            // Only errors of Parse and Bind are for the client.
+            if !matches!(tag, b'1' | b'2') {
+                self.client.out.extend_from_slice(&frame);
             }
         }
         Ok(())
