@@ -4,7 +4,7 @@
 
 use std::thread;
 
-use pgsluice::catalog::{Catalog, Column, ColumnDefault, Table, TableKind};
+use pgsluice::catalog::{Catalog, Column, ColumnDefault, SqlType, Table, TableKind};
 use pgsluice::plan::planner::{Session, plan, unknown_tables};
 use pgsluice::shard::KeyType;
 
@@ -15,6 +15,7 @@ fn catalog() -> Catalog {
         collation_is_c: false,
         collation_is_deterministic: true,
         default: ColumnDefault::Constant,
+        sql_type: SqlType::default(),
     };
     let table = |kind, columns| Table {
         kind,

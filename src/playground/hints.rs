@@ -38,5 +38,6 @@ const SAMPLE: &str = "
     BEGIN;
     UPDATE projects SET status = 'done' WHERE tenant_id IN (1, 2, 3);      -- two-phase commit
     COMMIT;
-    SELECT * FROM tenants t JOIN orders o ON o.amount = t.tenant_id;       -- refused, with a reason
+    SELECT status, avg(amount) FROM orders GROUP BY status;                -- computed over shipped rows
+    SELECT id FROM orders FOR UPDATE;                                      -- refused, with a reason
 ";

@@ -328,9 +328,8 @@ impl<'a> Planner<'a> {
         analyzer.gathering = Some(Gathering::new(self.sql, range.clone()));
         analyzer.query(query);
         let facts = &analyzer.facts;
-        let is_read = !(facts.has_locks || facts.modifies || facts.has_advisory)
-            && !facts.has_set_config
-            && facts.pin.is_none();
+        let acts = facts.has_locks || facts.modifies || facts.has_advisory;
+        let is_read = !(acts || facts.has_set_config || facts.pin.is_some());
         if !is_read || facts.refusal.is_some() || !analyzer.graph.has_sharded() {
             return None;
         }
