@@ -16,6 +16,20 @@ pub struct Gather {
     pub with_at: Option<usize>,
     /// Whether it reads tables that the home shard alone has.
     pub needs_home: bool,
+    pub runs: Runs,
+}
+
+/// Where the statement over the fragments runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Runs {
+    /// A read: on the home shard.
+    Read,
+    /// A write of a table of the home shard.
+    Home,
+    /// A write of a sharded table: on every shard, each over its own rows of that table.
+    Shards,
+    /// A write of a reference table: on every shard, each alike.
+    Everywhere,
 }
 
 /// Rows of one table, or of a view that each shard computes for its own tenants.
@@ -152,6 +166,7 @@ impl Gather {
         }
         let _ = match self.with_at {
             Some(_) => write!(text, ", {rest}"),
+            None if self.runs != Runs::Read => write!(text, " {rest}"),
             None => write!(text, " ({rest})"),
         };
         text

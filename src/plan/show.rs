@@ -2,6 +2,7 @@
 
 use std::fmt::{self, Display, Formatter};
 
+use super::gather::Runs;
 use super::{Access, Action, Combine, CopyFormat, KeySource, Local, Plan, Run, Scope, Split};
 use crate::merge::{Aggregate, Bound, ColumnAt, Group, MergeSpec, SortKey};
 use crate::shard::KeyType;
@@ -92,7 +93,12 @@ fn combine(run: &Run) -> Vec<String> {
         Combine::Gather(it) => {
             let mut lines: Vec<String> =
                 it.fragments.iter().map(|it| format!("Ship {it}")).collect();
-            lines.push(format!("Then on the home shard: {it}"));
+            let place = match it.runs {
+                Runs::Read | Runs::Home => "the home shard",
+                Runs::Shards => "each shard, counts added",
+                Runs::Everywhere => "each shard alike",
+            };
+            lines.push(format!("Then on {place}: {it}"));
             lines
         }
         Combine::Sum => vec!["Sum of all shards".to_owned()],

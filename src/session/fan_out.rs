@@ -70,14 +70,13 @@ impl Session {
                         if error.code == sqlstate::FEATURE_NOT_SUPPORTED
                             && told(&self.client) == before =>
                     {
-                        self.gather(statement, gather, run.access, routed, portal).await?;
-                        Ok(None)
+                        self.gather(statement, gather, run.access, routed, portal).await
                     }
                     (done, _) => done.map(|()| None),
                 }
             }
             Combine::Gather(gather) => {
-                self.gather(statement, gather, run.access, routed, portal).await.map(|()| None)
+                self.gather(statement, gather, run.access, routed, portal).await
             }
             Combine::Sum => {
                 let text = statement.text.clone();

@@ -2,15 +2,18 @@
 
 use bytes::Bytes;
 
-use super::Session;
 use super::extended::Portal;
 use super::fan_out::pick;
 use super::run::Routed;
+use super::{Role, Session};
 use crate::error::{PgError, sqlstate};
+use crate::exec::broadcast::{self, Answers, Describe};
 use crate::exec::{Failure, gather, relay};
 use crate::merge::arrays::{Arrays, Bounds};
-use crate::plan::gather::Gather;
+use crate::plan::gather::{Gather, Runs};
 use crate::plan::{Access, Statement};
+use crate::server::Server;
+use crate::shard::ShardId;
 use crate::wire::backend::view::{self, RowDescription};
 use crate::wire::frontend::view::{Bind, Target};
 use crate::wire::frontend::{self, Parameter};
@@ -20,8 +23,8 @@ use crate::wire::pipeline::Action;
 struct Described {
     /// The types of its parameters.
     parameters: Vec<u32>,
-    /// Its RowDescription, and the OIDs of the columns' types.
-    row: Bytes,
+    /// Its RowDescription, if it gives rows, and the OIDs of the columns' types.
+    row: Option<Bytes>,
     columns: Vec<u32>,
 }
 
@@ -33,7 +36,8 @@ struct Given<'a> {
 }
 
 impl Session {
-    /// Ships the needed rows to the home shard and gives its answer. One statement per shard, so that
+    /// Ships the needed rows to where the statement runs and gives the answer; the tag of a write is
+    /// told by the caller. One statement per shard, so that
     /// all rows of a shard are of one snapshot.
     pub(super) async fn gather(
         &mut self,
@@ -42,7 +46,7 @@ impl Session {
         access: Access,
         routed: &Routed,
         portal: Option<&Portal>,
-    ) -> Result<(), Failure> {
+    ) -> Result<Option<String>, Failure> {
         let bind = portal.map(|it| Bind::read(&it.bind)).transpose()?;
         let given = given(portal, bind.as_ref());
         let home = self.database.config.home_shard;
@@ -50,29 +54,32 @@ impl Session {
         let place = self.member(home, routed.role).await?;
         let sql = portal.map_or(&statement.text[..], |it| it.prepared.text.sql());
         let types = portal.map_or(&[][..], |it| it.prepared.text.types());
-        let Some(described) = self.describe_at(place, sql, types).await? else {
-            return Err(PgError::refused("a statement without rows cannot be gathered").into());
-        };
+        let described = self.describe_at(place, sql, types).await?;
         let limits = &self.cluster.config.limits;
         let bounds = Bounds { rows: limits.gather_max_rows, bytes: limits.gather_max_bytes };
         let arrays = self.ship(gather, routed, &described.parameters, &given, bounds).await?;
-        if access == Access::Write {
+        if access == Access::Write && gather.runs == Runs::Read {
             self.check_second_write(home)?;
             self.members[place].wrote = true;
         }
-        if portal.is_none() {
-            self.client.out.extend_from_slice(&described.row);
+        if let (None, Some(row)) = (portal, &described.row) {
+            self.client.out.extend_from_slice(row);
         }
-        self.compute(place, gather, &described, &given, &arrays).await
+        match gather.runs {
+            Runs::Read => {
+                self.compute(place, gather, &described, &given, &arrays).await.map(|()| None)
+            }
+            _ => self.write_over(gather, routed, &described, &given, &arrays).await.map(Some),
+        }
     }
 
-    /// Parses a statement on a member and has it described; `None` if it gives no rows.
+    /// Parses a statement on a member and has it described.
     async fn describe_at(
         &mut self,
         at: usize,
         sql: &[u8],
         types: &[u32],
-    ) -> Result<Option<Described>, Failure> {
+    ) -> Result<Described, Failure> {
         let server = self.members[at].lease.server();
         server.statements.unnamed = None;
         server.push_with(b'P', Action::Forward, |out| {
@@ -95,9 +102,8 @@ impl Session {
         if let Some(frame) = error {
             return Err(Failure::Server(frame));
         }
-        let Some(row) = row else { return Ok(None) };
-        let columns = types_of(&row)?;
-        Ok(Some(Described { parameters, row, columns }))
+        let columns = row.as_deref().map(types_of).transpose()?.unwrap_or_default();
+        Ok(Described { parameters, row, columns })
     }
 
     /// Has every shard ship its rows.
@@ -138,6 +144,41 @@ impl Session {
         Ok(arrays.finish())
     }
 
+    /// Runs a write over the shipped rows wherever its own rows are; its command tag.
+    async fn write_over(
+        &mut self,
+        gather: &Gather,
+        routed: &Routed,
+        described: &Described,
+        given: &Given<'_>,
+        arrays: &[Bytes],
+    ) -> Result<String, Failure> {
+        let shards: Vec<ShardId> = match gather.runs {
+            Runs::Shards => routed.shards.iter().collect(),
+            Runs::Everywhere => self.database.shards.keys().copied().collect(),
+            Runs::Home | Runs::Read => vec![self.database.config.home_shard],
+        };
+        let sql = gather.final_sql(described.parameters.len() + 1);
+        let mut at = Vec::new();
+        for shard in shards {
+            self.check_second_write(shard)?;
+            let i = self.member(shard, Role::Primary).await?;
+            self.members[i].wrote = true;
+            at.push(i);
+        }
+        for i in &at {
+            let server = self.members[*i].lease.server();
+            push(server, &sql, described, given, arrays);
+            server.flush().await?;
+        }
+        let answers = match gather.runs {
+            Runs::Everywhere => Answers::Same,
+            _ => Answers::Sum,
+        };
+        let mut members = pick(&mut self.members, &at);
+        broadcast::collect(&mut members, &mut self.client, answers, Describe::Hide).await
+    }
+
     /// Has one server compute the answer over the shipped rows, and hands it on.
     async fn compute(
         &mut self,
@@ -148,21 +189,8 @@ impl Session {
         arrays: &[Bytes],
     ) -> Result<(), Failure> {
         let sql = gather.final_sql(described.parameters.len() + 1);
-        let mut parameters = given.parameters.clone();
-        parameters.extend(arrays.iter().map(|it| (1, Some(&it[..]))));
         let server = self.members[at].lease.server();
-        server.push_with(b'P', Action::Forward, |out| {
-            frontend::parse(out, b"", sql.as_bytes(), described.parameters.iter().copied());
-        });
-        server.push_with(b'D', Action::Forward, |out| {
-            frontend::describe(out, Target::Statement, b"");
-        });
-        server.push_with(b'B', Action::Skip, |out| {
-            frontend::bind_each(out, &parameters, &given.results);
-        });
-        server.push_with(b'E', Action::Forward, |out| frontend::execute(out, b"", 0));
-        server.push_sync();
-        drop(parameters);
+        push(server, &sql, described, given, arrays);
         let mut is_parsed = false;
         while let Some((tag, frame)) = relay::next_frame(server, &mut self.client).await? {
             match tag {
@@ -188,6 +216,30 @@ impl Session {
         }
         Err(PgError::new(sqlstate::PROTOCOL_VIOLATION, "a statement without columns").into())
     }
+}
+
+/// Queues the statement over shipped rows.
+fn push(
+    server: &mut Server,
+    sql: &str,
+    described: &Described,
+    given: &Given<'_>,
+    arrays: &[Bytes],
+) {
+    let mut parameters = given.parameters.clone();
+    parameters.extend(arrays.iter().map(|it| (1, Some(&it[..]))));
+    server.statements.unnamed = None;
+    server.push_with(b'P', Action::Forward, |out| {
+        frontend::parse(out, b"", sql.as_bytes(), described.parameters.iter().copied());
+    });
+    server.push_with(b'D', Action::Forward, |out| {
+        frontend::describe(out, Target::Statement, b"");
+    });
+    server.push_with(b'B', Action::Skip, |out| {
+        frontend::bind_each(out, &parameters, &given.results);
+    });
+    server.push_with(b'E', Action::Forward, |out| frontend::execute(out, b"", 0));
+    server.push_sync();
 }
 
 fn types_of(row: &[u8]) -> Result<Vec<u32>, PgError> {

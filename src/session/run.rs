@@ -418,7 +418,8 @@ impl Session {
         if let (crate::plan::Scope::All, Combine::Gather(gather)) = (&run.scope, &run.combine) {
             let home = self.database.config.home_shard;
             let own = ShardSet::one(owner);
-            return Ok(if gather.needs_home { own.union(ShardSet::one(home)) } else { own });
+            let reads_home = gather.needs_home && gather.runs == crate::plan::gather::Runs::Read;
+            return Ok(if reads_home { own.union(ShardSet::one(home)) } else { own });
         }
         if is_keyless_read_or_write {
             return Ok(ShardSet::one(owner));

@@ -145,3 +145,73 @@ TRUNCATE devices
 DELETE FROM devices WHERE id = 2
 
 LOCK TABLE orders IN SHARE MODE
+
+-- Writes that depend on rows of several shards.
+
+--! then SELECT * FROM orders
+UPDATE orders SET status = 'top' WHERE amount > (SELECT avg(amount) FROM orders) AND id IN (SELECT id FROM items WHERE flag)
+
+--! then SELECT * FROM orders
+UPDATE orders o SET status = i.name, amount = o.amount + i.qty FROM items i WHERE i.tenant_id = o.tenant_id + 1 AND i.id = o.id AND i.qty > 2 RETURNING o.tenant_id, o.id, o.status, i.name
+
+--! then SELECT * FROM orders
+UPDATE orders SET amount = (SELECT max(amount) FROM orders) WHERE tenant_id = 3 AND id = 2 RETURNING *
+
+--! then SELECT * FROM orders
+--! params int8 4|numeric 100
+UPDATE orders SET amount = amount + $2 WHERE item_id = $1 AND plan_id = (SELECT max(plan_id) FROM orders WHERE tenant_id <= $1)
+
+--! then SELECT * FROM orders
+DELETE FROM orders WHERE amount < (SELECT avg(amount) FROM orders) AND NOT EXISTS (SELECT FROM items i WHERE i.id = orders.item_id AND i.qty > 8)
+
+--! then SELECT * FROM orders
+DELETE FROM orders o USING items i WHERE i.qty = o.item_id AND i.tenant_id < 3 RETURNING o.tenant_id, o.id
+
+--! then SELECT * FROM orders
+UPDATE orders SET status = (SELECT value FROM settings WHERE key = 'theme') WHERE tenant_id = 5
+
+--! then SELECT * FROM orders
+UPDATE orders SET status = s.value FROM settings s WHERE s.key = 'mail' AND orders.id = 1
+
+--! then SELECT * FROM orders
+DELETE FROM orders WHERE status IN (SELECT key FROM settings) OR id > (SELECT count(*) FROM settings)
+
+--! then SELECT * FROM settings
+INSERT INTO settings SELECT status, count(*) FROM orders GROUP BY status
+
+--! then SELECT * FROM settings
+INSERT INTO settings (key, value) SELECT 'avg', avg(amount)::text FROM orders ON CONFLICT (key) DO UPDATE SET value = excluded.value RETURNING key, value
+
+--! then SELECT * FROM settings
+WITH top AS (SELECT max(amount) AS m FROM orders) INSERT INTO settings SELECT 'max', m FROM top RETURNING *
+
+--! then SELECT * FROM settings
+UPDATE settings SET value = (SELECT count(*) FROM items) WHERE key = 'theme' RETURNING value
+
+--! then SELECT * FROM settings
+DELETE FROM settings s USING orders o WHERE o.status = s.key OR s.key = 'mail' AND o.amount > 400
+
+--! then SELECT * FROM plans
+UPDATE plans SET price = (SELECT count(*) FROM orders WHERE orders.plan_id = plans.plan_id)
+
+--! then SELECT * FROM plans
+INSERT INTO plans SELECT 10, 'ten', max(id) FROM items RETURNING *
+
+--! then SELECT * FROM plans
+DELETE FROM plans WHERE plan_id NOT IN (SELECT plan_id FROM orders WHERE amount > 450)
+
+--! then SELECT * FROM orders
+INSERT INTO orders SELECT tenant_id, id + 300, id, 1, qty, 'copied' FROM items WHERE qty > 3 RETURNING tenant_id, id
+
+--! then SELECT * FROM orders
+INSERT INTO orders (tenant_id, id, amount) SELECT i.tenant_id, i.id, sum(o.amount) FROM items i JOIN orders o USING (tenant_id) GROUP BY 1, 2 ON CONFLICT (tenant_id, id) DO UPDATE SET amount = excluded.amount
+
+INSERT INTO orders (tenant_id, id) SELECT tenant_id + 1, id + 400 FROM items
+
+UPDATE orders SET amount = random() WHERE amount = (SELECT max(amount) FROM orders)
+
+DELETE FROM orders WHERE id = (SELECT id FROM items ORDER BY qty LIMIT 1)
+
+UPDATE orders SET status = NULL WHERE amount = (SELECT max(amount) FROM orders)
+
+UPDATE settings SET key = NULL WHERE key = (SELECT min(status) FROM orders) OR key = 'mail'

@@ -98,6 +98,7 @@ impl<'a> Analyzer<'a> {
         let Some(table) = find(catalog, &path, name) else {
             self.facts.has_home = true;
             self.facts.unknown_tables.push(name.name.clone());
+            self.not_shipped(&name.name);
             let alias = alias.map_or(&name.name, |it| &it.name);
             return self.one(unknown_rel(alias.clone()));
         };
@@ -105,9 +106,7 @@ impl<'a> Analyzer<'a> {
             TableKind::View(text) => self.view(text, table, name, alias, spot),
             _ => {
                 let mut rel = self.base(table, name, alias);
-                if matches!(table.kind, TableKind::Sharded { .. }) {
-                    self.gather(&mut rel, table, name, spot);
-                }
+                self.gather(&mut rel, table, name, spot);
                 self.one(rel)
             }
         }

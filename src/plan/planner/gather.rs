@@ -12,9 +12,10 @@ use super::print::condition;
 use super::refuse;
 use super::types::{is_exact_sum, type_of};
 use super::walk::Analyzer;
-use crate::catalog::Table;
+use crate::catalog::{Table, TableKind};
 use crate::error::PgError;
-use crate::plan::gather::{Fragment, FragmentColumn, Gather};
+use crate::plan::gather::{Fragment, FragmentColumn, Gather, Runs};
+use crate::shard::KeyType;
 use crate::sql::name::quoted;
 use crate::sql::parse::parse;
 use crate::sql::parse::tokens::{Token, TokenKind, tokens};
@@ -40,6 +41,10 @@ pub(super) struct Gathering {
     /// The texts around the current point: the statement, and views within.
     texts: Vec<Text>,
     refusal: Option<PgError>,
+    runs: Runs,
+    /// A part of the statement takes some of its rows by their order, where ties may fall one way or
+    /// the other.
+    pub(super) picks: bool,
 }
 
 /// A text and what is to stand in the place of its parts.
@@ -114,7 +119,7 @@ impl Text {
 }
 
 impl Gathering {
-    pub(super) fn new(sql: &str, range: Range<usize>) -> Self {
+    pub(super) fn new(sql: &str, range: Range<usize>, runs: Runs) -> Self {
         let mut refusal = None;
         if sql.contains(NAME) {
             refusal = Some(unclear("It uses names of the proxy's own."));
@@ -124,6 +129,8 @@ impl Gathering {
             keys: Vec::new(),
             texts: vec![Text::new(sql, range)],
             refusal,
+            runs,
+            picks: false,
         }
     }
 
@@ -186,13 +193,22 @@ impl Gathering {
         let text = self.texts.into_iter().next().and_then(Text::applied);
         let statement =
             text.ok_or_else(|| unclear("The proxy cannot find the parts to change."))?;
+        if self.fragments.is_empty() {
+            return Err(unclear("It reads no rows of several shards."));
+        }
         let has_with = match parse(&statement).as_deref() {
-            Ok([Statement { kind: Stmt::Query(query), .. }]) => query.with.is_some(),
+            Ok([Statement { kind, .. }]) => match kind {
+                Stmt::Query(it) => it.with.is_some(),
+                Stmt::Insert(it) => it.with.is_some(),
+                Stmt::Update(it) => it.with.is_some(),
+                Stmt::Delete(it) => it.with.is_some(),
+                _ => return Err(unclear("The proxy cannot find the parts to change.")),
+            },
             _ => return Err(unclear("The proxy cannot find the parts to change.")),
         };
         let with_at = if has_with { Some(after_with(&statement)?) } else { None };
         let fragments = self.fragments.into_iter().map(|(it, _)| it).collect();
-        Ok(Gather { fragments, statement, with_at, needs_home })
+        Ok(Gather { fragments, statement, with_at, needs_home, runs: self.runs })
     }
 }
 
@@ -204,7 +220,15 @@ impl Analyzer<'_> {
         }
     }
 
-    /// A sharded table becomes a fragment.
+    /// A table whose columns are not known is on the home shard: it is read there or not at all.
+    pub(super) fn not_shipped(&mut self, table: &str) {
+        let runs = self.gathering.as_ref().map(|it| it.runs);
+        if matches!(runs, Some(Runs::Shards | Runs::Everywhere)) {
+            self.not_gathered(unclear(&format!("The columns of {table} are not known.")));
+        }
+    }
+
+    /// A table whose rows are not where the statement will run becomes a fragment.
     pub(super) fn gather(
         &mut self,
         rel: &mut Rel,
@@ -212,8 +236,17 @@ impl Analyzer<'_> {
         name: &TableName,
         spot: Option<Spot>,
     ) {
-        let Some(node) = self.state().members.last().copied() else { return };
-        let Some(gathering) = &mut self.gathering else { return };
+        let Some(gathering) = &self.gathering else { return };
+        let is_everywhere = matches!(gathering.runs, Runs::Shards | Runs::Everywhere);
+        let node = match &table.kind {
+            TableKind::Sharded { .. } => self.state().members.last().copied(),
+            TableKind::Home if is_everywhere => Some(self.graph.add(KeyType::Text, self.block())),
+            TableKind::System if is_everywhere => {
+                return self.not_gathered(unclear("Every shard has system catalogs of its own."));
+            }
+            _ => None,
+        };
+        let (Some(node), Some(gathering)) = (node, &mut self.gathering) else { return };
         match spot {
             Some(spot) => gathering.add(rel, table, name, spot, node),
             None => self.not_gathered(unclear("A table is named where no rows are read.")),

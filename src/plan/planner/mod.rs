@@ -28,11 +28,13 @@ use std::collections::HashSet;
 use std::ops::Range;
 use std::rc::Rc;
 
+use self::from::find;
 use self::gather::Gathering;
 use self::walk::{Analyzer, Facts};
 use self::write::Fan;
+use super::gather::Runs;
 use super::{Access, Action, Combine, KeySource, Local, Plan, Run, Scope, Uses};
-use crate::catalog::{Catalog, Volatility};
+use crate::catalog::{Catalog, TableKind, Volatility};
 use crate::error::{PgError, sqlstate};
 use crate::sql::parse::tree::{DdlKind, Expr, Kind, Literal, Statement, Stmt};
 use crate::sql::parse::{ParseError, parse};
@@ -325,7 +327,7 @@ impl<'a> Planner<'a> {
         range: &Range<usize>,
     ) -> Option<Plan> {
         let mut analyzer = self.analyzer(range);
-        analyzer.gathering = Some(Gathering::new(self.sql, range.clone()));
+        analyzer.gathering = Some(Gathering::new(self.sql, range.clone(), Runs::Read));
         analyzer.query(query);
         let facts = &analyzer.facts;
         let acts = facts.has_locks || facts.modifies || facts.has_advisory;
@@ -352,7 +354,49 @@ impl<'a> Planner<'a> {
     fn modify(&self, statement: &Stmt, range: &Range<usize>) -> Plan {
         let mut analyzer = self.analyzer(range);
         let fan = analyzer.modify(statement);
-        self.decide(&analyzer, Some(fan))
+        let plan = self.decide(&analyzer, Some(fan));
+        let is_refused = matches!(plan.action, Action::Refuse(_)) || lacks_answer(&plan);
+        match self.sharded && is_refused {
+            true => self.gathered_write(statement, range).unwrap_or(plan),
+            false => plan,
+        }
+    }
+
+    /// A write that depends on rows of several shards: these are shipped, and the statement runs over
+    /// them where the rows are that it writes.
+    fn gathered_write(&self, statement: &Stmt, range: &Range<usize>) -> Option<Plan> {
+        let name = match statement {
+            Stmt::Insert(it) => &it.table,
+            Stmt::Update(it) => &it.table,
+            Stmt::Delete(it) => &it.table,
+            _ => return None,
+        };
+        let runs = match find(self.catalog, &self.path(), name).map(|it| &it.kind) {
+            Some(TableKind::Sharded { .. }) if !matches!(statement, Stmt::Insert(_)) => {
+                Runs::Shards
+            }
+            Some(TableKind::Reference) if !matches_several(statement) => Runs::Everywhere,
+            Some(TableKind::Home) | None => Runs::Home,
+            _ => return None,
+        };
+        let mut analyzer = self.analyzer(range);
+        analyzer.gathering = Some(Gathering::new(self.sql, range.clone(), runs));
+        analyzer.modify(statement);
+        let facts = &analyzer.facts;
+        let acts = facts.has_locks || facts.has_advisory || facts.has_set_config;
+        let gathering = analyzer.gathering?;
+        // What several servers compute must be the same for each.
+        let varies = facts.not_fanned.is_some()
+            || facts.has_unknown_function
+            || facts.volatility == Volatility::Volatile
+            || gathering.picks;
+        if acts || facts.pin.is_some() || facts.refusal.is_some() || runs != Runs::Home && varies {
+            return None;
+        }
+        let needs_home = runs == Runs::Home || facts.has_home || facts.needs_home;
+        let gather = gathering.finish(needs_home).ok()?;
+        let combine = Combine::Gather(Box::new(gather));
+        Some(Plan::combined(Access::Write, Scope::All, combine))
     }
 
     /// The plan of what was found; `fan` of a write.
@@ -590,6 +634,15 @@ fn needs_merge(plan: &Plan) -> bool {
         Action::Refuse(error) => error.code == UNTRIED,
         Action::Run(run) => matches!(&run.combine, Combine::Refuse(error) if error.code == UNTRIED),
         Action::Local(_) => false,
+    }
+}
+
+/// Whether a row may meet several others, of which any may count.
+fn matches_several(statement: &Stmt) -> bool {
+    match statement {
+        Stmt::Update(it) => !it.from.is_empty(),
+        Stmt::Insert(it) => it.conflict.is_some(),
+        _ => false,
     }
 }
 

@@ -43,6 +43,7 @@ impl Analyzer<'_> {
                     .hint("Write it in a statement of its own."),
             );
         }
+        self.not_gathered(error.clone());
         self.not_fanned(error.clone());
         Outcome { cols: Vec::new(), complete: false, dist: Err(error) }
     }
@@ -144,8 +145,9 @@ impl Analyzer<'_> {
 
     fn targets(&mut self, targets: &[Target]) {
         for target in targets {
-            if !matches!(target.expr.kind, Kind::Star(_)) {
-                self.expr(&target.expr);
+            match &target.expr.kind {
+                Kind::Star(names) => self.needs_star(names, target.expr.at),
+                _ => self.expr(&target.expr),
             }
         }
     }
@@ -413,15 +415,24 @@ impl Analyzer<'_> {
             _ => None,
         };
         let col = outcome.cols.get(at).filter(|_| outcome.complete);
+        // Each shard's own tenants' rows go to that shard.
+        let is_local = matches!(outcome.dist, Ok(Dist::Tenant))
+            && col.is_some_and(|it| {
+                it.exact && it.nodes.iter().all(|it| self.graph.kind(*it) == kind)
+            });
         match (constant, col.map(|it| it.nodes.as_slice())) {
             (Some(key), _) => self.graph.fact(node, vec![key]),
             (None, Some([from])) => self.graph.edge(*from, node),
+            _ if is_local => (),
             _ => {
                 self.refuse(no_key(
                     name,
                     "The SELECT computes it, so that its shard is not known.",
                 ));
             }
+        }
+        if is_local {
+            return Fan::Sum;
         }
         Fan::Refuse(refuse::over_shards(
             "INSERT … SELECT",
