@@ -128,6 +128,16 @@ pub struct Run {
     pub fallback: Option<Box<Gather>>,
 }
 
+impl Run {
+    /// How one server computes a read's answer, whatever is cheaper.
+    pub fn gathered(&self) -> Option<&Gather> {
+        match &self.combine {
+            Combine::Gather(it) => Some(it),
+            _ => self.fallback.as_deref(),
+        }
+    }
+}
+
 /// Whether a replica may serve it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
@@ -254,12 +264,15 @@ pub enum Local {
     Explain(Range<usize>),
     /// DECLARE of a cursor, with the plan of its query.
     Declare {
+        /// Its name as Postgres folds it.
         cursor: String,
         query: Arc<Plan>,
         /// The query's byte range.
         range: Range<usize>,
         /// WITH HOLD: outlives the transaction, so that the session must keep its server.
         is_holdable: bool,
+        /// Neither WITH HOLD nor BINARY nor SCROLL.
+        is_plain: bool,
     },
     /// SQL-level PREPARE: parameter types as written (OIDs, 0 if unknown) and the statement's byte
     /// range.

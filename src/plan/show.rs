@@ -216,7 +216,7 @@ impl Display for Bound {
 
 fn show_local(f: &mut Formatter<'_>, local: &Local) -> fmt::Result {
     match local {
-        Local::Declare { cursor, query, range, is_holdable } => {
+        Local::Declare { cursor, query, range, is_holdable, .. } => {
             let hold = if *is_holdable { " with hold" } else { "" };
             write!(f, "Local Declare {cursor}{hold} for {range:?}")?;
             for line in query.to_string().lines() {

@@ -50,14 +50,9 @@ impl Session {
         let bind = portal.map(|it| Bind::read(&it.bind)).transpose()?;
         let given = given(portal, bind.as_ref());
         let home = self.database.config.home_shard;
-        // As one Postgres sees the statement: its types, its columns, and what is wrong with it.
         let place = self.member(home, routed.role).await?;
-        let sql = portal.map_or(&statement.text[..], |it| it.prepared.text.sql());
-        let types = portal.map_or(&[][..], |it| it.prepared.text.types());
-        let described = self.describe_at(place, sql, types).await?;
-        let limits = &self.cluster.config.limits;
-        let bounds = Bounds { rows: limits.gather_max_rows, bytes: limits.gather_max_bytes };
-        let arrays = self.ship(gather, routed, &described.parameters, &given, bounds).await?;
+        let (described, arrays) =
+            self.gather_rows(place, statement, gather, routed, (portal, &given)).await?;
         if access == Access::Write && gather.runs == Runs::Read {
             self.check_second_write(home)?;
             self.members[place].wrote = true;
@@ -70,6 +65,67 @@ impl Session {
                 self.compute(place, gather, &described, &given, &arrays).await.map(|()| None)
             }
             _ => self.write_over(gather, routed, &described, &given, &arrays).await.map(Some),
+        }
+    }
+
+    /// What the home shard says of the statement, and the rows it needs.
+    async fn gather_rows(
+        &mut self,
+        place: usize,
+        statement: &Statement,
+        gather: &Gather,
+        routed: &Routed,
+        (portal, given): (Option<&Portal>, &Given<'_>),
+    ) -> Result<(Described, Vec<Bytes>), Failure> {
+        // As one Postgres sees the statement: its types, its columns, and what is wrong with it.
+        let sql = portal.map_or(&statement.text[..], |it| it.prepared.text.sql());
+        let types = portal.map_or(&[][..], |it| it.prepared.text.types());
+        let described = self.describe_at(place, sql, types).await?;
+        let limits = &self.cluster.config.limits;
+        let bounds = Bounds { rows: limits.gather_max_rows, bytes: limits.gather_max_bytes };
+        let arrays = self.ship(gather, routed, &described.parameters, given, bounds).await?;
+        Ok((described, arrays))
+    }
+
+    /// As [`Self::gather`], but for a portal of this name on the home shard, from which rows are fetched
+    /// later.
+    pub(super) async fn gather_portal(
+        &mut self,
+        name: &[u8],
+        statement: &Statement,
+        gather: &Gather,
+        routed: &Routed,
+        portal: Option<&Portal>,
+    ) -> Result<(), Failure> {
+        let read = portal.map(|it| Bind::read(&it.bind)).transpose()?;
+        let given = given(portal, read.as_ref());
+        let place = self.member(self.database.config.home_shard, routed.role).await?;
+        let (described, arrays) =
+            self.gather_rows(place, statement, gather, routed, (portal, &given)).await?;
+        let sql = gather.final_sql(described.parameters.len() + 1);
+        let server = self.members[place].lease.server();
+        parse(server, &sql, &described);
+        bind(server, name, &given, &arrays);
+        server.push_sync();
+        let (mut is_parsed, mut columns, mut error) = (false, Vec::new(), None);
+        while let Some((tag, frame)) = relay::next_frame(server, &mut self.client).await? {
+            match tag {
+                b'1' => is_parsed = true,
+                b'T' => columns = types_of(&frame)?,
+                b'E' => error = Some(frame),
+                b'N' => self.client.out.extend_from_slice(&frame),
+                _ => (),
+            }
+        }
+        match error {
+            Some(frame) if !is_parsed => {
+                Err(unlike(&crate::server::error_of(&frame).message).into())
+            }
+            Some(frame) => Err(Failure::Server(frame)),
+            None if columns != described.columns => {
+                Err(unlike("its columns would have other types").into())
+            }
+            None => Ok(()),
         }
     }
 
@@ -127,7 +183,7 @@ impl Session {
                 frontend::parse(out, b"", sql.as_bytes(), types.iter().copied());
             });
             server.push_with(b'B', Action::Skip, |out| {
-                frontend::bind_each(out, &given.parameters, &[1]);
+                frontend::bind_each(out, b"", &given.parameters, &[1]);
             });
             server.push_with(b'E', Action::Forward, |out| frontend::execute(out, b"", 0));
             server.push_sync();
@@ -226,8 +282,13 @@ fn push(
     given: &Given<'_>,
     arrays: &[Bytes],
 ) {
-    let mut parameters = given.parameters.clone();
-    parameters.extend(arrays.iter().map(|it| (1, Some(&it[..]))));
+    parse(server, sql, described);
+    bind(server, b"", given, arrays);
+    server.push_with(b'E', Action::Forward, |out| frontend::execute(out, b"", 0));
+    server.push_sync();
+}
+
+fn parse(server: &mut Server, sql: &str, described: &Described) {
     server.statements.unnamed = None;
     server.push_with(b'P', Action::Forward, |out| {
         frontend::parse(out, b"", sql.as_bytes(), described.parameters.iter().copied());
@@ -235,11 +296,14 @@ fn push(
     server.push_with(b'D', Action::Forward, |out| {
         frontend::describe(out, Target::Statement, b"");
     });
+}
+
+fn bind(server: &mut Server, portal: &[u8], given: &Given<'_>, arrays: &[Bytes]) {
+    let mut parameters = given.parameters.clone();
+    parameters.extend(arrays.iter().map(|it| (1, Some(&it[..]))));
     server.push_with(b'B', Action::Skip, |out| {
-        frontend::bind_each(out, &parameters, &given.results);
+        frontend::bind_each(out, portal, &parameters, &given.results);
     });
-    server.push_with(b'E', Action::Forward, |out| frontend::execute(out, b"", 0));
-    server.push_sync();
 }
 
 fn types_of(row: &[u8]) -> Result<Vec<u32>, PgError> {

@@ -76,8 +76,9 @@ impl Session {
             Local::DiscardAll => self.discard_all().await?,
             Local::Deallocate(name) => self.deallocate(name.as_deref())?,
             Local::Explain(range) => self.explain(&sql[range.clone()]).await?,
-            Local::Declare { cursor, query, range, is_holdable } => {
-                self.declare(cursor, query, range, *is_holdable, statement).await?;
+            Local::Declare { cursor, query, range, is_holdable, is_plain } => {
+                let kind = (*is_holdable, *is_plain);
+                self.declare(cursor, query, range, kind, statement).await?;
             }
             Local::Prepare { name, types, statement: range } => {
                 let text = statement.text.slice(range.clone());
@@ -460,7 +461,7 @@ impl Session {
         cursor: &str,
         query: &Arc<Plan>,
         range: &std::ops::Range<usize>,
-        is_holdable: bool,
+        (is_holdable, is_plain): (bool, bool),
         statement: &Statement,
     ) -> Result<(), Failure> {
         let run = match &query.action {
@@ -478,13 +479,10 @@ impl Session {
             _ => run,
         };
         let routed = self.route(&exact, run, &Arguments::None)?;
-        let Some(routed) = routed.filter(|it| it.shards.len() == 1) else {
-            return Err(PgError::refused("a cursor over several shards is not supported")
-                .detail(format!("cursor {cursor:?} would read more than one shard"))
-                .hint("add the tenant to the query's WHERE")
-                .into());
+        let Some(routed) = routed else { return Err(super::run::unreadable_key().into()) };
+        let Some(shard) = routed.shards.single() else {
+            return self.declare_over_shards(cursor, &exact, run, &routed, is_plain).await;
         };
-        let Some(shard) = routed.shards.single() else { return Ok(()) };
         let mut message = bytes::BytesMut::new();
         crate::wire::frontend::query(&mut message, &statement.text);
         let writes = run.access == crate::plan::Access::Write;
@@ -496,6 +494,40 @@ impl Session {
             self.pin_for("WITH HOLD cursor");
         }
         self.after(statement).await;
+        Ok(())
+    }
+
+    /// A cursor over several shards: a portal of the home shard over shipped rows.
+    async fn declare_over_shards(
+        &mut self,
+        cursor: &str,
+        query: &Statement,
+        run: &crate::plan::Run,
+        routed: &super::run::Routed,
+        is_plain: bool,
+    ) -> Result<(), Failure> {
+        let is_read = is_plain && run.access == crate::plan::Access::Read;
+        let Some(gather) = run.gathered().filter(|_| is_read) else {
+            return Err(PgError::refused(format!(
+                "cursor {cursor:?} over several shards is not supported"
+            ))
+            .detail("it is WITH HOLD, BINARY or SCROLL, or its query is no plain read")
+            .hint("add the tenant to the query's WHERE")
+            .into());
+        };
+        if !self.tx.as_ref().is_some_and(|it| it.is_explicit) {
+            return Err(PgError::new(
+                sqlstate::NO_ACTIVE_SQL_TRANSACTION,
+                "DECLARE CURSOR can only be used in transaction blocks",
+            )
+            .into());
+        }
+        Box::pin(self.gather_portal(cursor.as_bytes(), query, gather, routed, None)).await?;
+        let home = self.database.config.home_shard;
+        if let Some(tx) = &mut self.tx {
+            tx.cursors.insert(cursor.to_owned(), (home, routed.role));
+        }
+        self.complete("DECLARE CURSOR");
         Ok(())
     }
 

@@ -85,11 +85,11 @@ pub fn bind(out: &mut BytesMut, statement: &[u8], values: &[Option<&[u8]>], form
 /// A parameter's format (0 text, 1 binary) and value.
 pub type Parameter<'a> = (i16, Option<&'a [u8]>);
 
-/// Bind `B` of the unnamed portal and statement with each value in its own format, and the results' formats
+/// Bind `B` of a portal to the unnamed statement with each value in its own format, and the results' formats
 /// (none: text; one: of all columns).
-pub fn bind_each(out: &mut BytesMut, parameters: &[Parameter<'_>], results: &[i16]) {
+pub fn bind_each(out: &mut BytesMut, portal: &[u8], parameters: &[Parameter<'_>], results: &[i16]) {
     put(out, b'B', |body| {
-        put_cstr(body, b"");
+        put_cstr(body, portal);
         put_cstr(body, b"");
         body.put_u16(parameters.len() as u16);
         parameters.iter().for_each(|(format, _)| body.put_i16(*format));

@@ -120,3 +120,15 @@ SELECT pg_sleep(0)
 --! simple
 --! bare
 DISCARD ALL
+
+--! block
+DECLARE c CURSOR FOR SELECT tenant_id, id, name, mood FROM items ORDER BY name, tenant_id, id; FETCH 3 FROM c; MOVE 5 IN c; FETCH 2 FROM c; CLOSE c
+
+--! block
+DECLARE c CURSOR FOR SELECT status, avg(amount) FROM orders GROUP BY status ORDER BY 1; FETCH NEXT FROM c; FETCH ALL FROM c; FETCH ALL FROM c
+
+--! bare
+DECLARE c CURSOR FOR SELECT status, avg(amount) FROM orders GROUP BY status
+
+--! block
+DECLARE c SCROLL CURSOR FOR SELECT avg(amount) FROM orders

@@ -67,7 +67,9 @@ impl Planner<'_> {
             }
             Session::Execute { name, args, range } => self.execute(name, args, range.clone()),
             Session::Deallocate(name) => Plan::local(Local::Deallocate(name.clone())),
-            Session::Declare { cursor, hold, inner } => self.declare(cursor, *hold, inner),
+            Session::Declare { cursor, hold, is_plain, inner } => {
+                self.declare(cursor, *hold, *is_plain, inner)
+            }
             Session::Cursor(name) => Plan::local(Local::Cursor(name.clone())),
             Session::SetConstraints => self.everywhere(),
             Session::Listen(channel) => Plan::local(Local::Listen(channel.clone())),
@@ -101,19 +103,27 @@ impl Planner<'_> {
         Plan::local(Local::Execute { name: name.to_owned(), args })
     }
 
-    fn declare(&self, cursor: &str, hold: bool, inner: &Statement) -> Plan {
+    fn declare(&self, cursor: &str, hold: bool, is_plain: bool, inner: &Statement) -> Plan {
         let query = self.statement(inner);
         match &query.action {
             Action::Refuse(_) => query,
-            Action::Run(run) if self.sharded && run.scope == Scope::All => Plan::refused(
-                refuse::over_shards("a cursor", "FETCH would have to continue on every shard."),
-            ),
+            Action::Run(run)
+                if self.sharded
+                    && run.scope == Scope::All
+                    && !(is_plain && run.access == Access::Read && run.gathered().is_some()) =>
+            {
+                Plan::refused(refuse::over_shards(
+                    "a cursor WITH HOLD, BINARY or SCROLL, or of what is no plain read,",
+                    "FETCH would have to continue on every shard.",
+                ))
+            }
             _ => {
                 let mut plan = Plan::local(Local::Declare {
                     cursor: cursor.to_owned(),
                     query: Arc::new(query),
                     range: inner.range.clone(),
                     is_holdable: hold,
+                    is_plain,
                 });
                 plan.pin = hold.then_some("WITH HOLD cursor");
                 plan

@@ -96,11 +96,25 @@ impl Session {
         let name = Bytes::copy_from_slice(bind.portal);
         let outlives_batch =
             !name.is_empty() && self.tx.as_ref().is_some_and(|tx| tx.is_explicit && !tx.has_failed);
-        if outlives_batch
-            && let Some((exact, routed)) = self.route_bound(&prepared, frame)?
-            && let Some(shard) = routed.shards.single()
-        {
-            return self.bind_at_server(name, exact, frame, (shard, routed.role)).await;
+        if outlives_batch && let Some((exact, routed)) = self.route_bound(&prepared, frame)? {
+            if let Some(shard) = routed.shards.single() {
+                return self.bind_at_server(name, exact, frame, (shard, routed.role)).await;
+            }
+            if let PlanAction::Run(run) = &exact.statement.plan.action
+                && run.access == Access::Read
+                && let Some(gather) = run.gathered()
+            {
+                // Rows may be fetched from it in parts.
+                let place = Some((self.database.config.home_shard, routed.role));
+                let mut portal =
+                    Portal { prepared: Arc::clone(&exact), bind: frame.clone(), place };
+                let (statement, of) = (&exact.statement, Some(&portal));
+                Box::pin(self.gather_portal(&name, statement, gather, &routed, of)).await?;
+                portal.prepared = prepared;
+                self.portals.insert(name, portal);
+                self.answer(backend::bind_complete);
+                return Ok(());
+            }
         }
         let portal = Portal { prepared, bind: frame.clone(), place: None };
         self.portals.insert(name, portal);
@@ -344,7 +358,7 @@ impl Session {
                 "an Execute with a row limit over several shards is not supported",
             )
             .detail("the portal would have to stay open on every shard")
-            .hint("fetch all rows, or add LIMIT to the statement")
+            .hint("give the portal a name and a transaction, fetch all rows, or add LIMIT")
             .into()),
             None => {
                 if exact.text.inferred.get().is_none() {

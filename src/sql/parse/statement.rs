@@ -136,7 +136,9 @@ fn session(node: &Node) -> Option<Session> {
         Node::DeclareCursorStmt(it) => Session::Declare {
             cursor: it.portalname.clone(),
             // CURSOR_OPT_HOLD of parsenodes.h.
+            // CURSOR_OPT_HOLD, CURSOR_OPT_BINARY, CURSOR_OPT_SCROLL.
             hold: it.options & 0x20 != 0,
+            is_plain: it.options & 0x23 == 0,
             inner: inner(it.query.as_deref()),
         },
         Node::FetchStmt(it) => Session::Cursor(some(&it.portalname)),

@@ -76,6 +76,8 @@ pub enum Session {
     Declare {
         cursor: String,
         hold: bool,
+        /// Neither WITH HOLD nor BINARY nor SCROLL.
+        is_plain: bool,
         inner: Box<Statement>,
     },
     /// FETCH, MOVE, CLOSE; `None`: CLOSE ALL.
