@@ -134,11 +134,38 @@ impl Gather {
     /// The statement of the one server that computes the answer. Parameters from `$first` on are, for
     /// each fragment, an array per needed column, or the number of its rows (`int8`) if there is none.
     pub fn final_sql(&self, first: usize) -> String {
+        self.over(|n| format!("${}", first + n))
+    }
+
+    /// As [`Self::final_sql`], with the text of the n-th array (0-based) in a setting of that number, where
+    /// a statement cannot have parameters.
+    pub fn final_sql_of_settings(&self) -> String {
+        self.over(|n| format!("pg_catalog.current_setting('{}')", setting(n)))
+    }
+
+    /// The statement that puts an array (its `$1`) into the n-th setting until the transaction's end.
+    pub fn settings_sql(&self) -> Vec<String> {
+        let fragments = self.fragments.iter();
+        let types = fragments.flat_map(|fragment| {
+            let mut types: Vec<String> =
+                fragment.needed().map(|it| format!("{}[]", it.element().name)).collect();
+            if types.is_empty() {
+                types.push("int8".to_owned());
+            }
+            types
+        });
+        let set = |(n, ty): (usize, String)| {
+            format!("SELECT pg_catalog.set_config('{}', $1::{ty}::text, true)", setting(n))
+        };
+        types.enumerate().map(set).collect()
+    }
+
+    fn over(&self, value: impl Fn(usize) -> String) -> String {
         let (mut text, rest) = match self.with_at {
             Some(at) => (self.statement[..at].to_owned(), &self.statement[at..]),
             None => ("WITH ".to_owned(), &self.statement[..]),
         };
-        let mut next = first;
+        let mut next = 0;
         for (i, fragment) in self.fragments.iter().enumerate() {
             text.push_str(if i == 0 { "" } else { ", " });
             let (mut columns, mut arrays, mut names) = (Vec::new(), Vec::new(), Vec::new());
@@ -148,7 +175,8 @@ impl Gather {
                     let local = format!("c{}", names.len() + 1);
                     columns.push(format!("{} AS {name}", column.restored(&format!("g.{local}"))));
                     let element = column.element().name;
-                    arrays.push(format!("pg_catalog.unnest(${next}::{element}[])"));
+                    let value = value(next);
+                    arrays.push(format!("pg_catalog.unnest({value}::{element}[])"));
                     names.push(local);
                     next += 1;
                 } else {
@@ -157,7 +185,8 @@ impl Gather {
             }
             let _ = write!(text, "{} AS (SELECT {} FROM ", fragment.name, columns.join(", "));
             if arrays.is_empty() {
-                let _ = write!(text, "pg_catalog.generate_series(1, ${next}::int8))");
+                let value = value(next);
+                let _ = write!(text, "pg_catalog.generate_series(1, {value}::int8))");
                 next += 1;
             } else {
                 let (arrays, names) = (arrays.join(", "), names.join(", "));
@@ -171,11 +200,10 @@ impl Gather {
         };
         text
     }
+}
 
-    /// Parameters that [`Self::final_sql`] adds.
-    pub fn added_params(&self) -> usize {
-        self.fragments.iter().map(|it| it.needed().count().max(1)).sum()
-    }
+fn setting(n: usize) -> String {
+    format!("sluice_gather.p{}", n + 1)
 }
 
 impl Display for Gather {

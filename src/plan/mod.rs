@@ -192,6 +192,8 @@ pub enum Combine {
     CopyFrom(CopyFrom),
     /// COPY … TO STDOUT: streams are concatenated (text and CSV).
     CopyTo { header: bool },
+    /// COPY (query) TO STDOUT of a query that is gathered, and what stands before and after the query.
+    CopyGather { gather: Box<Gather>, before: String, after: String },
     /// Only one shard can run it; refused with this if there are several.
     Refuse(PgError),
 }

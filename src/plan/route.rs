@@ -79,7 +79,9 @@ fn everywhere(run: &Run, map: &Map, home: ShardId) -> ShardSet {
 /// The home shard, if a statement over shipped rows reads its tables.
 fn tables_of_home(run: &Run, home: ShardId) -> ShardSet {
     match &run.combine {
-        Combine::Gather(it) if it.needs_home => ShardSet::one(home),
+        Combine::Gather(it) | Combine::CopyGather { gather: it, .. } if it.needs_home => {
+            ShardSet::one(home)
+        }
         _ => ShardSet::default(),
     }
 }

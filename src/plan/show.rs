@@ -90,7 +90,7 @@ fn combine(run: &Run) -> Vec<String> {
         Combine::Merge(spec) => {
             vec![format!("Send: {}", spec.shard_sql), format!("Merge: {spec}")]
         }
-        Combine::Gather(it) => {
+        Combine::Gather(it) | Combine::CopyGather { gather: it, .. } => {
             let mut lines: Vec<String> =
                 it.fragments.iter().map(|it| format!("Ship {it}")).collect();
             let place = match it.runs {

@@ -32,7 +32,10 @@ impl Session {
         if let Combine::OneByOne = run.combine {
             return self.one_by_one(statement, routed).await;
         }
-        let opened = run.access == Access::Write && self.tx.is_none();
+        // Settings that hold shipped rows last to the end of a transaction.
+        let needs_block =
+            run.access == Access::Write || matches!(run.combine, Combine::CopyGather { .. });
+        let opened = needs_block && self.tx.is_none();
         if opened {
             self.begin_implicit();
         }
@@ -41,6 +44,10 @@ impl Session {
             Ok(tag) => tag,
             Err(failure) => return Err(failure), // the caller rolls the implicit block back
         };
+        // The client has the server's error; the caller rolls the implicit block back.
+        if self.has_failed() {
+            return Ok(());
+        }
         // The client hears of it once it is safe.
         if opened && portal.is_none() && self.tx.as_ref().is_some_and(|tx| !tx.is_explicit) {
             self.commit().await?;
@@ -93,6 +100,9 @@ impl Session {
                 let shards: Vec<ShardId> = routed.shards.iter().collect();
                 let mut members = pick(&mut self.members, &at);
                 copy::split(&mut members, &mut self.client, spec, &map, &shards).await.map(Some)
+            }
+            Combine::CopyGather { gather, before, after } => {
+                self.copy_gathered(gather, routed, (before, after)).await.map(|()| None)
             }
             Combine::CopyTo { header } => {
                 let at = self.send_all(&statement.text, routed, Access::Read, None, 0).await?;

@@ -68,6 +68,37 @@ impl Session {
         }
     }
 
+    /// COPY (query) TO STDOUT: a COPY takes no parameters, so that the rows are handed over in settings of
+    /// the transaction.
+    pub(super) async fn copy_gathered(
+        &mut self,
+        gather: &Gather,
+        routed: &Routed,
+        (before, after): (&str, &str),
+    ) -> Result<(), Failure> {
+        let given = given(None, None);
+        let place = self.member(self.database.config.home_shard, routed.role).await?;
+        let limits = &self.cluster.config.limits;
+        let bounds = Bounds { rows: limits.gather_max_rows, bytes: limits.gather_max_bytes };
+        let arrays = self.ship(gather, routed, &[], &given, bounds).await?;
+        let server = self.members[place].lease.server();
+        server.statements.unnamed = None;
+        for (sql, array) in gather.settings_sql().iter().zip(&arrays) {
+            server.push_with(b'P', Action::Skip, |out| {
+                frontend::parse(out, b"", sql.as_bytes(), std::iter::empty());
+            });
+            server.push_with(b'B', Action::Skip, |out| {
+                frontend::bind_each(out, b"", &[(1, Some(&array[..]))], &[]);
+            });
+            server.push_with(b'E', Action::Skip, |out| frontend::execute(out, b"", 0));
+        }
+        server.push_sync();
+        drop(arrays);
+        let copy = format!("{before}{}{after}", gather.final_sql_of_settings());
+        server.push_query(&copy, Action::Forward);
+        relay::relay(server, &mut self.client).await
+    }
+
     /// What the home shard says of the statement, and the rows it needs.
     async fn gather_rows(
         &mut self,

@@ -284,7 +284,7 @@ impl Session {
         Ok(())
     }
 
-    fn has_failed(&mut self) -> bool {
+    pub(super) fn has_failed(&mut self) -> bool {
         self.members.iter_mut().any(|it| it.server().has_failed())
     }
 

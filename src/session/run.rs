@@ -415,7 +415,11 @@ impl Session {
         let is_keyless_read_or_write = matches!(run.scope, crate::plan::Scope::All)
             && matches!(run.combine, Combine::Merge(_) | Combine::Sum | Combine::Refuse(_));
         let owner = self.owner_of(tenant)?;
-        if let (crate::plan::Scope::All, Combine::Gather(gather)) = (&run.scope, &run.combine) {
+        if let (
+            crate::plan::Scope::All,
+            Combine::Gather(gather) | Combine::CopyGather { gather, .. },
+        ) = (&run.scope, &run.combine)
+        {
             let home = self.database.config.home_shard;
             let own = ShardSet::one(owner);
             let reads_home = gather.needs_home && gather.runs == crate::plan::gather::Runs::Read;

@@ -75,3 +75,13 @@ COPY settings TO STDOUT
 
 --! simple
 COPY plans TO STDOUT
+
+COPY (SELECT status, avg(amount), count(DISTINCT item_id) FROM orders GROUP BY status ORDER BY status) TO STDOUT WITH (FORMAT csv, HEADER, FORCE_QUOTE *)
+
+COPY (SELECT tenant_id, id, name, tags, doc, mood, raw, span, code, score FROM items ORDER BY name COLLATE "C", tenant_id, id LIMIT 40) TO STDOUT
+
+COPY (WITH x AS (SELECT max(amount) AS m FROM orders) SELECT o.* FROM orders o, x WHERE amount = m ORDER BY 1, 2) TO STDOUT (FORMAT text, NULL 'nix', DELIMITER '|')
+
+COPY (SELECT count(*) FROM items WHERE qty > 1000 AND id = (SELECT max(id) FROM orders)) TO STDOUT
+
+COPY (SELECT 1 / (count(*) - 192) FROM items WHERE NOT EXISTS (SELECT FROM notes WHERE id > 99)) TO STDOUT

@@ -122,6 +122,8 @@ SELECT count(*) FROM items WHERE at < now() AND day <= current_date AND at > 'ep
 
 SELECT count(DISTINCT random()) > 100 FROM items
 
+SELECT random() / (count(*) - 192) FROM items
+
 SELECT twice(qty), count(*) FROM items GROUP BY twice(qty) HAVING count(*) > 1
 
 SELECT twice(a.qty) FROM items a JOIN items b ON b.id = a.qty AND b.tenant_id <> a.tenant_id WHERE a.tenant_id = 2 AND b.tenant_id < 6

@@ -66,7 +66,7 @@ UPDATE orders SET tenant_id = 6 WHERE tenant_id = 5 AND id = 2
 
 UPDATE orders SET tenant_id = 5 WHERE tenant_id = 5 AND id = 2
 
-UPDATE orders SET status = 'x' WHERE (tenant_id, id) IN (SELECT tenant_id, id FROM orders LIMIT 1)
+UPDATE orders SET status = 'x' WHERE (tenant_id, id) IN (SELECT tenant_id, id FROM orders ORDER BY amount, tenant_id, id LIMIT 1)
 
 UPDATE orders SET status = 'top' WHERE amount = (SELECT max(amount) FROM orders)
 
@@ -210,8 +210,19 @@ INSERT INTO orders (tenant_id, id) SELECT tenant_id + 1, id + 400 FROM items
 
 UPDATE orders SET amount = random() WHERE amount = (SELECT max(amount) FROM orders)
 
-DELETE FROM orders WHERE id = (SELECT id FROM items ORDER BY qty LIMIT 1)
+DELETE FROM orders WHERE id = (SELECT id FROM items ORDER BY qty, tenant_id, id LIMIT 1)
 
 UPDATE orders SET status = NULL WHERE amount = (SELECT max(amount) FROM orders)
 
 UPDATE settings SET key = NULL WHERE key = (SELECT min(status) FROM orders) OR key = 'mail'
+
+--! then SELECT * FROM orders
+DELETE FROM orders WHERE (tenant_id, id) IN (SELECT tenant_id, id FROM orders ORDER BY amount DESC, tenant_id, id LIMIT 10)
+
+--! then SELECT * FROM orders
+UPDATE orders SET status = 'first' WHERE (tenant_id, id) IN (SELECT tenant_id, id FROM (SELECT tenant_id, id, row_number() OVER (PARTITION BY status ORDER BY amount, tenant_id, id) AS n FROM orders) x WHERE n = 1) RETURNING tenant_id, id
+
+--! ordered
+SELECT tenant_id, id, amount FROM orders WHERE amount > 300 ORDER BY amount, tenant_id, id FOR UPDATE
+
+SELECT o.tenant_id, o.id FROM orders o JOIN items i USING (tenant_id, id) WHERE i.flag FOR NO KEY UPDATE OF o NOWAIT

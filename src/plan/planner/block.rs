@@ -89,13 +89,12 @@ impl Analyzer<'_> {
 
     /// Looks at a query and all levels in it.
     pub(super) fn query(&mut self, query: &Query) -> Outcome {
-        if let Some(gathering) = &mut self.gathering {
-            gathering.picks |= picks(query);
-        }
         self.enter();
         self.with(query.with.as_ref());
-        if query.has_locks {
-            self.facts.has_locks = true;
+        self.facts.has_locks |= query.has_locks;
+        // Rows that a level around it, or a limit, would leave out must not be locked.
+        let is_whole = self.blocks.len() == 1 && query.limit.is_none() && query.offset.is_none();
+        if query.has_locks && !is_whole {
             self.not_fanned(refuse::over_shards(
                 "FOR UPDATE or SHARE",
                 "Rows would be locked in another order on each shard.",
@@ -478,13 +477,6 @@ impl Analyzer<'_> {
         }
         Outcome { cols, complete, dist }
     }
-}
-
-/// Whether a level takes rows, or numbers them, by an order that may leave ties.
-fn picks(query: &Query) -> bool {
-    let is_picky = |it: &Select| matches!(it.distinct, Distinct::On(_)) || !it.windows.is_empty();
-    let is_picky = matches!(&query.body, Body::Select(it) if is_picky(it));
-    is_picky || query.limit.is_some() || query.offset.is_some()
 }
 
 /// A result column of a set operation.

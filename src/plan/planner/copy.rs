@@ -45,11 +45,19 @@ impl Planner<'_> {
             refuse::over_shards("COPY (query)", "Its rows would have to be merged.")
                 .hint("COPY the table, or name one tenant in the query or SET sluice.tenant.")
         };
+        let is_read = matches!(query, Stmt::Query(_)) && run.access == Access::Read;
         match (&run.combine, &options) {
             (Combine::Merge(merge), Ok(options))
                 if is_concatenation(merge) && options.format != CopyFormat::Binary =>
             {
                 run.combine = Combine::CopyTo { header: options.header };
+            }
+            _ if is_read && run.gathered().is_some() => {
+                let part = |range: Range<usize>| self.sql.get(range).unwrap_or_default().to_owned();
+                let (before, after) = (part(range.start..inner.start), part(inner.end..range.end));
+                if let Some(gather) = run.gathered().cloned().map(Box::new) {
+                    run.combine = Combine::CopyGather { gather, before, after };
+                }
             }
             _ if run.scope == Scope::All => return Plan::refused(refusal()),
             _ => run.combine = Combine::Refuse(refusal()),

@@ -42,9 +42,6 @@ pub(super) struct Gathering {
     texts: Vec<Text>,
     refusal: Option<PgError>,
     runs: Runs,
-    /// A part of the statement takes some of its rows by their order, where ties may fall one way or
-    /// the other.
-    pub(super) picks: bool,
 }
 
 /// A text and what is to stand in the place of its parts.
@@ -130,7 +127,6 @@ impl Gathering {
             texts: vec![Text::new(sql, range)],
             refusal,
             runs,
-            picks: false,
         }
     }
 

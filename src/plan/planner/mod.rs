@@ -388,8 +388,7 @@ impl<'a> Planner<'a> {
         // What several servers compute must be the same for each.
         let varies = facts.not_fanned.is_some()
             || facts.has_unknown_function
-            || facts.volatility == Volatility::Volatile
-            || gathering.picks;
+            || facts.volatility == Volatility::Volatile;
         if acts || facts.pin.is_some() || facts.refusal.is_some() || runs != Runs::Home && varies {
             return None;
         }

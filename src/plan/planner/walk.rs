@@ -262,9 +262,6 @@ impl<'a> Analyzer<'a> {
         if traits.is_some_and(|it| it.kind == FunctionKind::Aggregate) {
             self.check_input_order(call, traits.is_some_and(|it| it.is_builtin));
         }
-        if let (Some(gathering), Some(_)) = (&mut self.gathering, &call.over) {
-            gathering.picks = true;
-        }
         if let Some(over) = &call.over {
             self.exprs(over.children());
             let mut window = over.clone();

@@ -408,5 +408,8 @@ fn may_end_block(local: &Local) -> bool {
 }
 
 fn is_copy(run: &crate::plan::Run) -> bool {
-    matches!(run.combine, Combine::CopyFrom(_) | Combine::CopyTo { .. })
+    matches!(
+        run.combine,
+        Combine::CopyFrom(_) | Combine::CopyTo { .. } | Combine::CopyGather { .. }
+    )
 }
