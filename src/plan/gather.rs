@@ -6,6 +6,9 @@ use std::fmt::{self, Display, Formatter, Write};
 use crate::catalog::SqlType;
 use crate::sql::name::quoted;
 
+/// Stands for the start of the transaction, wherever the statement asks for it: one moment for all servers.
+pub const NOW: &str = "sluice_gather_now";
+
 /// What is shipped, and the statement over it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Gather {
@@ -16,6 +19,8 @@ pub struct Gather {
     pub with_at: Option<usize>,
     /// Whether it reads tables that the home shard alone has.
     pub needs_home: bool,
+    /// Whether [`NOW`] occurs.
+    pub asks_time: bool,
     pub runs: Runs,
 }
 
@@ -107,8 +112,19 @@ impl Fragment {
 impl Gather {
     /// What every shard runs: the rows of all fragments, read in one snapshot. The first column is the
     /// fragment's index (`int2`), then follow the needed columns of all fragments, NULL in the rows of
-    /// others.
-    pub fn shard_sql(&self) -> String {
+    /// others. `now` is the number of the parameter for [`NOW`], a `timestamptz`.
+    pub fn shard_sql(&self, now: usize) -> String {
+        self.timed(self.untimed_shard_sql(), &format!("${now}"))
+    }
+
+    fn timed(&self, sql: String, now: &str) -> String {
+        match self.asks_time {
+            true => sql.replace(NOW, &format!("({now}::pg_catalog.timestamptz)")),
+            false => sql,
+        }
+    }
+
+    fn untimed_shard_sql(&self) -> String {
         let mut text = String::new();
         for (i, fragment) in self.fragments.iter().enumerate() {
             text.push_str(if i == 0 { "SELECT " } else { " UNION ALL SELECT " });
@@ -133,14 +149,16 @@ impl Gather {
 
     /// The statement of the one server that computes the answer. Parameters from `$first` on are, for
     /// each fragment, an array per needed column, or the number of its rows (`int8`) if there is none.
+    /// That before `$first` is for [`NOW`].
     pub fn final_sql(&self, first: usize) -> String {
-        self.over(|n| format!("${}", first + n))
+        self.timed(self.over(|n| format!("${}", first + n)), &format!("${}", first - 1))
     }
 
     /// As [`Self::final_sql`], with the text of the n-th array (0-based) in a setting of that number, where
     /// a statement cannot have parameters.
     pub fn final_sql_of_settings(&self) -> String {
-        self.over(|n| format!("pg_catalog.current_setting('{}')", setting(n)))
+        let text = self.over(|n| format!("pg_catalog.current_setting('{}')", setting(n)));
+        self.timed(text, "pg_catalog.now()")
     }
 
     /// The statement that puts an array (its `$1`) into the n-th setting until the transaction's end.
@@ -161,6 +179,9 @@ impl Gather {
     }
 
     fn over(&self, value: impl Fn(usize) -> String) -> String {
+        if self.fragments.is_empty() {
+            return self.statement.clone();
+        }
         let (mut text, rest) = match self.with_at {
             Some(at) => (self.statement[..at].to_owned(), &self.statement[at..]),
             None => ("WITH ".to_owned(), &self.statement[..]),

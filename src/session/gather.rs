@@ -14,10 +14,12 @@ use crate::plan::gather::{Gather, Runs};
 use crate::plan::{Access, Statement};
 use crate::server::Server;
 use crate::shard::ShardId;
-use crate::wire::backend::view::{self, RowDescription};
+use crate::wire::backend::view::{self, DataRow, RowDescription};
 use crate::wire::frontend::view::{Bind, Target};
 use crate::wire::frontend::{self, Parameter};
 use crate::wire::pipeline::Action;
+
+const TIMESTAMPTZ: u32 = 1184;
 
 /// What a server says of a statement before it runs.
 struct Described {
@@ -31,8 +33,18 @@ struct Described {
 /// The parameters of a portal; none for a Query.
 struct Given<'a> {
     parameters: Vec<Parameter<'a>>,
+    /// The start of the home shard's transaction, binary, if the statement asks for it: one more parameter.
+    now: Option<[u8; 8]>,
     /// The formats the client wants its columns in.
     results: Vec<i16>,
+}
+
+impl<'a> Given<'a> {
+    /// All parameters of a server's statement but the arrays.
+    fn all(&'a self) -> Vec<Parameter<'a>> {
+        let now = self.now.as_ref().map(|it| (1, Some(&it[..])));
+        self.parameters.iter().copied().chain(now).collect()
+    }
 }
 
 impl Session {
@@ -48,11 +60,11 @@ impl Session {
         portal: Option<&Portal>,
     ) -> Result<Option<String>, Failure> {
         let bind = portal.map(|it| Bind::read(&it.bind)).transpose()?;
-        let given = given(portal, bind.as_ref());
+        let mut given = given(portal, bind.as_ref());
         let home = self.database.config.home_shard;
         let place = self.member(home, routed.role).await?;
         let (described, arrays) =
-            self.gather_rows(place, statement, gather, routed, (portal, &given)).await?;
+            self.gather_rows(place, statement, gather, routed, (portal, &mut given)).await?;
         if access == Access::Write && gather.runs == Runs::Read {
             self.check_second_write(home)?;
             self.members[place].wrote = true;
@@ -76,11 +88,17 @@ impl Session {
         routed: &Routed,
         (before, after): (&str, &str),
     ) -> Result<(), Failure> {
-        let given = given(None, None);
+        let mut given = given(None, None);
+        let mut types = Vec::new();
         let place = self.member(self.database.config.home_shard, routed.role).await?;
         let limits = &self.cluster.config.limits;
         let bounds = Bounds { rows: limits.gather_max_rows, bytes: limits.gather_max_bytes };
-        let arrays = self.ship(gather, routed, &[], &given, bounds).await?;
+        if gather.asks_time {
+            // The same as now() of the COPY, which is of the same transaction.
+            given.now = self.ask_time(place).await?;
+            types.push(TIMESTAMPTZ);
+        }
+        let arrays = self.ship(gather, routed, &types, &given, bounds).await?;
         let server = self.members[place].lease.server();
         server.statements.unnamed = None;
         for (sql, array) in gather.settings_sql().iter().zip(&arrays) {
@@ -106,12 +124,16 @@ impl Session {
         statement: &Statement,
         gather: &Gather,
         routed: &Routed,
-        (portal, given): (Option<&Portal>, &Given<'_>),
+        (portal, given): (Option<&Portal>, &mut Given<'_>),
     ) -> Result<(Described, Vec<Bytes>), Failure> {
         // As one Postgres sees the statement: its types, its columns, and what is wrong with it.
         let sql = portal.map_or(&statement.text[..], |it| it.prepared.text.sql());
         let types = portal.map_or(&[][..], |it| it.prepared.text.types());
-        let described = self.describe_at(place, sql, types).await?;
+        let mut described = self.describe_at(place, sql, types).await?;
+        if gather.asks_time {
+            given.now = self.ask_time(place).await?;
+            described.parameters.push(TIMESTAMPTZ);
+        }
         let limits = &self.cluster.config.limits;
         let bounds = Bounds { rows: limits.gather_max_rows, bytes: limits.gather_max_bytes };
         let arrays = self.ship(gather, routed, &described.parameters, given, bounds).await?;
@@ -129,10 +151,10 @@ impl Session {
         portal: Option<&Portal>,
     ) -> Result<(), Failure> {
         let read = portal.map(|it| Bind::read(&it.bind)).transpose()?;
-        let given = given(portal, read.as_ref());
+        let mut given = given(portal, read.as_ref());
         let place = self.member(self.database.config.home_shard, routed.role).await?;
         let (described, arrays) =
-            self.gather_rows(place, statement, gather, routed, (portal, &given)).await?;
+            self.gather_rows(place, statement, gather, routed, (portal, &mut given)).await?;
         let sql = gather.final_sql(described.parameters.len() + 1);
         let server = self.members[place].lease.server();
         parse(server, &sql, &described);
@@ -193,6 +215,30 @@ impl Session {
         Ok(Described { parameters, row, columns })
     }
 
+    /// The start of a member's transaction, binary.
+    async fn ask_time(&mut self, at: usize) -> Result<Option<[u8; 8]>, Failure> {
+        let server = self.members[at].lease.server();
+        server.statements.unnamed = None;
+        server.push_with(b'P', Action::Skip, |out| {
+            frontend::parse(out, b"", b"SELECT pg_catalog.now()", std::iter::empty());
+        });
+        server.push_with(b'B', Action::Skip, |out| frontend::bind_each(out, b"", &[], &[1]));
+        server.push_with(b'E', Action::Forward, |out| frontend::execute(out, b"", 0));
+        server.push_sync();
+        let mut now = None;
+        while let Some((tag, frame)) = relay::next_frame(server, &mut self.client).await? {
+            match tag {
+                b'D' => {
+                    let value = DataRow::read(&frame)?.next().transpose()?.flatten();
+                    now = value.and_then(|it| frame[it].try_into().ok());
+                }
+                b'E' => return Err(Failure::Server(frame)),
+                _ => (),
+            }
+        }
+        Ok(now)
+    }
+
     /// Has every shard ship its rows.
     async fn ship(
         &mut self,
@@ -202,11 +248,14 @@ impl Session {
         given: &Given<'_>,
         bounds: Bounds,
     ) -> Result<Vec<Bytes>, Failure> {
+        if gather.fragments.is_empty() {
+            return Ok(Vec::new());
+        }
         let mut at = Vec::new();
         for shard in routed.shards.iter() {
             at.push(self.member(shard, routed.role).await?);
         }
-        let sql = gather.shard_sql();
+        let sql = gather.shard_sql(types.len());
         for i in &at {
             let server = self.members[*i].lease.server();
             server.statements.unnamed = None;
@@ -214,7 +263,7 @@ impl Session {
                 frontend::parse(out, b"", sql.as_bytes(), types.iter().copied());
             });
             server.push_with(b'B', Action::Skip, |out| {
-                frontend::bind_each(out, b"", &given.parameters, &[1]);
+                frontend::bind_each(out, b"", &given.all(), &[1]);
             });
             server.push_with(b'E', Action::Forward, |out| frontend::execute(out, b"", 0));
             server.push_sync();
@@ -330,7 +379,7 @@ fn parse(server: &mut Server, sql: &str, described: &Described) {
 }
 
 fn bind(server: &mut Server, portal: &[u8], given: &Given<'_>, arrays: &[Bytes]) {
-    let mut parameters = given.parameters.clone();
+    let mut parameters = given.all();
     parameters.extend(arrays.iter().map(|it| (1, Some(&it[..]))));
     server.push_with(b'B', Action::Skip, |out| {
         frontend::bind_each(out, portal, &parameters, &given.results);
@@ -343,7 +392,7 @@ fn types_of(row: &[u8]) -> Result<Vec<u32>, PgError> {
 
 fn given<'a>(portal: Option<&'a Portal>, bind: Option<&Bind<'a>>) -> Given<'a> {
     let (Some(portal), Some(bind)) = (portal, bind) else {
-        return Given { parameters: Vec::new(), results: Vec::new() };
+        return Given { parameters: Vec::new(), now: None, results: Vec::new() };
     };
     let values = bind.values.iter().enumerate();
     let parameter = |(i, range): (usize, &Option<std::ops::Range<usize>>)| {
@@ -351,6 +400,7 @@ fn given<'a>(portal: Option<&'a Portal>, bind: Option<&Bind<'a>>) -> Given<'a> {
     };
     Given {
         parameters: values.map(parameter).collect(),
+        now: None,
         results: bind.result_formats.iter().collect(),
     }
 }

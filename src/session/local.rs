@@ -595,13 +595,18 @@ impl Session {
         done
     }
 
-    /// The type of tenant keys, as the first sharded table has it.
-    pub(super) fn key_type(&self) -> Option<KeyType> {
+    /// The types that tenant keys have in sharded tables.
+    pub(super) fn key_types(&self) -> Vec<KeyType> {
         let catalog = self.database.state.catalog.load();
-        catalog.as_ref()?.tables.values().find_map(|it| match it.kind {
-            crate::catalog::TableKind::Sharded { key, .. } => Some(key),
-            _ => None,
-        })
+        let mut kinds = Vec::new();
+        for table in catalog.iter().flat_map(|it| it.tables.values()) {
+            if let crate::catalog::TableKind::Sharded { key, .. } = table.kind
+                && !kinds.contains(&key)
+            {
+                kinds.push(key);
+            }
+        }
+        kinds
     }
 }
 

@@ -439,11 +439,27 @@ impl Session {
 
     /// The shard of a tenant named by text.
     pub(super) fn owner_of(&self, tenant: &str) -> Result<ShardId, PgError> {
-        let kind = self.key_type().unwrap_or(crate::shard::KeyType::Text);
-        let key = Key::from_text(kind, tenant).map_err(|error| {
-            PgError::new(sqlstate::INVALID_PARAMETER_VALUE, format!("sluice.tenant: {error}"))
-        })?;
-        Ok(self.database.map().owner(&key))
+        let mut kinds = self.key_types();
+        if kinds.is_empty() {
+            kinds.push(crate::shard::KeyType::Text);
+        }
+        // Tables may have keys of several types: one that the tenant's name reads as counts.
+        let read: Vec<_> = kinds.iter().map(|it| Key::from_text(*it, tenant)).collect();
+        let mut keys = read.iter().flatten();
+        let invalid = |why: String| {
+            PgError::new(sqlstate::INVALID_PARAMETER_VALUE, format!("sluice.tenant: {why}"))
+        };
+        let Some(key) = keys.next() else {
+            let why = read.iter().find_map(|it| it.as_ref().err());
+            return Err(invalid(why.map_or_else(String::new, ToString::to_string)));
+        };
+        if keys.any(|it| it.bucket() != key.bucket()) {
+            return Err(invalid(format!(
+                "{tenant:?} means one tenant as text and another as a number or uuid"
+            ))
+            .hint("write it as SELECT tenant::text prints it"));
+        }
+        Ok(self.database.map().owner(key))
     }
 
     fn role(&self, run: &Run, shards: ShardSet, buckets: &[Option<u8>], verb: Verb) -> Role {

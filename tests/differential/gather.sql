@@ -155,3 +155,17 @@ SELECT n.tenant_id, d.tenant_id FROM notes n JOIN devices d ON d.id = n.id WHERE
 SELECT avg(n.id) FROM notes n WHERE n.tenant_id = ANY (ARRAY['acme', 'Bits', '07']) AND n.body ~ '^note' AND upper(n.tenant_id) <> 'x' AND n.id + 1 > 1 AND coalesce(n.body, '') IS DISTINCT FROM 'x'
 
 SELECT avg(qty) FROM items WHERE flag IS NOT FALSE AND name IS NOT NULL AND name NOT LIKE 'z%' AND qty NOT BETWEEN 3 AND 4 AND qty NOT IN (7, 8) AND (id, qty) < (5, 9) AND doc -> 'i' > '2' AND tags && ARRAY['a1', 'a2'] AND day >= DATE '2025-01-02' AND at < '2026-01-01'::timestamptz AND price::int % 2 = 0 AND name COLLATE "C" < 'd'
+
+SELECT count(*), now() = transaction_timestamp(), now() > 'epoch' FROM items WHERE at < now() - interval '1 hour' AND at > date_trunc('year', now()) - interval '20 years' AND day < current_date
+
+SELECT now() - now(), id FROM items WHERE at > now() - interval '100 years' AND tenant_id = 3
+
+SELECT count(*) FROM items WHERE at < localtimestamp AND day = current_date + 100000 OR at < current_timestamp(0)
+
+--! block
+DECLARE c CURSOR FOR SELECT id AS x, count(*) > 0, current_date > '2020-01-01' AS d FROM items GROUP BY 1 ORDER BY 1; FETCH 2 FROM c
+
+COPY (SELECT count(*) FROM items WHERE at < now()) TO STDOUT
+
+--! params int4 100
+SELECT count(*) FROM orders o JOIN items i USING (tenant_id, id) WHERE i.at < now() - $1 * interval '1 day' AND o.amount > (SELECT avg(amount) FROM orders)

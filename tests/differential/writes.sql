@@ -110,7 +110,7 @@ UPDATE plans SET price = price + 1 WHERE name = 'team' RETURNING *
 
 UPDATE plans SET price = (random() * 100)::int
 
-INSERT INTO countries VALUES ('AT', 'Austria'), ('CH', now()::text)
+INSERT INTO countries VALUES ('AT', 'Austria'), ('SE', (now() > '2020-01-01')::text), ('NO', clock_timestamp()::text)
 
 --! then SELECT * FROM plans
 DELETE FROM plans WHERE plan_id = 4
@@ -226,3 +226,12 @@ UPDATE orders SET status = 'first' WHERE (tenant_id, id) IN (SELECT tenant_id, i
 SELECT tenant_id, id, amount FROM orders WHERE amount > 300 ORDER BY amount, tenant_id, id FOR UPDATE
 
 SELECT o.tenant_id, o.id FROM orders o JOIN items i USING (tenant_id, id) WHERE i.flag FOR NO KEY UPDATE OF o NOWAIT
+
+--! then SELECT * FROM items
+UPDATE items SET flag = at < now(), day = day + (current_date > '2020-01-01')::int, span = now() - now() WHERE qty > 5
+
+--! then SELECT * FROM items
+UPDATE items SET flag = CURRENT_TIMESTAMP > at, name = (now() = now())::text WHERE qty > 7 AND id IN (SELECT id FROM orders WHERE amount > 100) RETURNING tenant_id, id, now() > at
+
+--! then SELECT * FROM countries
+INSERT INTO countries VALUES ('CH', (now() > '2020-01-01')::text) RETURNING *

@@ -194,8 +194,17 @@ impl Analyzer<'_> {
         for target in &select.targets {
             match &target.expr.kind {
                 Kind::Star(names) => self.needs_star(names, target.expr.at),
-                _ => self.expr(&target.expr),
+                _ => {
+                    if let Some(gathering) = &mut self.gathering {
+                        let is_bare = target.alias.is_none();
+                        gathering.bare_target = is_bare.then_some(target.expr.at);
+                    }
+                    self.expr(&target.expr);
+                }
             }
+        }
+        if let Some(gathering) = &mut self.gathering {
+            gathering.bare_target = None;
         }
         self.exprs(select.group.iter().chain(&select.having));
         let is_position = |it: &Expr| matches!(it.kind, Kind::Literal(Literal::Int(_)));

@@ -14,7 +14,7 @@ use super::types::{is_exact_sum, type_of};
 use super::walk::Analyzer;
 use crate::catalog::{Table, TableKind};
 use crate::error::PgError;
-use crate::plan::gather::{Fragment, FragmentColumn, Gather, Runs};
+use crate::plan::gather::{Fragment, FragmentColumn, Gather, NOW, Runs};
 use crate::shard::KeyType;
 use crate::sql::name::quoted;
 use crate::sql::parse::parse;
@@ -42,6 +42,9 @@ pub(super) struct Gathering {
     texts: Vec<Text>,
     refusal: Option<PgError>,
     runs: Runs,
+    asks_time: bool,
+    /// The offset of an item of the target list that has no alias and may ask for the time.
+    pub(super) bare_target: Option<usize>,
 }
 
 /// A text and what is to stand in the place of its parts.
@@ -101,6 +104,26 @@ impl Text {
         self.edits.push((at..kept.range.start, String::new()));
     }
 
+    /// The bytes of `now()` and the like, and what stands for it.
+    fn now_at(&self, name: &str, at: usize) -> Option<(Range<usize>, String)> {
+        let first = self.token_at(at)?;
+        let is =
+            |back: usize, kind| self.tokens.get(first + back).is_some_and(|it| it.kind == kind);
+        let has_parenthesis = is(1, TokenKind::Open);
+        let (last, mark) = match name {
+            "now" | "transaction_timestamp" if has_parenthesis && is(2, TokenKind::Close) => {
+                (first + 2, NOW.to_owned())
+            }
+            // CURRENT_TIMESTAMP (2) is rounded.
+            _ if has_parenthesis => return None,
+            "current_timestamp" => (first, NOW.to_owned()),
+            "current_date" => (first, format!("({NOW}::pg_catalog.date)")),
+            "localtimestamp" => (first, format!("({NOW}::pg_catalog.timestamp)")),
+            _ => return None,
+        };
+        Some((at..self.tokens.get(last)?.range.end, mark))
+    }
+
     fn applied(mut self) -> Option<String> {
         self.edits.sort_by_key(|(range, _)| (range.start, range.end));
         self.edits.dedup();
@@ -127,6 +150,8 @@ impl Gathering {
             texts: vec![Text::new(sql, range)],
             refusal,
             runs,
+            asks_time: false,
+            bare_target: None,
         }
     }
 
@@ -189,7 +214,8 @@ impl Gathering {
         let text = self.texts.into_iter().next().and_then(Text::applied);
         let statement =
             text.ok_or_else(|| unclear("The proxy cannot find the parts to change."))?;
-        if self.fragments.is_empty() {
+        // A write may need no more than one time for all shards.
+        if self.fragments.is_empty() && !(self.asks_time && self.runs != Runs::Read) {
             return Err(unclear("It reads no rows of several shards."));
         }
         let has_with = match parse(&statement).as_deref() {
@@ -204,7 +230,14 @@ impl Gathering {
         };
         let with_at = if has_with { Some(after_with(&statement)?) } else { None };
         let fragments = self.fragments.into_iter().map(|(it, _)| it).collect();
-        Ok(Gather { fragments, statement, with_at, needs_home, runs: self.runs })
+        Ok(Gather {
+            fragments,
+            statement,
+            with_at,
+            needs_home,
+            asks_time: self.asks_time,
+            runs: self.runs,
+        })
     }
 }
 
@@ -307,6 +340,25 @@ impl Analyzer<'_> {
                     .hint("RESET search_path, and name tables with their schemas."),
             );
         }
+    }
+
+    /// Puts the mark for the transaction's start in the place of `now()` or `CURRENT_TIMESTAMP` at `at`; `false`
+    /// if that is something else.
+    pub(super) fn replace_now(&mut self, name: &str, at: usize) -> bool {
+        let Some(gathering) = &mut self.gathering else { return false };
+        let is_bare = gathering.bare_target == Some(at);
+        let Some(text) = gathering.texts.last_mut() else { return false };
+        let Some((range, mark)) = text.now_at(name, at) else { return false };
+        let alias = if is_bare { format!(" AS {}", quoted(name)) } else { String::new() };
+        text.edits.push((range, format!("{mark}{alias}")));
+        gathering.asks_time = true;
+        true
+    }
+
+    /// The mark for `now()` and the like at `at`, for a condition.
+    pub(super) fn now_mark(&self, name: &str, at: usize) -> Option<String> {
+        let text = self.gathering.as_ref()?.texts.last()?;
+        text.now_at(name, at).map(|(_, mark)| mark)
     }
 
     /// Notes that what a reference means is looked at.

@@ -45,6 +45,10 @@ impl Printer<'_> {
             Kind::And(all) => format!("({})", self.list(all, " AND ")?),
             Kind::Or(all) => format!("({})", self.list(all, " OR ")?),
             Kind::Not(inner) => format!("(NOT {})", self.expr(inner)?),
+            Kind::Call(call) if call.args.is_empty() && self.analyzer.is_builtin_now(call) => {
+                self.analyzer.now_mark(&call.name, expr.at)?
+            }
+            Kind::Value(name) => self.analyzer.now_mark(name, expr.at)?,
             Kind::Call(call) => self.call(call)?,
             Kind::Array(all) => format!("ARRAY[{}]", self.list(all, ", ")?),
             Kind::Row(all) => format!("ROW({})", self.list(all, ", ")?),
@@ -107,7 +111,8 @@ impl Printer<'_> {
         let is_same = traits.is_builtin
             && traits.is_table_free
             && traits.kind == FunctionKind::Plain
-            && traits.volatility == Volatility::Immutable;
+            && (traits.volatility == Volatility::Immutable
+                || functions::depends_on_settings_only(call));
         if !(is_plain && is_same) {
             return None;
         }

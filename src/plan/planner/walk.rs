@@ -193,8 +193,19 @@ impl<'a> Analyzer<'a> {
                 self.expr(inner);
             }
             Kind::Sub(sub) => self.sub(sub, None),
-            Kind::Call(call) => self.call(call),
-            Kind::Value(name) => self.value(name),
+            Kind::Call(call) => {
+                let is_now = call.args.is_empty() && self.is_builtin_now(call);
+                if !(is_now && self.replace_now(&call.name, expr.at)) {
+                    self.call(call);
+                } else {
+                    self.facts.volatility = self.facts.volatility.max(Volatility::Stable);
+                }
+            }
+            Kind::Value(name) => {
+                if !self.replace_now(name, expr.at) {
+                    self.value(name);
+                }
+            }
             Kind::Op(op) => {
                 if op.schema.as_deref().is_some_and(|it| it != "pg_catalog") {
                     self.refuse(refuse::function(&op.name));
@@ -248,6 +259,13 @@ impl<'a> Analyzer<'a> {
             self.facts.has_unstable_value = true;
             self.not_fanned(refuse::not_immutable(&name.to_uppercase()));
         }
+    }
+
+    /// Whether it is Postgres' own `now()`.
+    pub(super) fn is_builtin_now(&self, call: &Call) -> bool {
+        call.schema.is_none()
+            && matches!(call.name.as_str(), "now" | "transaction_timestamp")
+            && functions::traits(self.catalog, &self.path, call).is_some_and(|it| it.is_builtin)
     }
 
     fn call(&mut self, call: &Call) {
