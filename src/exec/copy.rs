@@ -192,7 +192,8 @@ impl Sink for Everywhere {
     }
 }
 
-/// Each row to the shard of its tenant; `shards` are those of the members.
+/// Each row to the shard of its tenant; `shards` are those of the members. `dates` are added to each row, as
+/// [`CopyFrom::dated`] says.
 ///
 /// # Errors
 /// The first error of a shard; 22P04 or 22P02 if the data cannot be read.
@@ -200,8 +201,8 @@ pub async fn split(
     members: &mut [&mut Member],
     client: &mut Client,
     spec: &CopyFrom,
-    map: &Map,
-    shards: &[ShardId],
+    (map, shards): (&Map, &[ShardId]),
+    dates: &[String],
 ) -> Result<String, Failure> {
     let mut sink = ByTenant {
         rows: CopyRows::new(&spec.format, spec.key_column, client.message_limit),
@@ -210,6 +211,7 @@ pub async fn split(
         shards,
         queued: vec![Vec::new(); members.len()],
         row: 0,
+        added: added(spec, dates),
     };
     let counts = pump(members, client, &mut sink).await?;
     Ok(format!("COPY {}", counts.iter().sum::<u64>()))
@@ -223,6 +225,42 @@ struct ByTenant<'a> {
     /// Data for each member that is not in a message yet.
     queued: Vec<Vec<u8>>,
     row: u64,
+    /// What stands at the end of each row, and of a header line.
+    added: (Vec<u8>, Vec<u8>),
+}
+
+/// Fields behind those of the data: values, and names for a header.
+fn added(spec: &CopyFrom, dates: &[String]) -> (Vec<u8>, Vec<u8>) {
+    let (CopyFormat::Text { delimiter, .. } | CopyFormat::Csv { delimiter, .. }) = &spec.format
+    else {
+        return (Vec::new(), Vec::new());
+    };
+    let line = |fields: &mut dyn Iterator<Item = &String>, is_quoted: bool| {
+        let mut line = Vec::new();
+        for field in fields {
+            line.push(*delimiter);
+            match &spec.format {
+                CopyFormat::Csv { quote, .. } => {
+                    line.push(*quote);
+                    line.extend_from_slice(field.trim_matches('"').as_bytes());
+                    line.push(*quote);
+                }
+                _ if is_quoted => line.extend_from_slice(field.trim_matches('"').as_bytes()),
+                _ => line.extend_from_slice(field.as_bytes()),
+            }
+        }
+        line
+    };
+    let names = spec.dated.iter().flat_map(|it| &it.columns);
+    (line(&mut dates.iter(), false), line(&mut names.into_iter(), true))
+}
+
+/// A line with more fields before its end.
+fn extended(queued: &mut Vec<u8>, line: &[u8], added: &[u8]) {
+    let end = line.iter().rposition(|it| !matches!(it, b'\r' | b'\n')).map_or(0, |it| it + 1);
+    queued.extend_from_slice(&line[..end]);
+    queued.extend_from_slice(added);
+    queued.extend_from_slice(&line[end..]);
 }
 
 impl ByTenant<'_> {
@@ -235,9 +273,13 @@ impl ByTenant<'_> {
                     let at = self.shards.iter().position(|it| *it == shard).ok_or_else(|| {
                         PgError::refused(format!("shard {shard} takes no part in this COPY"))
                     })?;
-                    self.queued[at].extend_from_slice(bytes);
+                    extended(&mut self.queued[at], bytes, &self.added.0);
                 }
-                Piece::Header(bytes) | Piece::End(bytes) => {
+                Piece::Header(bytes) => {
+                    let added = &self.added.1;
+                    self.queued.iter_mut().for_each(|it| extended(it, bytes, added));
+                }
+                Piece::End(bytes) => {
                     self.queued.iter_mut().for_each(|it| it.extend_from_slice(bytes));
                 }
             }

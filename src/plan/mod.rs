@@ -205,6 +205,19 @@ pub struct Split {
     pub rows: Vec<(Range<usize>, KeySource)>,
     /// Whether RETURNING gives exactly one row per row inserted, so that the order can be restored.
     pub returning: bool,
+    pub dated: Option<Dated>,
+}
+
+/// Columns whose default is the time of the transaction: one value for all shards, which the proxy
+/// adds to the statement.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dated {
+    /// Their names, quoted.
+    pub columns: Vec<String>,
+    /// Their defaults.
+    pub defaults: Vec<String>,
+    /// Where in the text the list of columns ends.
+    pub list_end: usize,
 }
 
 /// A COPY … FROM STDIN of a sharded table.
@@ -214,6 +227,8 @@ pub struct CopyFrom {
     /// Position of the tenant column in the data's columns.
     pub key_column: usize,
     pub kind: KeyType,
+    /// Text and CSV only.
+    pub dated: Option<Dated>,
 }
 
 /// Statements about the session that the proxy carries out itself. Byte-exact text is at hand where

@@ -6,12 +6,13 @@ use std::ops::Range;
 
 use super::key::{self, Found};
 pub use super::key::{Arguments, Call, KeyValue, Keys};
-use super::{Combine, CopyFrom, KeySource, Run, Scope, Split};
+use super::{Combine, CopyFrom, Dated, KeySource, Run, Scope, Split};
 use crate::error::PgError;
 use crate::shard::{Map, ShardId, ShardSet};
 use crate::sql::copy::CopyFormat;
 use crate::sql::fingerprint::locate;
 use crate::sql::lexer::{Kind, Lexer};
+use crate::sql::name::quoted_text;
 
 /// Where a statement goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -144,22 +145,45 @@ pub fn split_rows(split: &Split, map: &Map, call: &Call<'_>) -> Result<Rows, PgE
     Ok(Rows::Shards(shards))
 }
 
-/// One shard's text of a multi-row INSERT: the statement at hand with only these rows. `None` if the
-/// rows are not where the plan says.
-pub fn split_sql(split: &Split, call: &Call<'_>, rows: &[usize]) -> Option<String> {
-    let range = |row: &(Range<usize>, KeySource)| {
-        let place = |offset| Some(locate(call.planned, call.slots, offset)?.offset);
-        Some(place(row.0.start)?..place(row.0.end)?)
-    };
+/// One shard's text of a multi-row INSERT: the statement at hand with only these rows, and the columns of
+/// [`Split::dated`] with these values. `None` if the rows are not where the plan says.
+pub fn split_sql(
+    split: &Split,
+    call: &Call<'_>,
+    rows: &[usize],
+    dates: &[String],
+) -> Option<String> {
+    let place = |offset| Some(locate(call.planned, call.slots, offset)?.offset);
+    let range = |row: &(Range<usize>, KeySource)| Some(place(row.0.start)?..place(row.0.end)?);
     let (first, last) = (range(split.rows.first()?)?, range(split.rows.last()?)?);
     let mut text = String::with_capacity(call.sql.len());
-    text.push_str(call.sql.get(..first.start)?);
+    let mut values = String::new();
+    match &split.dated {
+        Some(dated) => {
+            let end = place(dated.list_end)?;
+            text.push_str(call.sql.get(..end)?);
+            dated.columns.iter().for_each(|it| text.push_str(&format!(", {it}")));
+            text.push_str(call.sql.get(end..first.start)?);
+            dates.iter().for_each(|it| values.push_str(&format!(", {}", quoted_text(it))));
+        }
+        None => text.push_str(call.sql.get(..first.start)?),
+    }
     for (i, row) in rows.iter().enumerate() {
         text.push_str(if i == 0 { "" } else { ", " });
-        text.push_str(call.sql.get(range(split.rows.get(*row)?)?)?);
+        let row = call.sql.get(range(split.rows.get(*row)?)?)?;
+        text.push_str(row.strip_suffix(')')?);
+        text.push_str(&values);
+        text.push(')');
     }
     text.push_str(call.sql.get(last.end..)?);
     Some(text)
+}
+
+/// The text of a COPY … FROM with the columns of [`Dated`] at the end of its list.
+pub fn copy_sql(dated: &Dated, call: &Call<'_>) -> Option<String> {
+    let end = locate(call.planned, call.slots, dated.list_end)?.offset;
+    let (head, tail) = (call.sql.get(..end)?, call.sql.get(end..)?);
+    Some(format!("{head}, {}{tail}", dated.columns.join(", ")))
 }
 
 /// Numbers the parameters of a text from `$1` on without gaps, since Postgres cannot tell the type

@@ -10,7 +10,7 @@ use crate::exec::broadcast::{self, Answers, Describe};
 use crate::exec::{Failure, Member, copy, merge};
 use crate::merge::{Bound, Limits, Merge, MergeSpec};
 use crate::plan::route::{self, Arguments, Rows};
-use crate::plan::{Access, Combine, Run, Split, Statement};
+use crate::plan::{Access, Combine, Dated, Run, Split, Statement};
 use crate::shard::ShardId;
 use crate::wire::frontend;
 use crate::wire::frontend::view::{Bind, Target};
@@ -95,11 +95,22 @@ impl Session {
             }
             Combine::Split(split) => self.split(statement, split, portal, describe).await.map(Some),
             Combine::CopyFrom(spec) => {
-                let at = self.send_all(&statement.text, routed, Access::Write, None, 0).await?;
+                let dates = self.dates(spec.dated.as_ref()).await?;
+                let sql = match &spec.dated {
+                    Some(dated) => {
+                        let call = statement.call(Arguments::None);
+                        Bytes::from(route::copy_sql(dated, &call).ok_or_else(|| {
+                            PgError::new(sqlstate::INTERNAL_ERROR, "the columns were not found")
+                        })?)
+                    }
+                    None => statement.text.clone(),
+                };
+                let at = self.send_all(&sql, routed, Access::Write, None, 0).await?;
                 let map = self.database.map().clone();
                 let shards: Vec<ShardId> = routed.shards.iter().collect();
                 let mut members = pick(&mut self.members, &at);
-                copy::split(&mut members, &mut self.client, spec, &map, &shards).await.map(Some)
+                let to = (&map, &shards[..]);
+                copy::split(&mut members, &mut self.client, spec, to, &dates).await.map(Some)
             }
             Combine::CopyGather { gather, before, after } => {
                 self.copy_gathered(gather, routed, (before, after)).await.map(|()| None)
@@ -201,9 +212,10 @@ impl Session {
             }
             Rows::Unreadable | Rows::Replan => return Err(super::run::unreadable_key().into()),
         };
+        let dates = self.dates(split.dated.as_ref()).await?;
         let mut texts = Vec::new();
         for (shard, indexes) in &rows {
-            let sql = route::split_sql(split, &call, indexes)
+            let sql = route::split_sql(split, &call, indexes, &dates)
                 .ok_or_else(|| PgError::new(sqlstate::INTERNAL_ERROR, "a row was not found"))?;
             texts.push((*shard, Bytes::from(sql)));
         }
@@ -229,6 +241,16 @@ impl Session {
         }
         let mut members = pick(&mut self.members, &at);
         broadcast::in_order(&mut members, &mut self.client, &order, describe).await
+    }
+
+    /// The values of columns whose default is the transaction's time, as text: those of the home shard.
+    async fn dates(&mut self, dated: Option<&Dated>) -> Result<Vec<String>, Failure> {
+        let Some(dated) = dated else { return Ok(Vec::new()) };
+        let at = self.member(self.database.config.home_shard, Role::Primary).await?;
+        let asked: Vec<String> = dated.defaults.iter().map(|it| format!("({it})::text")).collect();
+        let sql = format!("SELECT {}", asked.join(", "));
+        let rows = self.members[at].lease.server().rows(&sql).await?;
+        Ok(rows.into_iter().flatten().map(Option::unwrap_or_default).collect())
     }
 
     /// DDL that cannot run in a transaction: one shard after the other, the home shard first.

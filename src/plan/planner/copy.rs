@@ -2,10 +2,12 @@
 
 use std::ops::Range;
 
+use super::write::{is_time_default, list_end};
 use super::{Planner, refuse};
 use crate::catalog::{ColumnDefault, Table, TableKind};
 use crate::error::PgError;
-use crate::plan::{Access, Action, Combine, CopyFormat, CopyFrom, Plan, Scope};
+use crate::plan::{Access, Action, Combine, CopyFormat, CopyFrom, Dated, Plan, Scope};
+use crate::sql::name::quoted;
 use crate::sql::parse::tokens::parenthesis;
 use crate::sql::parse::tree::{Copy, CopySource, Stmt, TableName};
 
@@ -83,7 +85,7 @@ impl Planner<'_> {
         match (&table.kind, it.is_from) {
             (TableKind::Sharded { column, key }, true) => {
                 let kind = (*column, *key);
-                self.copy_in(table, kind, it).unwrap_or_else(Plan::refused)
+                self.copy_in(table, kind, it, range).unwrap_or_else(Plan::refused)
             }
             (TableKind::Sharded { .. }, false) => match options(it) {
                 Ok(Options { format: CopyFormat::Binary, .. }) => {
@@ -117,8 +119,10 @@ impl Planner<'_> {
         table: &Table,
         (column, kind): (usize, crate::shard::KeyType),
         it: &Copy,
+        range: &Range<usize>,
     ) -> Result<Plan, PgError> {
         let options = options(it)?;
+        let mut dated = Vec::new();
         if let Some(filter) = &it.filter {
             let mut analyzer = self.analyzer(&(0..0));
             analyzer.enter();
@@ -151,6 +155,11 @@ impl Planner<'_> {
                     .hint("Give the value in the data, use uuid keys, or set allow_local_keys."));
                 }
                 ColumnDefault::Computed(text)
+                    if is_time_default(text) && options.format != CopyFormat::Binary =>
+                {
+                    dated.push((quoted(&column.name), text.clone()));
+                }
+                ColumnDefault::Computed(text)
                     if !text.contains("gen_random_uuid") && !text.contains("uuid_generate") =>
                 {
                     return Err(refuse::not_immutable(&format!(
@@ -161,7 +170,14 @@ impl Planner<'_> {
                 _ => (),
             }
         }
-        let copy = CopyFrom { format: options.format, key_column, kind };
+        let dated = match list_end(self.sql, range, "from") {
+            Some(list_end) if !dated.is_empty() => {
+                let (columns, defaults) = dated.into_iter().unzip();
+                Some(Dated { columns, defaults, list_end })
+            }
+            _ => None,
+        };
+        let copy = CopyFrom { format: options.format, key_column, kind, dated };
         Ok(Plan::combined(Access::Write, Scope::All, Combine::CopyFrom(copy)))
     }
 }

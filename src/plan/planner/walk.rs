@@ -52,6 +52,8 @@ pub(super) struct Facts {
     pub(super) has_ordinals: bool,
     /// Inside the rows of VALUES that go to one shard each: random values need not agree.
     pub(super) in_rows: bool,
+    /// Columns that an INSERT leaves out and whose default is the transaction's time, with that default.
+    pub(super) dated: Vec<(String, String)>,
     /// Names of tables and views that are not in the catalog.
     pub(super) unknown_tables: Vec<String>,
     /// Names of all tables and views.
@@ -110,6 +112,7 @@ impl<'a> Analyzer<'a> {
             writes_reference: None,
             has_ordinals: false,
             in_rows: false,
+            dated: Vec::new(),
             unknown_tables: Vec::new(),
             tables: Vec::new(),
         };

@@ -12,8 +12,9 @@ use super::refuse;
 use super::walk::Analyzer;
 use crate::catalog::{ColumnDefault, Table, TableKind};
 use crate::error::{PgError, sqlstate};
-use crate::plan::{KeySource, Split};
-use crate::sql::parse::tokens::{TokenKind, tokens};
+use crate::plan::{Dated, KeySource, Split};
+use crate::sql::name::quoted;
+use crate::sql::parse::tokens::{Token, TokenKind, tokens};
 use crate::sql::parse::tree::{
     Alias, Assign, Body, Conflict, ConflictTarget, Delete, Expr, Insert, Kind, Literal, MergeInto,
     Query, Stmt, TableName, Target, Update, When, WhenAction,
@@ -336,6 +337,13 @@ impl Analyzer<'_> {
                         "Give the value in the statement, use uuid keys, or set allow_local_keys.",
                     ),
                 ),
+                ColumnDefault::Computed(text)
+                    if is_time_default(text)
+                        && is_listed(it)
+                        && !columns.contains(&column.name) =>
+                {
+                    self.facts.dated.push((quoted(&column.name), text.clone()));
+                }
                 ColumnDefault::Computed(text) if !is_random_default(text) => {
                     let what = format!("the default of column {}", column.name);
                     self.not_fanned(refuse::not_immutable(&what));
@@ -393,9 +401,20 @@ impl Analyzer<'_> {
                 "Rows that were not inserted are not returned, so that the order of the others is not known.",
             ));
         }
+        let dated = match self.facts.dated.is_empty() {
+            true => None,
+            false => match list_end(self.sql, &self.range, "values") {
+                Some(list_end) => {
+                    let (columns, defaults) = self.facts.dated.iter().cloned().unzip();
+                    Some(Dated { columns, defaults, list_end })
+                }
+                None => return Fan::Refuse(mixed()),
+            },
+        };
         Fan::Split(Split {
             rows: rows.into_iter().zip(keys).collect(),
             returning: it.conflict.is_none(),
+            dated,
         })
     }
 
@@ -620,6 +639,32 @@ fn row_ranges(sql: &str, range: &Range<usize>) -> Vec<Range<usize>> {
         }
     }
     rows
+}
+
+/// Whether an INSERT gives rows of VALUES under a list of columns.
+fn is_listed(it: &Insert) -> bool {
+    !it.columns.is_empty() && it.source.as_ref().is_some_and(|it| plain_values(it).is_some())
+}
+
+/// Defaults that are the time of the transaction, as `pg_get_expr` prints them.
+pub(super) fn is_time_default(text: &str) -> bool {
+    const TIMES: [&str; 6] = [
+        "now()",
+        "CURRENT_TIMESTAMP",
+        "transaction_timestamp()",
+        "CURRENT_DATE",
+        "LOCALTIMESTAMP",
+        "timezone('utc'::text, now())",
+    ];
+    TIMES.contains(&text)
+}
+
+/// Where the list of columns before a word ends: at its closing parenthesis.
+pub(super) fn list_end(sql: &str, range: &Range<usize>, word: &str) -> Option<usize> {
+    let tokens = tokens(sql, range);
+    let word = tokens.iter().position(|it| it.depth == 0 && it.is(word))?;
+    let is_close = |it: &&Token| it.depth == 0 && it.kind == TokenKind::Close;
+    tokens[..word].iter().rfind(is_close).map(|it| it.range.start)
 }
 
 fn is_random_default(text: &str) -> bool {
