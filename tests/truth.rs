@@ -63,7 +63,12 @@ impl Run {
         spec.database = "tenant_column = \"tenant_id\"\nhome_shard = 0\n\
              reference_tables = [\"r1\", \"r2\"]\n"
             .to_owned();
-        spec.health = "interval = \"200ms\"\ncatalog_refresh = \"100ms\"\n".to_owned();
+        spec.health = "interval = \"200ms\"\ncatalog_refresh = \"400ms\"\n".to_owned();
+        for name in names.iter().chain([&single]) {
+            // Compiling a statement takes longer than running it here.
+            let sql = format!("ALTER DATABASE {name} SET jit = off");
+            cluster.sql_everywhere("postgres", &sql).unwrap();
+        }
         let login = |shard: usize, name: &str| {
             Wire::login(cluster.primary_port(shard / 2), "app", "app", name).unwrap()
         };
@@ -99,7 +104,11 @@ impl Run {
             choices.made.clear();
             let statement = statement(&mut choices, &schema);
             for mode in modes.map(Mode::nth) {
+                let start = Instant::now();
                 let verdict = self.sides.compare(&statement, mode);
+                if std::env::var_os("TRUTH_SHOW").is_some() {
+                    println!("{:?} {mode:?} {verdict:?} {}", start.elapsed(), statement.text(mode.protocol));
+                }
                 self.report.count(&verdict);
                 if let Verdict::Wrong(told) = verdict {
                     self.sides.renew(&self.proxy);

@@ -199,6 +199,7 @@ impl Sides {
                 self.proxy.query("ROLLBACK");
             }
             let told = through.error.map_or(String::new(), |it| it.1);
+            let told = format!("{told}: {}", through.detail);
             return match direct.code() {
                 "" => Verdict::Refused(told),
                 _ => Verdict::Equal(true),
