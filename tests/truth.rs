@@ -31,12 +31,14 @@ mod sides;
 mod support;
 #[path = "truth/values.rs"]
 mod values;
+#[path = "truth/write.rs"]
+mod write;
 
 use std::time::{Duration, Instant};
 
 use choices::Choices;
 use pgsluice::playground::Cluster;
-use query::{Generator, Wanted};
+use query::Generator;
 use report::Report;
 use schema::{Schema, TableKind};
 use sides::{Mode, Sides, Statement, Verdict};
@@ -86,7 +88,7 @@ impl Run {
 
     /// One schema and statements over it.
     fn seed(&mut self, seed: u64, statements: u64) {
-        let schema = Schema::random(&mut Choices::random(seed));
+        let mut schema = Schema::random(&mut Choices::random(seed));
         let count = |wanted: usize| {
             wait_for("the schema", || {
                 self.proxy.show("DATABASES", "tables")[0] == wanted.to_string()
@@ -94,7 +96,7 @@ impl Run {
         };
         self.sides.clear();
         count(0);
-        self.sides.create(&schema);
+        self.sides.create(&mut schema);
         count(schema.tables.iter().filter(|it| it.kind != TableKind::View).count());
         self.sides.fill(&schema);
         let mut left = SHRUNK;
@@ -105,13 +107,12 @@ impl Run {
             let statement = statement(&mut choices, &schema);
             for mode in modes.map(Mode::nth) {
                 let start = Instant::now();
-                let verdict = self.sides.compare(&statement, mode);
+                let verdict = self.compare(&schema, &statement, mode);
                 if std::env::var_os("TRUTH_SHOW").is_some() {
                     println!("{:?} {mode:?} {verdict:?} {}", start.elapsed(), statement.text(mode.protocol));
                 }
                 self.report.count(&verdict);
                 if let Verdict::Wrong(told) = verdict {
-                    self.sides.renew(&self.proxy);
                     if left == 0 {
                         continue;
                     }
@@ -123,6 +124,18 @@ impl Run {
                 }
             }
         }
+    }
+
+    /// Compares, and takes back what has changed.
+    fn compare(&mut self, schema: &Schema, statement: &Statement, mode: Mode) -> Verdict {
+        let verdict = self.sides.compare(statement, mode);
+        if matches!(verdict, Verdict::Wrong(_)) {
+            self.sides.renew(&self.proxy);
+        }
+        if !statement.changes.is_empty() && !mode.in_tx {
+            self.sides.fill(schema);
+        }
+        verdict
     }
 
     fn differs(
@@ -137,20 +150,15 @@ impl Run {
         let made = shrink::choices(made, |tried| {
             let mut choices = shrink::replay(tried);
             let statement = statement(&mut choices, schema);
-            let verdict = self.sides.compare(&statement, mode);
-            let is_wrong = matches!(verdict, Verdict::Wrong(_));
-            if is_wrong {
-                self.sides.renew(&self.proxy);
-            }
-            is_wrong.then_some(choices.made)
+            let verdict = self.compare(schema, &statement, mode);
+            matches!(verdict, Verdict::Wrong(_)).then_some(choices.made)
         });
         let statement = statement(&mut shrink::replay(&made), schema);
         let small = shrink::rows(schema, &statement, mode, &mut self.sides);
-        let told = match self.sides.compare(&statement, mode) {
+        let told = match self.compare(&small, &statement, mode) {
             Verdict::Wrong(told) => told,
             _ => told.to_owned(),
         };
-        self.sides.renew(&self.proxy);
         let text = statement.text(mode.protocol);
         let plan = self.sides.proxy.query(&format!("EXPLAIN (SLUICE) {text}"));
         self.report.differs(&report::Difference {
@@ -168,7 +176,11 @@ impl Run {
 /// A random statement over a schema.
 fn statement(choices: &mut Choices, schema: &Schema) -> Statement {
     let mut generator = Generator::new(choices, schema);
-    let query = generator.query(Wanted { is_top: true, ..Wanted::default() });
+    if generator.choices.chance(18) {
+        let (sql, table) = generator.write();
+        return Statement { sql, params: generator.params, is_ordered: false, changes: vec![table] };
+    }
+    let query = generator.read();
     Statement {
         sql: query.text,
         params: generator.params,

@@ -34,7 +34,8 @@ impl Rel {
         rel
     }
 
-    fn of(table: &Table, alias: String) -> Self {
+    /// A table's rows.
+    pub fn of(table: &Table, alias: String) -> Self {
         let key = table.key.iter().map(|it| format!("{alias}.{it}")).collect();
         let mut rel = Self { alias, cols: Vec::new(), key };
         for column in &table.columns {

@@ -35,7 +35,7 @@ impl Report {
                 self.equal += 1;
                 self.errors += usize::from(*is_error);
             }
-            Verdict::Refused(told) => *self.refused.entry(told.clone()).or_default() += 1,
+            Verdict::Refused(told) => *self.refused.entry(kind(told)).or_default() += 1,
             Verdict::Wrong(_) => self.different += 1,
             Verdict::Slow => self.slow += 1,
         }
@@ -81,4 +81,13 @@ impl Display for Report {
         }
         f.write_str(&self.short())
     }
+}
+
+/// A message without the names and numbers in it.
+fn kind(told: &str) -> String {
+    let parts = told.split('"').enumerate();
+    let bare: Vec<&str> = parts.map(|(i, it)| if i % 2 == 1 { "…" } else { it }).collect();
+    let words = bare.concat();
+    let is_number = |it: &str| it.bytes().all(|it| it.is_ascii_digit() || it == b',');
+    words.split(' ').map(|it| if is_number(it) { "…" } else { it }).collect::<Vec<_>>().join(" ")
 }

@@ -98,10 +98,10 @@ impl Schema {
         schema
     }
 
-    /// Statements that make it, without rows. The last table tells that all is there.
-    pub fn ddl(&self) -> String {
+    /// Statements that make it, or some tables of it, without rows.
+    pub fn ddl(&self, is_wanted: impl Fn(&Table) -> bool) -> String {
         let mut text = TYPES_SQL.to_owned();
-        for table in &self.tables {
+        for table in self.tables.iter().filter(|it| is_wanted(it)) {
             text.push_str(&table.ddl());
         }
         text
@@ -202,7 +202,8 @@ impl Table {
         format!("({})", row.join(", "))
     }
 
-    fn ddl(&self) -> String {
+    /// The statement that makes it.
+    pub fn ddl(&self) -> String {
         if self.kind == TableKind::View {
             let names: Vec<&str> = self.columns.iter().map(|it| it.name.as_str()).collect();
             return format!(

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::query::{MARK, Param};
-use super::schema::{Schema, TableKind};
+use super::schema::{Schema, Table, TableKind};
 use super::support::proxy::Proxy;
 use super::support::wire::{Answer, Arguments, Wire};
 
@@ -136,10 +136,17 @@ impl Sides {
         self.proxy = bounded(proxy.client());
     }
 
-    /// Runs a script on each server by itself; statements of one script are one transaction.
+    /// Runs a script on each server by itself; statements of one script are one transaction. A deadlock
+    /// with those who read the schema at the same time is no reason to give up.
     fn everywhere(&mut self, sql: &str) {
         for wire in self.shards.iter_mut().rev().chain([&mut self.one]) {
-            wire.run(sql);
+            let answer = loop {
+                let answer = wire.query(sql);
+                if answer.code() != "40P01" {
+                    break answer;
+                }
+            };
+            assert_eq!(answer.error, None, "{sql}");
         }
     }
 
@@ -148,9 +155,16 @@ impl Sides {
         self.everywhere("DROP SCHEMA IF EXISTS public CASCADE; CREATE SCHEMA public");
     }
 
-    /// Makes the tables; the home shard gets them last, so that the proxy sees all of them or none.
-    pub fn create(&mut self, schema: &Schema) {
-        self.everywhere(&schema.ddl());
+    /// Makes the tables. Views that Postgres refuses are left out. The home shard gets all of it last and
+    /// in one transaction, so that the proxy sees all or nothing.
+    pub fn create(&mut self, schema: &mut Schema) {
+        self.one.run(&schema.ddl(|it| it.kind != TableKind::View));
+        let one = &mut self.one;
+        let mut is_possible =
+            |it: &Table| it.kind != TableKind::View || one.query(&it.ddl()).error.is_none();
+        schema.tables.retain(|it| is_possible(it));
+        let all = schema.ddl(|_| true);
+        self.shards.iter_mut().rev().for_each(|it| drop(it.run(&all)));
     }
 
     /// The rows of all tables anew, each where it belongs.
