@@ -53,6 +53,8 @@ struct Run {
     proxy: Proxy,
     sides: Sides,
     report: Report,
+    /// Statements that ran.
+    runs: usize,
 }
 
 impl Run {
@@ -83,7 +85,7 @@ impl Run {
             Box::new(move || Wire::login(cluster.primary_port(0), "app", "app", &single).unwrap());
         let proxy = Proxy::start(spec);
         let sides = Sides::new(one, shards, &proxy);
-        Self { proxy, sides, report: Report::default() }
+        Self { proxy, sides, report: Report::default(), runs: 0 }
     }
 
     /// One schema and statements over it.
@@ -109,7 +111,11 @@ impl Run {
                 let start = Instant::now();
                 let verdict = self.compare(&schema, &statement, mode);
                 if std::env::var_os("TRUTH_SHOW").is_some() {
-                    println!("{:?} {mode:?} {verdict:?} {}", start.elapsed(), statement.text(mode.protocol));
+                    println!(
+                        "{:?} {mode:?} {verdict:?} {}",
+                        start.elapsed(),
+                        statement.text(mode.protocol)
+                    );
                 }
                 self.report.count(&verdict);
                 if let Verdict::Wrong(told) = verdict {
@@ -128,6 +134,9 @@ impl Run {
 
     /// Compares, and takes back what has changed.
     fn compare(&mut self, schema: &Schema, statement: &Statement, mode: Mode) -> Verdict {
+        self.runs += 1;
+        let comment = format!(" -- {}", self.runs);
+        let statement = &Statement { comment, ..statement.clone() };
         let verdict = self.sides.compare(statement, mode);
         if matches!(verdict, Verdict::Wrong(_)) {
             self.sides.renew(&self.proxy);
@@ -178,14 +187,15 @@ fn statement(choices: &mut Choices, schema: &Schema) -> Statement {
     let mut generator = Generator::new(choices, schema);
     if generator.choices.chance(18) {
         let (sql, table) = generator.write();
-        return Statement { sql, params: generator.params, is_ordered: false, changes: vec![table] };
+        let params = generator.params;
+        return Statement { sql, params, changes: vec![table], ..Statement::default() };
     }
     let query = generator.read();
     Statement {
         sql: query.text,
         params: generator.params,
         is_ordered: query.is_ordered,
-        changes: Vec::new(),
+        ..Statement::default()
     }
 }
 

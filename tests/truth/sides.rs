@@ -19,6 +19,8 @@ pub struct Statement {
     pub is_ordered: bool,
     /// Tables it may change.
     pub changes: Vec<String>,
+    /// A comment that no other statement has, so that nothing is known of it yet.
+    pub comment: String,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,6 +60,7 @@ impl Statement {
                 _ => text.push_str(part),
             }
         }
+        text.push_str(&self.comment);
         text
     }
 

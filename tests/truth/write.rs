@@ -186,7 +186,8 @@ impl Generator<'_> {
         let filter = self.filter();
         let filter = with_partner(&partner, &filter);
         let from = partner.map_or(String::new(), |it| format!(" FROM {}", it.0));
-        let text = format!("UPDATE {} AS {alias} SET {}{from}{filter}", table.name, sets.join(", "));
+        let text =
+            format!("UPDATE {} AS {alias} SET {}{from}{filter}", table.name, sets.join(", "));
         let text = self.returning(text, table, &alias);
         self.depth -= 1;
         self.scopes.pop();
