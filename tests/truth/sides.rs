@@ -139,23 +139,11 @@ impl Sides {
         self.proxy = bounded(proxy.client());
     }
 
-    /// Runs a script on each server by itself; statements of one script are one transaction. A deadlock
-    /// with those who read the schema at the same time is no reason to give up.
-    fn everywhere(&mut self, sql: &str) {
-        for wire in self.shards.iter_mut().rev().chain([&mut self.one]) {
-            let answer = loop {
-                let answer = wire.query(sql);
-                if answer.code() != "40P01" {
-                    break answer;
-                }
-            };
-            assert_eq!(answer.error, None, "{sql}");
-        }
-    }
-
     /// Forgets all tables.
     pub fn clear(&mut self) {
-        self.everywhere("DROP SCHEMA IF EXISTS public CASCADE; CREATE SCHEMA public");
+        for wire in self.shards.iter_mut().rev().chain([&mut self.one]) {
+            script(wire, "DROP SCHEMA IF EXISTS public CASCADE; CREATE SCHEMA public");
+        }
     }
 
     /// Makes the tables. Views that Postgres refuses are left out. The home shard gets all of it last and
@@ -194,9 +182,9 @@ impl Sides {
                     );
                 }
             }
-            self.shards[shard].run(&text);
+            script(&mut self.shards[shard], &text);
         }
-        self.one.run(&one);
+        script(&mut self.one, &one);
     }
 
     /// The proxy first: what it refuses must not change the other side either.
@@ -246,6 +234,17 @@ impl Sides {
         let (one, other) = (told(&direct), told(&through));
         Verdict::Wrong(format!("one Postgres{one}:\n{direct_seen}\nproxy{other}:\n{proxy_seen}"))
     }
+}
+
+/// Statements in one transaction, again after a deadlock with those who read the schema.
+fn script(wire: &mut Wire, sql: &str) {
+    let answer = loop {
+        let answer = wire.query(sql);
+        if answer.code() != "40P01" {
+            break answer;
+        }
+    };
+    assert_eq!(answer.error, None, "{sql}");
 }
 
 fn bounded(mut wire: Wire) -> Wire {
