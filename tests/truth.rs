@@ -209,7 +209,7 @@ fn random_statements_are_answered_as_by_one_postgres_or_refused() {
     let mut run = Run::start();
     let first = setting("TRUTH_SEED").unwrap_or(1);
     match setting("TRUTH_MINUTES") {
-        None => (first..first + 4).for_each(|it| run.seed(it, 60)),
+        None => (first..first + 3).for_each(|it| run.seed(it, 60)),
         Some(minutes) => {
             let end = Instant::now() + Duration::from_secs(minutes * 60);
             let mut seed = first;

@@ -133,7 +133,7 @@ impl<'a> Generator<'a> {
 
     pub fn direction(&mut self) -> &'static str {
         const ALL: [&str; 5] = ["", " DESC", " NULLS FIRST", " DESC NULLS LAST", " ASC"];
-        *self.choices.pick::<&str>(&ALL)
+        self.choices.pick::<&str>(&ALL)
     }
 
     fn limit(&mut self) -> String {

@@ -115,7 +115,7 @@ fn pool(ty: Ty) -> &'static [&'static str] {
 
 /// A value, not NULL.
 pub fn value(choices: &mut Choices, ty: Ty) -> &'static str {
-    *choices.pick::<&str>(pool(ty))
+    choices.pick::<&str>(pool(ty))
 }
 
 /// A literal; bare where the type's literals are.
