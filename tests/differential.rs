@@ -121,6 +121,8 @@ fn binary(kind: &str, text: &str) -> (u32, Vec<u8>) {
         "int4" => (23, (number() as i32).to_be_bytes().to_vec()),
         "int2" => (21, (number() as i16).to_be_bytes().to_vec()),
         "text" => (25, text.as_bytes().to_vec()),
+        // Of a type that users made: the server infers it.
+        "enum" => (0, text.as_bytes().to_vec()),
         "bool" => (16, vec![u8::from(text == "t")]),
         // Whole numbers below ten thousand: one digit of base 10000.
         "numeric" => {

@@ -217,7 +217,8 @@ impl Gather {
         let _ = match self.with_at {
             Some(_) => write!(text, ", {rest}"),
             None if self.runs != Runs::Read => write!(text, " {rest}"),
-            None => write!(text, " ({rest})"),
+            // A comment may end it.
+            None => write!(text, " ({rest}\n)"),
         };
         text
     }

@@ -3,6 +3,7 @@
 use bytes::{Bytes, BytesMut};
 
 use super::extended::Portal;
+use super::portable::portable;
 use super::run::Routed;
 use super::{Role, Session};
 use crate::error::{PgError, sqlstate};
@@ -323,12 +324,13 @@ fn send(
         server.push_with(b'Q', Action::Forward, |out| frontend::query(out, sql));
         return Ok(());
     };
-    let types = portal.prepared.text.told_types();
+    let bind = Bind::read(&portal.bind)?;
+    let text = std::str::from_utf8(sql).unwrap_or_default();
+    let types = portable(portal.prepared.text.told_types(), text, |it| bind.formats.of(it));
     server.statements.unnamed = None;
     server.push_with(b'P', Action::Skip, |out| {
         frontend::parse(out, b"", sql, types.iter().copied());
     });
-    let bind = Bind::read(&portal.bind)?;
     server.push_with(b'B', Action::Skip, |out| {
         frontend::bind_unnamed(out, &portal.bind, &bind, hidden);
     });

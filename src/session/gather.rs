@@ -4,6 +4,7 @@ use bytes::Bytes;
 
 use super::extended::Portal;
 use super::fan_out::pick;
+use super::portable::portable;
 use super::run::Routed;
 use super::{Role, Session};
 use crate::error::{PgError, sqlstate};
@@ -157,7 +158,7 @@ impl Session {
             self.gather_rows(place, statement, gather, routed, (portal, &mut given)).await?;
         let sql = gather.final_sql(described.parameters.len() + 1);
         let server = self.members[place].lease.server();
-        parse(server, &sql, &described);
+        parse(server, &sql, &described, &given);
         bind(server, name, &given, &arrays);
         server.push_sync();
         let (mut is_parsed, mut columns, mut error) = (false, Vec::new(), None);
@@ -256,6 +257,7 @@ impl Session {
             at.push(self.member(shard, routed.role).await?);
         }
         let sql = gather.shard_sql(types.len());
+        let types = portable(types, &sql, |it| given.format(it));
         for i in &at {
             let server = self.members[*i].lease.server();
             server.statements.unnamed = None;
@@ -362,16 +364,17 @@ fn push(
     given: &Given<'_>,
     arrays: &[Bytes],
 ) {
-    parse(server, sql, described);
+    parse(server, sql, described, given);
     bind(server, b"", given, arrays);
     server.push_with(b'E', Action::Forward, |out| frontend::execute(out, b"", 0));
     server.push_sync();
 }
 
-fn parse(server: &mut Server, sql: &str, described: &Described) {
+fn parse(server: &mut Server, sql: &str, described: &Described, given: &Given<'_>) {
+    let types = portable(&described.parameters, sql, |it| given.format(it));
     server.statements.unnamed = None;
     server.push_with(b'P', Action::Forward, |out| {
-        frontend::parse(out, b"", sql.as_bytes(), described.parameters.iter().copied());
+        frontend::parse(out, b"", sql.as_bytes(), types.iter().copied());
     });
     server.push_with(b'D', Action::Forward, |out| {
         frontend::describe(out, Target::Statement, b"");
@@ -384,6 +387,13 @@ fn bind(server: &mut Server, portal: &[u8], given: &Given<'_>, arrays: &[Bytes])
     server.push_with(b'B', Action::Skip, |out| {
         frontend::bind_each(out, portal, &parameters, &given.results);
     });
+}
+
+impl Given<'_> {
+    /// The format of a parameter (0-based).
+    fn format(&self, index: usize) -> i16 {
+        self.parameters.get(index).map_or(0, |it| it.0)
+    }
 }
 
 fn types_of(row: &[u8]) -> Result<Vec<u32>, PgError> {

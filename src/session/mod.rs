@@ -13,6 +13,7 @@ mod login;
 mod members;
 mod one_shard;
 mod open;
+mod portable;
 mod prepare;
 mod replication;
 mod run;

@@ -127,3 +127,15 @@ SELECT mood FROM items WHERE mood = 'happy'
 
 --! text
 SELECT array_agg(mood ORDER BY id) FROM items WHERE tenant_id = 9
+
+SELECT * FROM orders JOIN plans p USING (plan_id) JOIN orders o ON o.tenant_id = orders.tenant_id + 1
+
+SELECT x.a, x.b, x.c FROM (SELECT * FROM plans p JOIN (SELECT 1 AS id, 2 AS plan_id) q USING (plan_id) JOIN orders o ON o.id = q.id) AS x(a, b, c)
+
+SELECT a.id FROM items a JOIN items b ON a.id = b.id + 7 WHERE a.flag -- tells more
+
+--! params enum ok
+SELECT a.id FROM items a JOIN items b ON a.id = b.id + 7 WHERE a.mood = $1
+
+--! params enum ok|enum sad
+SELECT mood, $2 = mood, count(*) FROM items WHERE mood IN ($1, $2) GROUP BY 1, 2 HAVING count(*) > 1

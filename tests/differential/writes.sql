@@ -235,3 +235,13 @@ UPDATE items SET flag = CURRENT_TIMESTAMP > at, name = (now() = now())::text WHE
 
 --! then SELECT * FROM countries
 INSERT INTO countries VALUES ('CH', (now() > '2020-01-01')::text) RETURNING *
+
+--! params enum ok|enum sad
+--! block
+--! then SELECT tenant_id, id FROM items WHERE id = 910
+INSERT INTO items (tenant_id, id, mood) VALUES (1, 910, $1), (2, 910, $2), (3, 910, NULL), (4, 910, $1)
+
+--! params enum ok|enum sad
+--! block
+--! then SELECT tenant_id, id FROM items WHERE mood = 'ok'
+UPDATE items SET mood = $1 WHERE mood = $2

@@ -20,6 +20,8 @@ pub struct Answer {
     pub tags: Vec<String>,
     /// SQLSTATE and message.
     pub error: Option<(String, String)>,
+    /// The error's DETAIL.
+    pub detail: String,
     /// Of the last ReadyForQuery: `I`, `T` or `E`.
     pub status: char,
 }
@@ -227,7 +229,12 @@ impl Wire {
                     answer.tags.push(String::from_utf8_lossy(&bytes[5..bytes.len() - 1]).into());
                 }
                 b'I' => answer.tags.push("(empty)".into()),
-                b'E' => answer.error = Some(error_of(&bytes)),
+                b'E' => {
+                    let detail = ErrorFields::read(&bytes).unwrap();
+                    let detail = detail.field(b'D').unwrap_or_default();
+                    answer.detail = String::from_utf8_lossy(detail).into_owned();
+                    answer.error = Some(error_of(&bytes));
+                }
                 b'G' => {
                     data.chunks(8192).for_each(|it| frontend::copy_data(&mut self.out, it));
                     frontend::copy_done(&mut self.out);

@@ -364,14 +364,7 @@ impl Analyzer<'_> {
     pub(super) fn star(&self, names: &[String]) -> Option<(Vec<super::names::Col>, bool)> {
         let level = self.levels.last()?;
         match names {
-            [] => {
-                let mut cols = level.merged.clone();
-                let of_rels = level.rels.iter().flat_map(|it| &it.cols);
-                let is_merged =
-                    |it: &super::names::Col| level.merged.iter().any(|m| m.name == it.name);
-                cols.extend(of_rels.filter(|it| !is_merged(it)).cloned());
-                Some((cols, level.is_complete()))
-            }
+            [] => Some((level.visible.clone(), level.is_complete())),
             [rel] => level.rel(None, rel).map(|it| (it.cols.clone(), it.complete)),
             [.., schema, rel] => {
                 level.rel(Some(schema), rel).map(|it| (it.cols.clone(), it.complete))

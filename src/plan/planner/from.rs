@@ -77,9 +77,7 @@ impl<'a> Analyzer<'a> {
     }
 
     fn one(&self, rel: Rel) -> Names {
-        let mut names = Names::new(self.block());
-        names.rels.push(Rc::new(rel));
-        names
+        Names::of(self.block(), rel)
     }
 
     /// A table, view or common table expression by name.
@@ -348,7 +346,7 @@ impl<'a> Analyzer<'a> {
 
     fn join_alias(&self, join: &Join, mut both: Names) -> Names {
         if join.using_alias {
-            both.rels.push(Rc::new(unknown_rel(String::new())));
+            both.add(unknown_rel(String::new()));
         }
         match &join.alias {
             Some(alias) => self.one(unknown_rel(alias.name.clone())),
@@ -364,6 +362,7 @@ impl<'a> Analyzer<'a> {
         } else {
             join.using.clone()
         };
+        let mut merged: Vec<Col> = Vec::new();
         for name in using {
             let (left, right) = (l.unqualified(&name), r.unqualified(&name));
             let left = left.unwrap_or(Found::Unknown);
@@ -373,13 +372,13 @@ impl<'a> Analyzer<'a> {
             if let (Some(left), Some(right)) = (left.node(), right.node()) {
                 self.equal(left, right, mode);
             }
-            both.merged.retain(|it| it.name != name);
-            both.merged.push(match join.kind {
+            merged.push(match join.kind {
                 JoinKind::Full => Col { name, node: None, ty: None, place: None },
                 JoinKind::Right => Col { name, node: right.node(), ty: right.ty(), place: None },
                 _ => Col { name, node: left.node(), ty: left.ty(), place: None },
             });
         }
+        both.merge(merged);
     }
 
     /// Checks that each row of the kept side meets its partners, and only them, on its own shard.
@@ -471,7 +470,7 @@ fn rename(rel: &mut Rel, alias: Option<&Alias>) {
 fn common_columns(l: &Names, r: &Names) -> Vec<String> {
     let has = |names: &Names, name: &str| names.unqualified(name).is_some();
     let mut common: Vec<String> = Vec::new();
-    for col in l.merged.iter().chain(l.rels.iter().flat_map(|it| &it.cols)) {
+    for col in &l.visible {
         if has(r, &col.name) && !common.contains(&col.name) {
             common.push(col.name.clone());
         }

@@ -96,7 +96,9 @@ pub(super) fn depends_on_settings_only(call: &Call) -> bool {
         | "timestamptz"
         | "timestamp"
         | "overlaps"
-        | "array_agg" => true,
+        | "array_agg"
+        // Of bytes in an encoding, it is stable.
+        | "length" => true,
         // age(x) subtracts from the current date.
         "age" => call.args.len() == 2,
         _ => false,

@@ -106,7 +106,7 @@ impl Merge<'_> {
             return false;
         };
         let one_is_bare = x.len() == 1 || y.len() == 1;
-        let is_merged = level.merged.iter().any(|it| Some(&it.name) == x.last());
+        let is_merged = level.merged.iter().any(|it| Some(it) == x.last());
         let is_known = |names: &[String]| {
             matches!(self.analyzer.resolve(names), super::names::Found::Column { .. })
         };

@@ -38,8 +38,10 @@ pub(super) struct Rel {
 pub(super) struct Names {
     pub(super) block: usize,
     pub(super) rels: Vec<Rc<Rel>>,
-    /// Columns of USING and NATURAL, which have no range variable.
-    pub(super) merged: Vec<Col>,
+    /// What `*` stands for, in order; columns that USING or NATURAL have merged are one.
+    pub(super) visible: Vec<Col>,
+    /// Names of merged columns, which have no range variable.
+    pub(super) merged: Vec<String>,
     /// Whether names of a NATURAL join could not be told.
     pub(super) is_unclear: bool,
 }
@@ -80,10 +82,31 @@ impl Names {
         Self { block, ..Self::default() }
     }
 
+    /// One range variable.
+    pub(super) fn of(block: usize, rel: Rel) -> Self {
+        let mut names = Self::new(block);
+        names.add(rel);
+        names
+    }
+
+    /// Adds a range variable.
+    pub(super) fn add(&mut self, rel: Rel) {
+        self.visible.extend(rel.cols.iter().cloned());
+        self.rels.push(Rc::new(rel));
+    }
+
+    /// Columns of both sides become one, which stands before all others.
+    pub(super) fn merge(&mut self, columns: Vec<Col>) {
+        self.visible.retain(|it| columns.iter().all(|merged| merged.name != it.name));
+        self.merged.extend(columns.iter().map(|it| it.name.clone()));
+        self.visible.splice(0..0, columns);
+    }
+
     /// The names of both sides.
     pub(super) fn and(&self, other: &Self) -> Self {
         let mut both = self.clone();
         both.rels.extend(other.rels.iter().cloned());
+        both.visible.extend(other.visible.iter().cloned());
         both.merged.extend(other.merged.iter().cloned());
         both.is_unclear |= other.is_unclear;
         both
@@ -95,11 +118,7 @@ impl Names {
 
     /// What an unqualified name means here; `None` if it is not of this level.
     pub(super) fn unqualified(&self, name: &str) -> Option<Found> {
-        let mut merged = self.merged.iter().filter(|it| it.name == name);
-        if let Some(col) = merged.next() {
-            return Some(if merged.next().is_none() { self.column(col) } else { Found::Unknown });
-        }
-        let mut cols = self.rels.iter().flat_map(|rel| &rel.cols).filter(|it| it.name == name);
+        let mut cols = self.visible.iter().filter(|it| it.name == name);
         match (cols.next(), cols.next()) {
             (Some(col), None) if !self.is_unclear => Some(self.column(col)),
             (Some(_), _) => Some(Found::Unknown),

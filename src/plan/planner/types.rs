@@ -23,6 +23,7 @@ impl Type {
 
 pub(super) const INT8: u32 = 20;
 pub(super) const NUMERIC: u32 = 1700;
+const INTERVAL: u32 = 1186;
 
 /// The types the merge can sort; others are refused before anything is sent.
 pub(super) fn is_sortable(oid: u32) -> bool {
@@ -49,7 +50,6 @@ pub(super) fn is_exact_number(oid: u32) -> bool {
 /// The types whose sums do not depend on the order of addition.
 pub(super) fn is_exact_sum(oid: u32) -> bool {
     const MONEY: u32 = 790;
-    const INTERVAL: u32 = 1186;
     is_exact_number(oid) || oid == MONEY || oid == INTERVAL
 }
 
@@ -72,6 +72,7 @@ pub(super) fn oid_of(ty: &TypeName) -> Option<u32> {
         "date" => 1082,
         "timestamp" => 1114,
         "timestamptz" => 1184,
+        "interval" => INTERVAL,
         "numeric" => NUMERIC,
         "uuid" => 2950,
         _ => return None,
@@ -171,6 +172,13 @@ fn operator(levels: &[Names], op: &Op) -> Option<Type> {
         (OpForm::Plain, "+" | "-" | "*" | "/" | "%") => arithmetic(levels, op),
         (OpForm::Plain, "=" | "<>" | "<" | ">" | "<=" | ">=") => Some(Type::of(16)),
         (OpForm::In | OpForm::Distinct | OpForm::NotDistinct, _) => Some(Type::of(16)),
+        (OpForm::NullIf, _) => {
+            let left = type_of(levels, op.left.as_ref()?)?;
+            let right = type_of(levels, op.right.as_ref()?)?;
+            let is_integer = |it: Type| matches!(it.oid, 21 | 23 | INT8);
+            let is_kept = left.oid == right.oid || is_integer(left) && is_integer(right);
+            is_kept.then_some(left)
+        }
         (OpForm::Like | OpForm::Between | OpForm::Any | OpForm::All, _) => Some(Type::of(16)),
         _ => None,
     }
@@ -199,7 +207,12 @@ fn function(levels: &[Names], name: &str, args: &[Expr]) -> Option<Type> {
             Type::of(25)
         }
         ("concat" | "md5" | "to_char" | "replace" | "initcap", _) => Type::of(25),
-        ("length" | "char_length" | "octet_length", _) => Type::of(23),
+        ("length" | "char_length" | "octet_length" | "bit_length" | "ascii" | "strpos", _)
+        | ("cardinality" | "array_length" | "array_upper" | "array_lower", _) => Type::of(23),
+        ("round" | "trunc" | "ceil" | "ceiling" | "floor", 1) if first()?.oid == NUMERIC => {
+            Type::of(NUMERIC)
+        }
+        ("round" | "trunc", 2) if is_exact_number(first()?.oid) => Type::of(NUMERIC),
         ("extract", 2) => Type::of(NUMERIC),
         ("date", 1) => Type::of(1082),
         ("date_trunc", 2) => match type_of(levels, args.get(1)?)?.oid {

@@ -206,9 +206,7 @@ impl Analyzer<'_> {
     }
 
     fn target_names(&self, rel: Rel) -> Names {
-        let mut names = Names::new(self.block());
-        names.rels.push(Rc::new(rel));
-        names
+        Names::of(self.block(), rel)
     }
 
     /// How UPDATE and DELETE reach several shards.
@@ -268,7 +266,7 @@ impl Analyzer<'_> {
         };
         let names = self.target_names(rel);
         let mut both = names.clone();
-        both.rels.push(Rc::new(excluded));
+        both.add(excluded);
         if let Some(conflict) = &it.conflict {
             self.levels.push(both);
             self.exprs(conflict.filter.iter().chain(&conflict.others));

@@ -11,6 +11,7 @@ use super::{Portal, Prepared};
 use crate::error::PgError;
 use crate::exec::{Failure, relay};
 use crate::plan::{Access, Action as PlanAction, Combine, Local};
+use crate::session::portable::portable;
 use crate::session::{Role, Session};
 use crate::shard::ShardId;
 use crate::wire::frontend::view::{Bind, Execute, Parse, Subject, Target};
@@ -271,7 +272,8 @@ impl Session {
         let bind = Bind::read(&portal.bind)?;
         server.statements.unnamed = None;
         server.push_with(b'P', Action::Forward, |out| {
-            let types = text.told_types();
+            let sql = std::str::from_utf8(text.sql()).unwrap_or_default();
+            let types = portable(text.told_types(), sql, |it| bind.formats.of(it));
             frontend::parse(out, b"", text.sql(), types.iter().copied());
         });
         server.push_with(b'B', Action::Forward, |out| {

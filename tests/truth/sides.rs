@@ -1,0 +1,279 @@
+//! The same statement on one Postgres and through the proxy.
+
+use std::fmt::Write as _;
+
+use super::query::{MARK, Param};
+use super::schema::{Schema, Table, TableKind};
+use super::support::proxy::Proxy;
+use super::support::wire::{Answer, Arguments, Wire};
+
+/// Types above this are made by users: their OIDs differ from server to server.
+const FIRST_USER_OID: u32 = 16_384;
+
+/// A random statement.
+#[derive(Clone, Debug, Default)]
+pub struct Statement {
+    /// With marks where parameters are.
+    pub sql: String,
+    pub params: Vec<Param>,
+    pub is_ordered: bool,
+    /// Tables it may change.
+    pub changes: Vec<String>,
+    /// A comment that no other statement has, so that nothing is known of it yet.
+    pub comment: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// With literals for parameters.
+    Simple,
+    Text,
+    /// Parameters whose types are left to the server.
+    Untyped,
+    Binary,
+}
+
+/// How a statement runs.
+#[derive(Clone, Copy, Debug)]
+pub struct Mode {
+    pub protocol: Protocol,
+    pub in_tx: bool,
+}
+
+impl Mode {
+    pub fn nth(n: usize) -> Self {
+        const ALL: [Protocol; 4] =
+            [Protocol::Simple, Protocol::Binary, Protocol::Text, Protocol::Untyped];
+        Self { protocol: ALL[n % 4], in_tx: n / 4 % 2 == 1 }
+    }
+}
+
+impl Statement {
+    pub fn text(&self, protocol: Protocol) -> String {
+        let mut text = String::new();
+        for (i, part) in self.sql.split(MARK).enumerate() {
+            match (i % 2, part.parse::<usize>()) {
+                (1, Ok(n)) if protocol == Protocol::Simple => {
+                    text.push_str(&self.params[n - 1].literal);
+                }
+                (1, Ok(n)) => text.push_str(&format!("${n}")),
+                _ => text.push_str(part),
+            }
+        }
+        text.push_str(&self.comment);
+        text
+    }
+
+    fn run(&self, wire: &mut Wire, protocol: Protocol) -> Answer {
+        let text = self.text(protocol);
+        let format = i16::from(protocol == Protocol::Binary);
+        let value = |it: &Param| match protocol {
+            Protocol::Binary => binary(it.oid, &it.text),
+            _ => it.text.as_bytes().to_vec(),
+        };
+        let values: Vec<_> = self.params.iter().map(|it| Some(value(it))).collect();
+        let types: Vec<u32> = self.params.iter().map(|it| it.oid).collect();
+        let types = if protocol == Protocol::Untyped { &[][..] } else { &types };
+        match protocol {
+            Protocol::Simple => wire.query(&text),
+            _ => wire.extended(&text, &Arguments { types, values: &values, format }),
+        }
+    }
+}
+
+/// A value in its type's binary format.
+fn binary(oid: u32, text: &str) -> Vec<u8> {
+    let number = |text: &str| text.parse::<i64>().unwrap();
+    let element = match oid {
+        1007 => 23,
+        1009 => 25,
+        1016 => 20,
+        2951 => 2950,
+        16 => return vec![u8::from(text == "true")],
+        20 => return number(text).to_be_bytes().to_vec(),
+        23 => return (number(text) as i32).to_be_bytes().to_vec(),
+        2950 => {
+            let digits = text.replace('-', "");
+            return u128::from_str_radix(&digits, 16).unwrap().to_be_bytes().to_vec();
+        }
+        _ => return text.as_bytes().to_vec(),
+    };
+    let items: Vec<&str> =
+        text.trim_matches(['{', '}']).split(',').map(|it| it.trim_matches('"')).collect();
+    let header = [1, 0, element, items.len() as i32, 1];
+    let mut bytes: Vec<u8> = header.iter().flat_map(|it: &i32| it.to_be_bytes()).collect();
+    for item in items {
+        let item = binary(element as u32, item);
+        bytes.extend((item.len() as i32).to_be_bytes());
+        bytes.extend(item);
+    }
+    bytes
+}
+
+#[derive(Clone, Debug)]
+pub enum Verdict {
+    /// Both gave the same; `true` if it was an error.
+    Equal(bool),
+    Refused(String),
+    Wrong(String),
+    /// It took too long on either side.
+    Slow,
+}
+
+/// Both sides, and the servers behind the proxy.
+pub struct Sides {
+    pub one: Wire,
+    pub proxy: Wire,
+    pub shards: Vec<Wire>,
+    login_one: Box<dyn Fn() -> Wire>,
+}
+
+impl Sides {
+    pub fn new(login_one: Box<dyn Fn() -> Wire>, shards: Vec<Wire>, proxy: &Proxy) -> Self {
+        Self { one: bounded(login_one()), proxy: bounded(proxy.client()), shards, login_one }
+    }
+
+    /// New sessions, after a difference that may have left them anywhere.
+    pub fn renew(&mut self, proxy: &Proxy) {
+        self.one = bounded((self.login_one)());
+        self.proxy = bounded(proxy.client());
+    }
+
+    /// Forgets all tables.
+    pub fn clear(&mut self) {
+        for wire in self.shards.iter_mut().rev().chain([&mut self.one]) {
+            script(wire, "DROP SCHEMA IF EXISTS public CASCADE; CREATE SCHEMA public");
+        }
+    }
+
+    /// Makes the tables. Views that Postgres refuses are left out. The home shard gets all of it last and
+    /// in one transaction, so that the proxy sees all or nothing.
+    pub fn create(&mut self, schema: &mut Schema) {
+        self.one.run(&schema.ddl(|it| it.kind != TableKind::View));
+        let one = &mut self.one;
+        let mut is_possible =
+            |it: &Table| it.kind != TableKind::View || one.query(&it.ddl()).error.is_none();
+        schema.tables.retain(|it| is_possible(it));
+        let all = schema.ddl(|_| true);
+        self.shards.iter_mut().rev().for_each(|it| drop(it.run(&all)));
+    }
+
+    /// The rows of all tables anew, each where it belongs.
+    pub fn fill(&mut self, schema: &Schema) {
+        let names: Vec<&str> = schema.base().map(|it| it.name.as_str()).collect();
+        let truncate = format!("TRUNCATE {};\n", names.join(", "));
+        let (mut one, count) = (truncate.clone(), self.shards.len());
+        for shard in 0..count {
+            let mut text = truncate.clone();
+            for table in schema.base() {
+                let Some(insert) = table.insert() else { continue };
+                if shard == 0 {
+                    one.push_str(&insert);
+                }
+                if table.kind != TableKind::Home || shard == 0 {
+                    text.push_str(&insert);
+                }
+                if table.kind == TableKind::Sharded {
+                    let bucket = "get_byte(decode(md5(tenant_id::text), 'hex'), 0)";
+                    let name = &table.name;
+                    let _ = writeln!(
+                        text,
+                        "DELETE FROM {name} WHERE {bucket} * {count} / 256 <> {shard};"
+                    );
+                }
+            }
+            script(&mut self.shards[shard], &text);
+        }
+        script(&mut self.one, &one);
+    }
+
+    /// The proxy first: what it refuses must not change the other side either.
+    pub fn compare(&mut self, statement: &Statement, mode: Mode) -> Verdict {
+        if mode.in_tx {
+            self.proxy.run("BEGIN");
+        }
+        let through = statement.run(&mut self.proxy, mode.protocol);
+        if through.code() == "0A000" || mode.in_tx {
+            self.one.run("BEGIN");
+        }
+        let direct = statement.run(&mut self.one, mode.protocol);
+        let mut seen = [comparable(statement, &direct), comparable(statement, &through)];
+        if through.code() == "0A000" {
+            self.one.query("ROLLBACK");
+            if mode.in_tx {
+                self.proxy.query("ROLLBACK");
+            }
+            let told = through.error.map_or(String::new(), |it| it.1);
+            let told = format!("{told}: {}", through.detail);
+            return match direct.code() {
+                "" => Verdict::Refused(told),
+                _ => Verdict::Equal(true),
+            };
+        }
+        let is_compared = direct.error.is_none() && through.error.is_none();
+        for table in statement.changes.iter().filter(|_| is_compared || !mode.in_tx) {
+            for (seen, wire) in seen.iter_mut().zip([&mut self.one, &mut self.proxy]) {
+                let after = wire.query(&format!("SELECT * FROM {table}"));
+                let rows = comparable(&Statement::default(), &after);
+                let _ = write!(seen, "\nthen {table}: {rows}");
+            }
+        }
+        if mode.in_tx {
+            self.one.query("ROLLBACK");
+            self.proxy.query("ROLLBACK");
+        }
+        if [direct.code(), through.code()].contains(&"57014") {
+            return Verdict::Slow;
+        }
+        let [direct_seen, proxy_seen] = seen;
+        if direct_seen == proxy_seen {
+            return Verdict::Equal(direct.error.is_some());
+        }
+        let told =
+            |it: &Answer| it.error.as_ref().map_or(String::new(), |it| format!(" ({})", it.1));
+        let (one, other) = (told(&direct), told(&through));
+        Verdict::Wrong(format!("one Postgres{one}:\n{direct_seen}\nproxy{other}:\n{proxy_seen}"))
+    }
+}
+
+/// Statements in one transaction, again after a deadlock with those who read the schema.
+fn script(wire: &mut Wire, sql: &str) {
+    let answer = loop {
+        let answer = wire.query(sql);
+        if answer.code() != "40P01" {
+            break answer;
+        }
+    };
+    assert_eq!(answer.error, None, "{sql}");
+}
+
+fn bounded(mut wire: Wire) -> Wire {
+    wire.run("SET statement_timeout = '4s'");
+    wire.run("SET timezone = 'Europe/Berlin'");
+    wire
+}
+
+/// What both sides are compared by.
+fn comparable(statement: &Statement, answer: &Answer) -> String {
+    if answer.error.is_some() {
+        return format!("error {:?} status {}", answer.code(), answer.status);
+    }
+    let mut rows = answer.rows.clone();
+    if !statement.is_ordered {
+        rows.sort();
+    }
+    let oid = |oid: u32| if oid < FIRST_USER_OID { oid } else { 0 };
+    let columns: Vec<_> = answer.columns.iter().map(|(name, it)| (name, oid(*it))).collect();
+    let field = |field: &Option<Vec<u8>>| match field {
+        Some(bytes) => String::from_utf8(bytes.clone()).unwrap_or_else(|_| format!("{bytes:?}")),
+        None => "NULL".to_owned(),
+    };
+    let rows: Vec<String> =
+        rows.iter().map(|row| row.iter().map(field).collect::<Vec<_>>().join("|")).collect();
+    format!(
+        "columns {columns:?}\ntags {:?} status {}\n{}",
+        answer.tags,
+        answer.status,
+        rows.join("\n")
+    )
+}
