@@ -3,7 +3,9 @@
 use std::fmt::{self, Display, Formatter};
 
 use super::gather::Runs;
-use super::{Access, Action, Combine, CopyFormat, KeySource, Local, Plan, Run, Scope, Split};
+use super::{
+    Access, Action, Combine, CopyFormat, Dated, KeySource, Local, Plan, Run, Scope, Split,
+};
 use crate::merge::{Aggregate, Bound, ColumnAt, Group, MergeSpec, SortKey};
 use crate::shard::KeyType;
 
@@ -106,7 +108,13 @@ fn combine(run: &Run) -> Vec<String> {
         Combine::OneByOne => vec!["One shard after the other".to_owned()],
         Combine::Split(split) => vec![format!("Split: {split}")],
         Combine::CopyFrom(it) => {
-            vec![format!("Rows by {} in column {}, {}", kind(it.kind), it.key_column, it.format)]
+            let dated = it.dated.as_ref().map(ToString::to_string).unwrap_or_default();
+            vec![format!(
+                "Rows by {} in column {}, {}{dated}",
+                kind(it.kind),
+                it.key_column,
+                it.format
+            )]
         }
         Combine::CopyTo { header: true } => vec!["Concatenate, one header".to_owned()],
         Combine::CopyTo { header: false } => vec!["Concatenate".to_owned()],
@@ -128,7 +136,17 @@ impl Display for Split {
         let rows: Vec<String> =
             self.rows.iter().map(|(range, key)| format!("{range:?} {key}")).collect();
         write!(f, "{}", rows.join(", "))?;
-        if self.returning { f.write_str(", a row each") } else { Ok(()) }
+        f.write_str(if self.returning { ", a row each" } else { "" })?;
+        self.dated.iter().try_for_each(|it| write!(f, "{it}"))
+    }
+}
+
+impl Display for Dated {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        for (column, default) in self.columns.iter().zip(&self.defaults) {
+            write!(f, ", {column} = {default}")?;
+        }
+        Ok(())
     }
 }
 
