@@ -169,3 +169,59 @@ COPY (SELECT count(*) FROM items WHERE at < now()) TO STDOUT
 
 --! params int4 100
 SELECT count(*) FROM orders o JOIN items i USING (tenant_id, id) WHERE i.at < now() - $1 * interval '1 day' AND o.amount > (SELECT avg(amount) FROM orders)
+
+SELECT status, plan_id, count(*), avg(amount), sum(amount) / count(*), min(status), max(id) + 1 FROM orders GROUP BY 1, 2 HAVING count(*) > 2 AND avg(amount) > 50
+
+--! ordered
+SELECT date_trunc('month', i.at) AS month, avg(i.qty), count(*) FILTER (WHERE i.flag), sum(i.price) FILTER (WHERE i.qty > 3) FROM items i GROUP BY month ORDER BY month DESC NULLS LAST LIMIT 3
+
+--! ordered
+SELECT upper(name) AS status, avg(qty) FROM items GROUP BY name ORDER BY 1, avg(qty), name
+
+SELECT p.name, o.status, avg(o.amount), min(p.price) FROM orders o JOIN plans p USING (plan_id) GROUP BY p.name, o.status
+
+SELECT o.status, round(avg(i.price), 2) AS r, bool_and(i.flag), every(o.id > 0) FROM orders o JOIN items i ON i.tenant_id = o.tenant_id AND i.id = o.item_id WHERE i.qty > 2 GROUP BY o.status ORDER BY r
+
+SELECT avg(qty), count(*), sum(qty), min(name), max(at), max(mood) FROM items WHERE qty > 1000
+
+SELECT coalesce(avg(amount), 0) + 1, CASE WHEN count(*) > 10 THEN 'many' ELSE 'few' END FROM orders WHERE tenant_id > 3
+
+SELECT mood, code, avg(qty), max(mood) FROM items GROUP BY mood, code HAVING max(name) > 'a'
+
+SELECT avg(qty) AS sluice, status FROM items JOIN orders USING (tenant_id, id) GROUP BY status
+
+SELECT grouping(status), status, avg(amount), count(*) FROM orders GROUP BY ROLLUP (status, plan_id)
+
+SELECT DISTINCT avg(amount) > 100 FROM orders GROUP BY status, tenant_id % 2
+
+SELECT tenant_id % 3, avg(amount) FROM orders GROUP BY tenant_id % 3
+
+SELECT tenant_id % 3 + 1, avg(amount) FROM orders GROUP BY tenant_id % 3
+
+SELECT status AS c, avg(amount) AS status FROM orders GROUP BY c ORDER BY status
+
+SELECT avg(amount) FROM orders WHERE EXISTS (SELECT FROM items i WHERE i.tenant_id = orders.tenant_id AND i.id = orders.item_id AND i.at < now())
+
+SELECT status, avg(amount) FROM orders, settings WHERE key = 'theme' GROUP BY status
+
+SELECT avg(DISTINCT qty), count(DISTINCT qty), avg(qty) FROM items
+
+SELECT sum(avg) FROM (SELECT avg(amount) FROM orders GROUP BY status) x
+
+SELECT avg(qty)::int, avg(qty + 1)::text, avg(id * 1.5), avg(-qty), avg(tenant_id) FROM items
+
+--! params int8 2|text paid
+SELECT status, avg(amount + $1) FROM orders WHERE tenant_id > $1 AND status <> $2 GROUP BY status HAVING max(id) > $1
+
+SELECT status, avg(amount) FROM orders WHERE amount IN (1, 2, 3, NULL) GROUP BY status
+
+SELECT count(*), avg(qty) FROM items LIMIT 0
+
+SELECT name, avg(qty) OVER (), count(*) FROM items GROUP BY name, qty
+
+SELECT max(public.items.name) FROM public.items GROUP BY public.items.flag HAVING avg(public.items.qty) > 1
+
+COPY (SELECT status, avg(amount) FROM orders GROUP BY status ORDER BY status) TO STDOUT
+
+--! block
+DECLARE c CURSOR FOR SELECT status, avg(amount), count(*) > 1 FROM orders GROUP BY status ORDER BY status; FETCH 2 FROM c

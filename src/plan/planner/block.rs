@@ -217,6 +217,9 @@ impl Analyzer<'_> {
         self.tail(query);
         self.group_dependent_columns(select);
         let dist = self.by_tenant();
+        if let Ok(dist) = &dist {
+            self.gather_parts(query, select, dist);
+        }
         let (cols, complete) = self.columns(query, select);
         if self.blocks.len() == 1 && self.wants_merge && dist != Ok(Dist::Free) {
             let merged = dist.clone().and_then(|_| super::merge::plan(self, query, select));

@@ -160,6 +160,7 @@ impl<'a> Analyzer<'a> {
             node: kind.map(|it| self.graph.add(it, self.block())),
             ty: Some(Self::column_type(column)),
             place: None,
+            sql_type: Some(Rc::new(column.sql_type.clone())),
         }
     }
 
@@ -277,7 +278,13 @@ impl<'a> Analyzer<'a> {
         for col in &outcome.cols {
             let node = self.derived_node(&col.nodes);
             exact.extend(node.filter(|_| col.exact));
-            cols.push(Col { name: col.name.clone(), node, ty: col.ty, place: None });
+            cols.push(Col {
+                name: col.name.clone(),
+                node,
+                ty: col.ty,
+                place: None,
+                sql_type: None,
+            });
         }
         match outcome.dist {
             Ok(Dist::Tenant) => self.add_member(&exact),
@@ -373,9 +380,11 @@ impl<'a> Analyzer<'a> {
                 self.equal(left, right, mode);
             }
             merged.push(match join.kind {
-                JoinKind::Full => Col { name, node: None, ty: None, place: None },
-                JoinKind::Right => Col { name, node: right.node(), ty: right.ty(), place: None },
-                _ => Col { name, node: left.node(), ty: left.ty(), place: None },
+                JoinKind::Full => Col { name, node: None, ty: None, place: None, sql_type: None },
+                JoinKind::Right => {
+                    Col { name, node: right.node(), ty: right.ty(), place: None, sql_type: None }
+                }
+                _ => Col { name, node: left.node(), ty: left.ty(), place: None, sql_type: None },
             });
         }
         both.merge(merged);

@@ -24,6 +24,9 @@ use crate::sql::parse::tree::{Call, Expr, Kind, Select, Statement, Stmt, TableNa
 /// What fragments are called; a statement that says it itself is not gathered.
 const NAME: &str = "sluice_gather_";
 
+/// Parts of a text and what is to stand in their place.
+pub(super) type Edits = Vec<(Range<usize>, String)>;
+
 /// Where FROM names a table.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Spot {
@@ -53,7 +56,9 @@ struct Text {
     /// The part of it that counts.
     range: Range<usize>,
     tokens: Vec<Token>,
-    edits: Vec<(Range<usize>, String)>,
+    edits: Edits,
+    /// The edits that put the mark for the time.
+    times: Edits,
 }
 
 /// What was known before a view was entered.
@@ -67,7 +72,7 @@ pub(super) struct Outside {
 impl Text {
     fn new(sql: &str, range: Range<usize>) -> Self {
         let tokens = tokens(sql, &range);
-        Self { sql: sql.to_owned(), range, tokens, edits: Vec::new() }
+        Self { sql: sql.to_owned(), range, tokens, edits: Vec::new(), times: Vec::new() }
     }
 
     fn token_at(&self, at: usize) -> Option<usize> {
@@ -124,21 +129,52 @@ impl Text {
         Some((at..self.tokens.get(last)?.range.end, mark))
     }
 
-    fn applied(mut self) -> Option<String> {
-        self.edits.sort_by_key(|(range, _)| (range.start, range.end));
-        self.edits.dedup();
-        let (mut text, mut at) = (String::new(), self.range.start);
-        for (range, new) in &self.edits {
-            text.push_str(self.sql.get(at..range.start)?);
-            text.push_str(new);
-            at = range.end;
-        }
-        text.push_str(self.sql.get(at..self.range.end)?);
-        Some(text)
+    fn applied(self) -> Option<String> {
+        apply(&self.sql, &self.range, self.edits)
     }
 }
 
+/// A part of a text with other parts in the place of some of its own.
+fn apply(sql: &str, range: &Range<usize>, mut edits: Edits) -> Option<String> {
+    edits.retain(|(it, _)| it.start >= range.start && it.end <= range.end);
+    edits.sort_by_key(|(range, _)| (range.start, range.end));
+    edits.dedup();
+    let (mut text, mut at) = (String::new(), range.start);
+    for (range, new) in &edits {
+        text.push_str(sql.get(at..range.start)?);
+        text.push_str(new);
+        at = range.end;
+    }
+    text.push_str(sql.get(at..range.end)?);
+    Some(text)
+}
+
 impl Gathering {
+    /// The statement's tokens.
+    pub(super) fn tokens(&self) -> &[Token] {
+        self.texts.first().map_or(&[], |it| &it.tokens)
+    }
+
+    /// A part of the statement, with the mark for the time.
+    pub(super) fn part(&self, range: Range<usize>) -> Option<String> {
+        let text = self.texts.first()?;
+        apply(&text.sql, &range, text.times.clone())
+    }
+
+    /// Ships rows of this one fragment instead, with these parts in the place of the statement's own.
+    pub(super) fn replace_all(&mut self, mut fragment: Fragment, mut edits: Edits) {
+        let Some(text) = self.texts.first_mut() else { return };
+        fragment.name = format!("{NAME}1");
+        let is_free = |it: &Range<usize>| {
+            !edits.iter().any(|(own, _)| it.start < own.end && own.start < it.end)
+        };
+        let kept: Vec<_> = text.times.iter().filter(|(it, _)| is_free(it)).cloned().collect();
+        edits.extend(kept);
+        text.edits = edits;
+        self.fragments = vec![(fragment, 0)];
+        self.keys = vec![Vec::new()];
+    }
+
     pub(super) fn new(sql: &str, range: Range<usize>, runs: Runs) -> Self {
         let mut refusal = None;
         if sql.contains(NAME) {
@@ -350,6 +386,7 @@ impl Analyzer<'_> {
         let Some(text) = gathering.texts.last_mut() else { return false };
         let Some((range, mark)) = text.now_at(name, at) else { return false };
         let alias = if is_bare { format!(" AS {}", quoted(name)) } else { String::new() };
+        text.times.push((range.clone(), mark.clone()));
         text.edits.push((range, format!("{mark}{alias}")));
         gathering.asks_time = true;
         true

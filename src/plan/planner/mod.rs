@@ -15,6 +15,7 @@ mod graph;
 mod literals;
 mod merge;
 mod names;
+mod partial;
 mod predicate;
 mod print;
 mod refuse;

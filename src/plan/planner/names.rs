@@ -4,6 +4,7 @@ use std::rc::Rc;
 
 use super::graph::NodeId;
 use super::types::Type;
+use crate::catalog::SqlType;
 
 /// A column of a range variable.
 #[derive(Clone, Debug)]
@@ -13,6 +14,8 @@ pub(super) struct Col {
     pub(super) ty: Option<Type>,
     /// The fragment and its column, if it is one's.
     pub(super) place: Option<Place>,
+    /// How SQL writes its type, if it is a table's.
+    pub(super) sql_type: Option<Rc<SqlType>>,
 }
 
 /// A column of a fragment.
@@ -54,6 +57,7 @@ pub(super) enum Found {
         node: Option<NodeId>,
         ty: Option<Type>,
         place: Option<Place>,
+        sql_type: Option<Rc<SqlType>>,
     },
     /// A range variable's name alone: the whole row.
     Row,
@@ -113,7 +117,13 @@ impl Names {
     }
 
     fn column(&self, col: &Col) -> Found {
-        Found::Column { block: self.block, node: col.node, ty: col.ty, place: col.place }
+        Found::Column {
+            block: self.block,
+            node: col.node,
+            ty: col.ty,
+            place: col.place,
+            sql_type: col.sql_type.clone(),
+        }
     }
 
     /// What an unqualified name means here; `None` if it is not of this level.

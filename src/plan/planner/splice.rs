@@ -87,13 +87,23 @@ impl<'a> Clauses<'a> {
 
     /// The text of the n-th item of GROUP BY.
     pub(super) fn group_item(&self, n: usize) -> Option<&'a str> {
+        self.sql.get(self.group_bytes(n)?)
+    }
+
+    /// The bytes of the n-th item of GROUP BY.
+    pub(super) fn group_bytes(&self, n: usize) -> Option<Range<usize>> {
         let mut clause = self.clause("group")?;
         clause.start += 2;
-        self.sql.get(self.text(self.items(clause).get(n)?.clone())?)
+        self.text(self.items(clause).get(n)?.clone())
     }
 
     /// The text of the n-th item of ORDER BY, without direction.
     pub(super) fn order_item(&self, n: usize) -> Option<&'a str> {
+        self.sql.get(self.order_bytes(n)?)
+    }
+
+    /// The bytes of the n-th item of ORDER BY, without direction.
+    pub(super) fn order_bytes(&self, n: usize) -> Option<Range<usize>> {
         let mut clause = self.clause("order")?;
         clause.start += 2;
         let mut item = self.items(clause).get(n)?.clone();
@@ -106,11 +116,16 @@ impl<'a> Clauses<'a> {
         if ends(&item, 1, &["asc", "desc"]) {
             item.end -= 1;
         }
-        self.sql.get(self.text(item)?)
+        self.text(item)
     }
 
     /// The text of the n-th item of the target list, without its alias.
     pub(super) fn target(&self, n: usize, has_alias: bool) -> Option<&'a str> {
+        self.sql.get(self.target_bytes(n, has_alias)?)
+    }
+
+    /// The bytes of the n-th item of the target list, without its alias.
+    pub(super) fn target_bytes(&self, n: usize, has_alias: bool) -> Option<Range<usize>> {
         let list = self.target_list()?;
         let mut item = self.items(list).get(n)?.clone();
         if has_alias {
@@ -119,7 +134,7 @@ impl<'a> Clauses<'a> {
                 item.end -= 1;
             }
         }
-        self.sql.get(self.text(item)?)
+        self.text(item)
     }
 
     fn target_list(&self) -> Option<Range<usize>> {
