@@ -39,5 +39,5 @@ const SAMPLE: &str = "
     UPDATE projects SET status = 'done' WHERE tenant_id IN (1, 2, 3);      -- two-phase commit
     COMMIT;
     SELECT status, avg(amount) FROM orders GROUP BY status;                -- computed over shipped rows
-    SELECT id FROM orders FOR UPDATE;                                      -- refused, with a reason
+    SELECT id FROM orders LIMIT 5 FOR UPDATE;                              -- refused, with a reason
 ";
