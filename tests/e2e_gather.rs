@@ -74,3 +74,21 @@ fn statements_see_the_writes_of_their_transaction() {
     let arguments = Arguments { types: &[25], values: &values, format: 0 };
     assert_eq!(client.extended(most, &arguments).first(), "4");
 }
+
+#[test]
+fn large_statements_leave_settings_as_they_were() {
+    let (_proxy, mut client) = filled("large", "");
+    client.run("INSERT INTO t (tenant_id, id) VALUES (1, 1), (2, 1), (3, 1)");
+    client.run("INSERT INTO t SELECT tenant_id, n, at, day, repeat(n::text, 100) FROM t, generate_series(2, 6000) n");
+    let settings = "SELECT current_setting('work_mem') || current_setting('enable_mergejoin')";
+    let before = client.run(settings).first();
+    for block in ["", "BEGIN"] {
+        client.run(block);
+        assert_eq!(client.run("SELECT count(DISTINCT note) FROM t").first(), "5999");
+        assert_eq!(client.run(settings).first(), before);
+    }
+    let update = "UPDATE t SET day = NULL WHERE note = (SELECT max(note) FROM t)";
+    assert_eq!(client.run(update).tags, ["UPDATE 3"]);
+    assert_eq!(client.run(settings).first(), before);
+    client.run("COMMIT");
+}

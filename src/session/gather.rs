@@ -364,10 +364,52 @@ fn push(
     given: &Given<'_>,
     arrays: &[Bytes],
 ) {
+    let bytes: usize = arrays.iter().map(Bytes::len).sum();
+    let is_large = bytes > LARGE_BYTES;
+    if is_large {
+        hide(server, &more_memory(bytes));
+    }
     parse(server, sql, described, given);
     bind(server, b"", given, arrays);
     server.push_with(b'E', Action::Forward, |out| frontend::execute(out, b"", 0));
+    if is_large {
+        hide(server, LESS_MEMORY);
+    }
     server.push_sync();
+}
+
+/// Rows above this are given memory to be sorted and joined in.
+const LARGE_BYTES: usize = 1 << 20;
+
+/// The settings for a statement over so many bytes. Shipped rows have no order and no statistics, so that
+/// joins by sorting are never the better ones.
+fn more_memory(bytes: usize) -> String {
+    let save = |name: &str| {
+        format!("set_config('sluice_gather.{name}', pg_catalog.current_setting('{name}'), true)")
+    };
+    format!(
+        "SELECT pg_catalog.{}, pg_catalog.{}, pg_catalog.set_config('enable_mergejoin', 'off', true), \
+         pg_catalog.set_config('work_mem', greatest({}, \
+         pg_catalog.pg_size_bytes(pg_catalog.current_setting('work_mem')) / 1024) || 'kB', true)",
+        save("work_mem"),
+        save("enable_mergejoin"),
+        3 * bytes / 1024
+    )
+}
+
+const LESS_MEMORY: &str = "SELECT pg_catalog.set_config('work_mem', \
+    pg_catalog.current_setting('sluice_gather.work_mem'), true), \
+    pg_catalog.set_config('enable_mergejoin', \
+    pg_catalog.current_setting('sluice_gather.enable_mergejoin'), true)";
+
+/// Queues a statement without parameters whose answer nobody sees.
+fn hide(server: &mut Server, sql: &str) {
+    server.statements.unnamed = None;
+    server.push_with(b'P', Action::Skip, |out| {
+        frontend::parse(out, b"", sql.as_bytes(), std::iter::empty());
+    });
+    server.push_with(b'B', Action::Skip, |out| frontend::bind_each(out, b"", &[], &[]));
+    server.push_with(b'E', Action::Skip, |out| frontend::execute(out, b"", 0));
 }
 
 fn parse(server: &mut Server, sql: &str, described: &Described, given: &Given<'_>) {
