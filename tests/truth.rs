@@ -107,7 +107,8 @@ impl Run {
             let modes = [choices.below(8), choices.below(8)];
             choices.made.clear();
             let statement = statement(&mut choices, &schema);
-            for mode in modes.map(Mode::nth) {
+            for mut mode in modes.map(Mode::nth) {
+                mode.in_tx |= statement.first.is_some();
                 let start = Instant::now();
                 let verdict = self.compare(&schema, &statement, mode);
                 if std::env::var_os("TRUTH_SHOW").is_some() {
@@ -190,8 +191,17 @@ fn statement(choices: &mut Choices, schema: &Schema) -> Statement {
         let params = generator.params;
         return Statement { sql, params, changes: vec![table], ..Statement::default() };
     }
+    let first = generator.choices.chance(8).then(|| {
+        let (sql, _) = generator.write();
+        Box::new(Statement {
+            sql,
+            params: std::mem::take(&mut generator.params),
+            ..Statement::default()
+        })
+    });
     let query = generator.read();
     Statement {
+        first,
         sql: query.text,
         params: generator.params,
         is_ordered: query.is_ordered,

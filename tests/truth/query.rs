@@ -179,12 +179,28 @@ impl<'a> Generator<'a> {
         for _ in 0..1 + self.choices.below(2) {
             let op = *self.choices.pick(&OPS);
             let right = self.select(wanted, false);
-            text = format!("{text} {op} {}", right.text);
+            text = match self.choices.below(8) {
+                1 => format!("({text}) {op} ({})", right.text),
+                2 => format!("{text} {op} ({} LIMIT 0)", right.text),
+                3 => format!("({text}) {op} (VALUES {})", self.values(&types)),
+                _ => format!("{text} {op} {}", right.text),
+            };
             for (out, other) in outs.iter_mut().zip(right.outs) {
                 out.is_tenant &= other.is_tenant;
             }
         }
         Query { text, outs, is_ordered: false }
+    }
+
+    /// A row of literals.
+    fn values(&mut self, types: &[Ty]) -> String {
+        let all: Vec<String> =
+            types.iter().map(|it| super::schema::nullable(self.choices, *it)).collect();
+        let all = types.iter().zip(all).map(|(ty, it)| match ty {
+            Ty::Numeric => format!("round({it}, 2)"),
+            _ => it,
+        });
+        format!("({})", all.collect::<Vec<_>>().join(", "))
     }
 
     /// Common table expressions; they stay known until the query ends.

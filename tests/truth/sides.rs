@@ -21,6 +21,8 @@ pub struct Statement {
     pub changes: Vec<String>,
     /// A comment that no other statement has, so that nothing is known of it yet.
     pub comment: String,
+    /// A write before it in the same transaction.
+    pub first: Option<Box<Statement>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -192,12 +194,29 @@ impl Sides {
         if mode.in_tx {
             self.proxy.run("BEGIN");
         }
+        let mut before = [String::new(), String::new()];
+        if let Some(first) = statement.first.as_ref().filter(|_| mode.in_tx) {
+            let through = first.run(&mut self.proxy, mode.protocol);
+            if through.code() == "0A000" {
+                self.proxy.query("ROLLBACK");
+                let told = through.error.map_or(String::new(), |it| it.1);
+                return Verdict::Refused(format!("{told}: {}", through.detail));
+            }
+            self.one.run("BEGIN");
+            let direct = first.run(&mut self.one, mode.protocol);
+            before = [comparable(first, &direct), comparable(first, &through)];
+        } else if mode.in_tx {
+            self.one.run("BEGIN");
+        }
         let through = statement.run(&mut self.proxy, mode.protocol);
-        if through.code() == "0A000" || mode.in_tx {
+        if through.code() == "0A000" && !mode.in_tx {
             self.one.run("BEGIN");
         }
         let direct = statement.run(&mut self.one, mode.protocol);
         let mut seen = [comparable(statement, &direct), comparable(statement, &through)];
+        for (seen, before) in seen.iter_mut().zip(before) {
+            seen.insert_str(0, &before);
+        }
         if through.code() == "0A000" {
             self.one.query("ROLLBACK");
             if mode.in_tx {
@@ -271,7 +290,8 @@ fn comparable(statement: &Statement, answer: &Answer) -> String {
     let rows: Vec<String> =
         rows.iter().map(|row| row.iter().map(field).collect::<Vec<_>>().join("|")).collect();
     format!(
-        "columns {columns:?}\ntags {:?} status {}\n{}",
+        "columns {columns:?}\nmodifiers and formats {:?}\ntags {:?} status {}\n{}",
+        answer.forms,
         answer.tags,
         answer.status,
         rows.join("\n")
