@@ -186,6 +186,7 @@ impl Run {
 /// A random statement over a schema.
 fn statement(choices: &mut Choices, schema: &Schema) -> Statement {
     let mut generator = Generator::new(choices, schema);
+    generator.by_tenant = generator.choices.chance(55);
     if generator.choices.chance(18) {
         let (sql, table) = generator.write();
         let params = generator.params;

@@ -20,7 +20,8 @@ impl Generator<'_> {
         if all.is_empty() { String::new() } else { format!(" WHERE {}", all.join(" AND ")) }
     }
 
-    fn tenant(&mut self) -> Option<Col> {
+    /// A column that is the tenant.
+    pub fn tenant(&mut self) -> Option<Col> {
         let rels = self.scopes.last()?;
         let all: Vec<Col> = rels.iter().filter_map(|it| it.tenant()).cloned().collect();
         if all.is_empty() { None } else { Some(self.choices.pick(&all).clone()) }

@@ -44,6 +44,8 @@ pub struct Generator<'a> {
     /// Levels of queries around the current point.
     pub depth: usize,
     pub has_params: bool,
+    /// Whether joins, subqueries, groups and windows mostly hold the tenant, so that shards answer apart.
+    pub by_tenant: bool,
 }
 
 /// What a query must give.
@@ -67,6 +69,7 @@ impl<'a> Generator<'a> {
             aliases: 0,
             depth: 0,
             has_params: true,
+            by_tenant: false,
         }
     }
 
@@ -95,8 +98,11 @@ impl<'a> Generator<'a> {
     pub fn query(&mut self, wanted: Wanted<'_>) -> Query {
         self.depth += 1;
         let ctes = self.ctes.len();
-        let with =
-            if self.depth < 3 && self.choices.chance(12) { self.with() } else { String::new() };
+        let with = if self.depth < 3 && self.choices.chance(if self.by_tenant { 5 } else { 12 }) {
+            self.with()
+        } else {
+            String::new()
+        };
         let is_deep = self.depth > 2;
         let is_set = !is_deep && self.choices.chance(12);
         let limits = self.choices.chance(if wanted.is_top { 20 } else { 10 });

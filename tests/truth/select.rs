@@ -196,6 +196,10 @@ impl Generator<'_> {
 
     fn grouped(&mut self, wanted: Wanted<'_>, orders: bool, rest: &str) -> Query {
         let mut keys: Vec<(String, Ty, bool)> = Vec::new();
+        let is_whole = self.by_tenant && self.choices.chance(50);
+        if let Some(col) = self.tenant().filter(|_| is_whole) {
+            keys.push((col.text, col.ty, true));
+        }
         for _ in 0..self.choices.below(3) {
             if let Some(col) = self.any_column() {
                 keys.push((col.text, col.ty, col.is_tenant));
