@@ -22,7 +22,7 @@ pub struct Statement {
     /// A comment that no other statement has, so that nothing is known of it yet.
     pub comment: String,
     /// A write before it in the same transaction.
-    pub first: Option<Box<Statement>>,
+    pub first: Option<Box<Self>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
