@@ -28,6 +28,8 @@ mod select;
 mod shrink;
 #[path = "truth/sides.rs"]
 mod sides;
+#[path = "truth/statement.rs"]
+mod statement;
 mod support;
 #[path = "truth/values.rs"]
 mod values;
@@ -41,7 +43,8 @@ use pgsluice::playground::Cluster;
 use query::Generator;
 use report::Report;
 use schema::{Schema, TableKind};
-use sides::{Mode, Sides, Statement, Verdict};
+use sides::{Sides, Verdict};
+use statement::{Mode, Statement};
 use support::proxy::{Proxy, wait_for};
 use support::wire::Wire;
 
@@ -106,7 +109,7 @@ impl Run {
             let mut choices = Choices::random(seed.wrapping_mul(1_000_003).wrapping_add(n));
             let modes = [choices.below(8), choices.below(8)];
             choices.made.clear();
-            let statement = statement(&mut choices, &schema);
+            let statement = random_statement(&mut choices, &schema);
             for mut mode in modes.map(Mode::nth) {
                 mode.in_tx |= statement.first.is_some();
                 let start = Instant::now();
@@ -159,11 +162,11 @@ impl Run {
     ) {
         let made = shrink::choices(made, |tried| {
             let mut choices = shrink::replay(tried);
-            let statement = statement(&mut choices, schema);
+            let statement = random_statement(&mut choices, schema);
             let verdict = self.compare(schema, &statement, mode);
             matches!(verdict, Verdict::Wrong(_)).then_some(choices.made)
         });
-        let statement = statement(&mut shrink::replay(&made), schema);
+        let statement = random_statement(&mut shrink::replay(&made), schema);
         let small = shrink::rows(schema, &statement, mode, &mut self.sides);
         let told = match self.compare(&small, &statement, mode) {
             Verdict::Wrong(told) => told,
@@ -184,7 +187,7 @@ impl Run {
 }
 
 /// A random statement over a schema.
-fn statement(choices: &mut Choices, schema: &Schema) -> Statement {
+fn random_statement(choices: &mut Choices, schema: &Schema) -> Statement {
     let mut generator = Generator::new(choices, schema);
     generator.by_tenant = generator.choices.chance(55);
     if generator.choices.chance(18) {

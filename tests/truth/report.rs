@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt::{self, Display, Formatter, Write as _};
 
 use super::schema::Schema;
-use super::sides::{Mode, Statement, Verdict};
+use super::sides::Verdict;
+use super::statement::{Mode, Statement};
 use super::support::wire::Answer;
 
 /// Counts of runs, and the refusals' messages.
