@@ -28,6 +28,8 @@ mod select;
 mod shrink;
 #[path = "truth/sides.rs"]
 mod sides;
+#[path = "truth/statement.rs"]
+mod statement;
 mod support;
 #[path = "truth/values.rs"]
 mod values;
@@ -41,7 +43,8 @@ use pgsluice::playground::Cluster;
 use query::Generator;
 use report::Report;
 use schema::{Schema, TableKind};
-use sides::{Mode, Sides, Statement, Verdict};
+use sides::{Sides, Verdict};
+use statement::{Mode, Statement};
 use support::proxy::{Proxy, wait_for};
 use support::wire::Wire;
 
@@ -106,8 +109,9 @@ impl Run {
             let mut choices = Choices::random(seed.wrapping_mul(1_000_003).wrapping_add(n));
             let modes = [choices.below(8), choices.below(8)];
             choices.made.clear();
-            let statement = statement(&mut choices, &schema);
-            for mode in modes.map(Mode::nth) {
+            let statement = random_statement(&mut choices, &schema);
+            for mut mode in modes.map(Mode::nth) {
+                mode.in_tx |= statement.first.is_some();
                 let start = Instant::now();
                 let verdict = self.compare(&schema, &statement, mode);
                 if std::env::var_os("TRUTH_SHOW").is_some() {
@@ -158,11 +162,11 @@ impl Run {
     ) {
         let made = shrink::choices(made, |tried| {
             let mut choices = shrink::replay(tried);
-            let statement = statement(&mut choices, schema);
+            let statement = random_statement(&mut choices, schema);
             let verdict = self.compare(schema, &statement, mode);
             matches!(verdict, Verdict::Wrong(_)).then_some(choices.made)
         });
-        let statement = statement(&mut shrink::replay(&made), schema);
+        let statement = random_statement(&mut shrink::replay(&made), schema);
         let small = shrink::rows(schema, &statement, mode, &mut self.sides);
         let told = match self.compare(&small, &statement, mode) {
             Verdict::Wrong(told) => told,
@@ -183,15 +187,25 @@ impl Run {
 }
 
 /// A random statement over a schema.
-fn statement(choices: &mut Choices, schema: &Schema) -> Statement {
+fn random_statement(choices: &mut Choices, schema: &Schema) -> Statement {
     let mut generator = Generator::new(choices, schema);
+    generator.by_tenant = generator.choices.chance(55);
     if generator.choices.chance(18) {
         let (sql, table) = generator.write();
         let params = generator.params;
         return Statement { sql, params, changes: vec![table], ..Statement::default() };
     }
+    let first = generator.choices.chance(8).then(|| {
+        let (sql, _) = generator.write();
+        Box::new(Statement {
+            sql,
+            params: std::mem::take(&mut generator.params),
+            ..Statement::default()
+        })
+    });
     let query = generator.read();
     Statement {
+        first,
         sql: query.text,
         params: generator.params,
         is_ordered: query.is_ordered,

@@ -14,6 +14,8 @@ use pgsluice::wire::{frame, frontend};
 pub struct Answer {
     /// Names and type OIDs.
     pub columns: Vec<(String, u32)>,
+    /// Modifiers of the types (`numeric(12, 2)`), and formats.
+    pub forms: Vec<(i32, i16)>,
     pub rows: Vec<Vec<Option<Vec<u8>>>>,
     /// Bytes of COPY … TO STDOUT.
     pub copied: Vec<u8>,
@@ -214,7 +216,9 @@ impl Wire {
             let (tag, bytes) = self.frame()?;
             match tag {
                 b'T' => {
-                    let columns = RowDescription::read(&bytes).unwrap().columns.into_iter();
+                    let columns = RowDescription::read(&bytes).unwrap().columns;
+                    answer.forms = columns.iter().map(|it| (it.modifier, it.format)).collect();
+                    let columns = columns.into_iter();
                     let name = |name: &[u8]| String::from_utf8_lossy(name).into_owned();
                     answer.columns = columns.map(|it| (name(it.name), it.type_oid)).collect();
                 }

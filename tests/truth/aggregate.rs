@@ -94,6 +94,8 @@ impl Generator<'_> {
     /// A window function and its type; of the wanted type, if there is one.
     pub fn window(&mut self, wanted: Option<Ty>) -> Option<(String, Ty)> {
         let mut parts = Vec::new();
+        let is_whole = self.by_tenant && self.choices.chance(70);
+        parts.extend(self.tenant().filter(|_| is_whole).map(|it| it.text));
         for _ in 0..self.choices.below(3) {
             parts.extend(self.any_column().map(|it| it.text));
         }

@@ -169,12 +169,13 @@ impl Generator<'_> {
     pub fn correlated(&mut self) -> String {
         let mut all = Vec::new();
         let levels = self.scopes.len();
-        if levels > 1 && !self.choices.chance(30) {
+        let apart = if self.by_tenant { 5 } else { 30 };
+        if levels > 1 && !self.choices.chance(apart) {
             let inner: Vec<Col> =
                 self.scopes[levels - 1].iter().flat_map(|it| it.cols.clone()).collect();
             let outer: Vec<Col> =
                 self.scopes[levels - 2].iter().flat_map(|it| it.cols.clone()).collect();
-            let by_tenant = !self.choices.chance(30);
+            let by_tenant = !self.choices.chance(apart);
             let mut pairs = Vec::new();
             for a in inner.iter().filter(|it| it.ty != Ty::Text || it.is_tenant) {
                 let is_partner = |b: &&Col| a.ty == b.ty && a.is_tenant == b.is_tenant;

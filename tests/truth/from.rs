@@ -96,7 +96,11 @@ impl Generator<'_> {
             "NATURAL",
             "LATERAL",
         ];
-        let kind = KINDS[self.choices.weighted(&[35, 20, 6, 6, 5, 6, 8, 4, 10])];
+        let weights: [usize; 9] = match self.by_tenant {
+            true => [45, 30, 10, 2, 1, 1, 15, 1, 8],
+            false => [35, 20, 6, 6, 5, 6, 8, 4, 10],
+        };
+        let kind = KINDS[self.choices.weighted(&weights)];
         let before = self.scopes.last().map_or(0, Vec::len);
         let item = self.item_of_from(kind == "LATERAL");
         match kind {
@@ -151,7 +155,8 @@ impl Generator<'_> {
                 tenants.push(format!("{} = {}", a.text, b.text));
             }
         }
-        if !tenants.is_empty() && !self.choices.chance(25) {
+        let apart = if self.by_tenant { 4 } else { 25 };
+        if !tenants.is_empty() && !self.choices.chance(apart) {
             all.push(self.choices.pick(&tenants).clone());
         }
         if all.is_empty() || self.choices.chance(50) {
@@ -198,8 +203,10 @@ impl Generator<'_> {
         let tables = &self.schema.tables;
         let weight = |it: &Table| match it.kind {
             TableKind::Sharded => 12,
-            TableKind::Reference => 5,
-            TableKind::View => 5,
+            TableKind::Reference if self.by_tenant => 2,
+            TableKind::View if self.by_tenant => 3,
+            TableKind::Home if self.by_tenant => 0,
+            TableKind::Reference | TableKind::View => 5,
             TableKind::Home => 2,
         };
         let weights: Vec<usize> = tables.iter().map(weight).collect();

@@ -14,13 +14,32 @@ impl Generator<'_> {
         {
             all.push(self.tenant_test(&tenant));
         }
+        if self.choices.chance(12)
+            && let Some(text) = self.partner_test()
+        {
+            all.push(text);
+        }
         for _ in 0..self.choices.weighted(&[45, 40, 15]) {
             all.push(self.predicate(2));
         }
         if all.is_empty() { String::new() } else { format!(" WHERE {}", all.join(" AND ")) }
     }
 
-    fn tenant(&mut self) -> Option<Col> {
+    /// Whether a joined row has, or lacks, a partner or a value.
+    fn partner_test(&mut self) -> Option<String> {
+        let rel = self.scopes.last().filter(|it| it.len() > 1)?.last()?.clone();
+        let col = self.choices.pick(&rel.cols);
+        let literal = values::literal(self.choices, col.ty);
+        let text = &col.text;
+        Some(match self.choices.below(4) {
+            0 | 1 => format!("{text} IS NULL"),
+            2 => format!("{text} IS DISTINCT FROM {literal}"),
+            _ => format!("coalesce({text} = {literal}, true)"),
+        })
+    }
+
+    /// A column that is the tenant.
+    pub fn tenant(&mut self) -> Option<Col> {
         let rels = self.scopes.last()?;
         let all: Vec<Col> = rels.iter().filter_map(|it| it.tenant()).cloned().collect();
         if all.is_empty() { None } else { Some(self.choices.pick(&all).clone()) }

@@ -44,6 +44,8 @@ pub struct Generator<'a> {
     /// Levels of queries around the current point.
     pub depth: usize,
     pub has_params: bool,
+    /// Whether joins, subqueries, groups and windows mostly hold the tenant, so that shards answer apart.
+    pub by_tenant: bool,
 }
 
 /// What a query must give.
@@ -67,6 +69,7 @@ impl<'a> Generator<'a> {
             aliases: 0,
             depth: 0,
             has_params: true,
+            by_tenant: false,
         }
     }
 
@@ -95,8 +98,11 @@ impl<'a> Generator<'a> {
     pub fn query(&mut self, wanted: Wanted<'_>) -> Query {
         self.depth += 1;
         let ctes = self.ctes.len();
-        let with =
-            if self.depth < 3 && self.choices.chance(12) { self.with() } else { String::new() };
+        let with = if self.depth < 3 && self.choices.chance(if self.by_tenant { 5 } else { 12 }) {
+            self.with()
+        } else {
+            String::new()
+        };
         let is_deep = self.depth > 2;
         let is_set = !is_deep && self.choices.chance(12);
         let limits = self.choices.chance(if wanted.is_top { 20 } else { 10 });
@@ -179,12 +185,28 @@ impl<'a> Generator<'a> {
         for _ in 0..1 + self.choices.below(2) {
             let op = *self.choices.pick(&OPS);
             let right = self.select(wanted, false);
-            text = format!("{text} {op} {}", right.text);
+            text = match self.choices.below(8) {
+                1 => format!("({text}) {op} ({})", right.text),
+                2 => format!("{text} {op} ({} LIMIT 0)", right.text),
+                3 => format!("({text}) {op} (VALUES {})", self.values(&types)),
+                _ => format!("{text} {op} {}", right.text),
+            };
             for (out, other) in outs.iter_mut().zip(right.outs) {
                 out.is_tenant &= other.is_tenant;
             }
         }
         Query { text, outs, is_ordered: false }
+    }
+
+    /// A row of literals.
+    fn values(&mut self, types: &[Ty]) -> String {
+        let all: Vec<String> =
+            types.iter().map(|it| super::schema::nullable(self.choices, *it)).collect();
+        let all = types.iter().zip(all).map(|(ty, it)| match ty {
+            Ty::Numeric => format!("round({it}, 2)"),
+            _ => it,
+        });
+        format!("({})", all.collect::<Vec<_>>().join(", "))
     }
 
     /// Common table expressions; they stay known until the query ends.

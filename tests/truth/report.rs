@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt::{self, Display, Formatter, Write as _};
 
 use super::schema::Schema;
-use super::sides::{Mode, Statement, Verdict};
+use super::sides::Verdict;
+use super::statement::{Mode, Statement};
 use super::support::wire::Answer;
 
 /// Counts of runs, and the refusals' messages.
@@ -45,7 +46,10 @@ impl Report {
     pub fn differs(&self, it: &Difference<'_>) {
         let mut text =
             format!("\n==== different: seed {}, statement {}, {:?}\n", it.seed, it.n, it.mode);
-        let sql = it.statement.text(it.mode.protocol);
+        let mut sql = it.statement.text(it.mode.protocol);
+        if let Some(first) = &it.statement.first {
+            sql = format!("{};\n{sql}", first.text(it.mode.protocol));
+        }
         text.push_str(&it.schema.script(&sql));
         let _ = writeln!(text, "{sql};");
         for (n, param) in it.statement.params.iter().enumerate() {

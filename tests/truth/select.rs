@@ -14,6 +14,9 @@ struct Item {
 impl Generator<'_> {
     /// A SELECT, with ORDER BY if it must be ordered.
     pub fn select(&mut self, wanted: Wanted<'_>, orders: bool) -> Query {
+        if self.depth < 3 && self.choices.chance(4) {
+            return self.without_from(wanted, orders);
+        }
         self.scopes.push(Vec::new());
         let from = self.from();
         let filter = self.filter();
@@ -24,6 +27,30 @@ impl Generator<'_> {
             _ => self.plain(wanted, orders, &format!("{from}{filter}"), false),
         };
         self.scopes.pop();
+        query
+    }
+
+    /// A SELECT of subqueries alone.
+    fn without_from(&mut self, wanted: Wanted<'_>, orders: bool) -> Query {
+        self.scopes.push(Vec::new());
+        let mut items = Vec::new();
+        for ty in self.types(wanted) {
+            let ty = ty.unwrap_or_else(|| some_type(self.choices));
+            let text = match (ty, self.choices.below(3)) {
+                (Ty::Bool, 0) => format!("EXISTS ({})", self.subquery(&[Ty::Int])),
+                _ => self.scalar(ty),
+            };
+            let text = if wanted.is_canonical { self.canonical(ty, text) } else { text };
+            items.push(self.named(text, ty, false, wanted));
+        }
+        let filter = if self.choices.chance(20) {
+            format!(" WHERE EXISTS ({})", self.subquery(&[Ty::Int]))
+        } else {
+            String::new()
+        };
+        self.scopes.pop();
+        let mut query = self.finish("SELECT", items, "\u{2}", orders.then(Vec::new));
+        query.text = query.text.replace(" FROM \u{2}", &filter);
         query
     }
 
@@ -169,6 +196,10 @@ impl Generator<'_> {
 
     fn grouped(&mut self, wanted: Wanted<'_>, orders: bool, rest: &str) -> Query {
         let mut keys: Vec<(String, Ty, bool)> = Vec::new();
+        let is_whole = self.by_tenant && self.choices.chance(50);
+        if let Some(col) = self.tenant().filter(|_| is_whole) {
+            keys.push((col.text, col.ty, true));
+        }
         for _ in 0..self.choices.below(3) {
             if let Some(col) = self.any_column() {
                 keys.push((col.text, col.ty, col.is_tenant));
@@ -211,7 +242,13 @@ impl Generator<'_> {
         }
         let mut rest = rest.to_owned();
         if !keys.is_empty() {
-            let names: Vec<String> = keys.iter().map(|it| it.0.clone()).collect();
+            let by_position = self.choices.chance(15);
+            let position = |key: &str| items.iter().position(|it| it.text == key);
+            let name = |it: &(String, Ty, bool)| match position(&it.0).filter(|_| by_position) {
+                Some(at) => (at + 1).to_string(),
+                None => it.0.clone(),
+            };
+            let names: Vec<String> = keys.iter().map(name).collect();
             let names = names.join(", ");
             let form = self.choices.weighted(&[80, 7, 4, 5]);
             rest.push_str(&match form {

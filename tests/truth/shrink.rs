@@ -4,7 +4,8 @@ use std::time::{Duration, Instant};
 
 use super::choices::Choices;
 use super::schema::Schema;
-use super::sides::{Mode, Sides, Statement, Verdict};
+use super::sides::{Sides, Verdict};
+use super::statement::{Mode, Statement};
 
 /// How long one difference is shrunk.
 const PATIENCE: Duration = Duration::from_secs(25);
