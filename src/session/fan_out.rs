@@ -31,6 +31,13 @@ impl Session {
             return Err(error.clone().into());
         }
         if let Combine::OneByOne = run.combine {
+            if self.tx.is_some() && portal.is_none() && is_analyze(&statement.text) {
+                let (text, answers) = (statement.text.clone(), Answers::Sum);
+                let describe = Describe::Forward;
+                let tag = self.same_text(&text, run, routed, None, answers, describe).await?;
+                self.complete(&tag);
+                return Ok(());
+            }
             return self.one_by_one(statement, routed).await;
         }
         // Settings that hold shipped rows last to the end of a transaction.
@@ -282,6 +289,12 @@ impl Session {
         self.complete(&tag);
         Ok(())
     }
+}
+
+/// ANALYZE may run in a transaction, unlike VACUUM.
+fn is_analyze(sql: &[u8]) -> bool {
+    let word = sql.trim_ascii_start().get(..7).unwrap_or_default().to_ascii_lowercase();
+    word == b"analyze" || word == b"analyse"
 }
 
 /// An error that says on which shards the statement has happened already.

@@ -82,3 +82,10 @@ DROP TABLE fresh
 --! simple
 --! then SELECT count(*) FROM pg_class WHERE relname = 'undone'
 BEGIN; CREATE TABLE undone (tenant_id bigint PRIMARY KEY); ROLLBACK
+
+--! block
+ANALYZE items, orders
+
+--! simple
+--! bare
+ANALYZE items; ANALYZE orders
