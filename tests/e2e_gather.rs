@@ -3,8 +3,9 @@
 
 mod support;
 
+use pgsluice::wire::frontend;
 use support::proxy::Proxy;
-use support::wire::{Arguments, Wire};
+use support::wire::{Answer, Arguments, Wire};
 
 /// A proxy over four shards with a table whose rows are dated, under these lines of `[limits]`.
 fn filled(name: &str, limits: &str) -> (Proxy, Wire) {
@@ -91,4 +92,75 @@ fn large_statements_leave_settings_as_they_were() {
     assert_eq!(client.run(update).tags, ["UPDATE 3"]);
     assert_eq!(client.run(settings).first(), before);
     client.run("COMMIT");
+}
+
+/// Parse, Bind, Execute of so many rows, Sync.
+fn limited(client: &mut Wire, sql: &str, rows: i32) -> (Answer, Vec<String>) {
+    frontend::parse(&mut client.out, b"", sql.as_bytes(), []);
+    frontend::bind(&mut client.out, b"", &[], 0);
+    frontend::execute(&mut client.out, b"", rows);
+    frontend::sync(&mut client.out);
+    let answer = client.answer(b"");
+    let text = |it: &Option<Vec<u8>>| it.as_ref().map(|it| String::from_utf8_lossy(it).into());
+    let firsts = answer.rows.iter().map(|it| text(&it[0]).unwrap_or_default()).collect();
+    (answer, firsts)
+}
+
+#[test]
+fn execute_gives_as_many_rows_as_it_asks_for() {
+    let (_proxy, mut client) = filled("limited", "");
+    let rows: Vec<String> = (1..=30).map(|it| format!("({it}, {})", it % 3)).collect();
+    client.run(&format!("INSERT INTO t (tenant_id, id) VALUES {}", rows.join(", ")));
+    for (sql, rows, expected) in [
+        ("SELECT tenant_id FROM t ORDER BY 1", 1, &["1"][..]),
+        ("SELECT tenant_id FROM t ORDER BY 1 DESC OFFSET 2", 3, &["28", "27", "26"]),
+        ("SELECT tenant_id FROM t ORDER BY 1 LIMIT 2", 5, &["1", "2"]),
+        ("SELECT DISTINCT id FROM t ORDER BY 1", 2, &["0", "1"]),
+        ("SELECT id, count(*) FROM t GROUP BY 1 ORDER BY 1", 2, &["0", "1"]),
+        ("SELECT count(*) FROM t", 1, &["30"]),
+        ("SELECT round(avg(id), 1) FROM t", 1, &["1.0"]),
+        ("SELECT a.tenant_id FROM t a JOIN t b ON b.tenant_id = a.id ORDER BY 1", 2, &["1", "2"]),
+    ] {
+        let (answer, firsts) = limited(&mut client, sql, rows);
+        assert_eq!(
+            (answer.error, firsts.iter().map(String::as_str).collect()),
+            (None, expected.to_vec()),
+            "{sql}"
+        );
+        // A portal that may have more ends without CommandComplete.
+        assert_eq!(answer.tags.len(), usize::from(firsts.len() < rows as usize), "{sql}");
+    }
+    client.run("BEGIN");
+    let (_, first) = limited(&mut client, "SELECT tenant_id FROM t ORDER BY 1", 1);
+    assert_eq!(first, ["1"]);
+    frontend::execute(&mut client.out, b"", 0);
+    frontend::sync(&mut client.out);
+    assert_eq!(client.answer(b"").code(), "0A000");
+    client.run("ROLLBACK");
+    assert_eq!(client.run("SELECT count(*) FROM t").first(), "30");
+}
+
+#[test]
+fn settings_made_by_set_config_reach_every_shard() {
+    let (_proxy, mut client) = filled("set_config", "");
+    let told = |client: &mut Wire| -> Vec<String> {
+        let sql = "SELECT DISTINCT current_setting('app.tenant', true) FROM t WHERE tenant_id = ";
+        (1..=8).map(|it| client.run(&format!("{sql}{it}")).first()).collect()
+    };
+    let rows: Vec<String> = (1..=8).map(|it| format!("({it}, 1)")).collect();
+    client.run(&format!("INSERT INTO t (tenant_id, id) VALUES {}", rows.join(", ")));
+    client.run("BEGIN");
+    client.run("UPDATE t SET id = 2 WHERE tenant_id IN (1, 2, 3)");
+    let values = [Some(b"a'b".to_vec())];
+    let arguments = Arguments { types: &[25], values: &values, format: 0 };
+    let answer = client.extended("SELECT set_config('app.tenant', $1, true) AS x, 7", &arguments);
+    assert_eq!((answer.first(), answer.rows[0][1].as_deref()), ("a'b".to_owned(), Some(&b"7"[..])));
+    assert_eq!(told(&mut client), ["a'b"; 8]);
+    client.run("COMMIT");
+    assert_eq!(told(&mut client), [""; 8]);
+    let answer = client.extended("SELECT set_config('app.tenant', $1, false)", &arguments);
+    assert_eq!(answer.first(), "a'b");
+    assert_eq!(told(&mut client), ["a'b"; 8]);
+    client.run("SELECT set_config('app.tenant', 'c', false); SELECT 1");
+    assert_eq!(told(&mut client), ["c"; 8]);
 }

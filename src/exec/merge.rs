@@ -88,6 +88,8 @@ async fn feed(
         match tag {
             b'D' => merge.row(shard, frame)?,
             b'C' => return Ok(merge.end(shard, tag_of(&frame))?),
+            // As many rows as were asked for.
+            b's' => return Ok(merge.end(shard, b"SELECT 0")?),
             b'E' => return Err(Failure::Server(frame)),
             b'N' => client.out.extend_from_slice(&frame),
             _ => continue,

@@ -90,6 +90,11 @@ impl Merge {
         }
     }
 
+    /// Ends after so many rows, as an Execute with a row limit does: with PortalSuspended.
+    pub fn pause_after(&mut self, rows: u64) {
+        self.output.pause_after(rows);
+    }
+
     /// Takes the whole RowDescription frame of a shard. The first one gives the client's frame,
     /// without hidden columns; the others must agree with it in names, types and formats. Refuses
     /// (0A000) what cannot be merged exactly.

@@ -62,17 +62,27 @@ pub(super) struct Output {
     skip: u64,
     left: Option<u64>,
     sent: u64,
+    /// Rows after which an Execute pauses.
+    pause: Option<u64>,
 }
 
 impl Output {
     pub(super) fn new(limit: Option<i64>, offset: i64) -> Self {
         let positive = |bound: i64| u64::try_from(bound).unwrap_or(0);
-        Self { skip: positive(offset), left: limit.map(positive), sent: 0 }
+        Self { skip: positive(offset), left: limit.map(positive), sent: 0, pause: None }
     }
 
-    /// Whether LIMIT is reached.
+    pub(super) fn pause_after(&mut self, rows: u64) {
+        self.pause = Some(rows);
+    }
+
+    fn is_paused(&self) -> bool {
+        self.pause == Some(self.sent)
+    }
+
+    /// Whether LIMIT is reached, or what an Execute asked for.
     pub(super) fn is_satisfied(&self) -> bool {
-        self.left == Some(0)
+        self.left == Some(0) || self.is_paused()
     }
 
     /// Appends a row, unless OFFSET leaves it out.
@@ -86,8 +96,11 @@ impl Output {
         self.left = self.left.map(|left| left - 1);
     }
 
-    /// Appends CommandComplete.
+    /// Appends CommandComplete, or PortalSuspended where there were as many rows as were asked for.
     pub(super) fn complete(&self, out: &mut BytesMut) {
+        if self.is_paused() {
+            return backend::portal_suspended(out);
+        }
         backend::command_complete(out, &format!("SELECT {}", self.sent));
     }
 }

@@ -39,8 +39,8 @@ pub struct Plan {
     pub alters: bool,
     /// The database that the server wants free of sessions for it: DROP DATABASE and the like.
     pub leaves: Option<Box<str>>,
-    /// The setting that `set_config(name, value, is_local)` makes.
-    pub sets: Option<(String, Option<String>, bool)>,
+    /// The settings that `set_config(name, value, is_local)` makes, in order.
+    pub sets: Vec<SetConfig>,
     /// Settings whose values must be asked of the server afterwards: `set_config` amid other things.
     pub unsettled: Vec<String>,
     /// The SQL-level prepared statements it looks at, apart from EXECUTE itself.
@@ -50,6 +50,25 @@ pub struct Plan {
     pub is_lifted_by_tenant: bool,
     /// What may be parameters, if it can run as a prepared statement with the same outcome.
     pub literals: Option<Literals>,
+}
+
+/// A call of `set_config(name, value, is_local)` whose outcome the session can repeat elsewhere.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SetConfig {
+    /// In lower case.
+    pub name: String,
+    pub value: SetValue,
+    /// Whether it ends with the transaction.
+    pub is_local: bool,
+}
+
+/// The value of a setting.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SetValue {
+    /// `None` for NULL, which is the default value.
+    Literal(Option<String>),
+    /// Parameter `$n`.
+    Param(usize),
 }
 
 /// Literals that may be parameters.
@@ -80,7 +99,7 @@ impl Default for Plan {
             changes_schema: false,
             alters: false,
             leaves: None,
-            sets: None,
+            sets: Vec::new(),
             unsettled: Vec::new(),
             uses: None,
             is_lifted_by_tenant: false,

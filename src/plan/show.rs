@@ -4,7 +4,8 @@ use std::fmt::{self, Display, Formatter};
 
 use super::gather::Runs;
 use super::{
-    Access, Action, Combine, CopyFormat, Dated, KeySource, Local, Plan, Run, Scope, Split,
+    Access, Action, Combine, CopyFormat, Dated, KeySource, Local, Plan, Run, Scope, SetConfig,
+    SetValue, Split,
 };
 use crate::merge::{Aggregate, Bound, ColumnAt, Group, MergeSpec, SortKey};
 use crate::shard::KeyType;
@@ -24,9 +25,13 @@ impl Display for Plan {
         if self.changes_schema {
             lines.push("Changes the schema".to_owned());
         }
-        if let Some((name, value, is_local)) = &self.sets {
+        for SetConfig { name, value, is_local } in &self.sets {
             let local = if *is_local { " locally" } else { "" };
-            lines.push(format!("Sets {name} = {}{local}", value.as_deref().unwrap_or("NULL")));
+            let value = match value {
+                SetValue::Literal(value) => value.as_deref().unwrap_or("NULL").to_owned(),
+                SetValue::Param(n) => format!("${n}"),
+            };
+            lines.push(format!("Sets {name} = {value}{local}"));
         }
         if let Some(it) = &self.literals {
             let places: Vec<String> = it.at.iter().map(ToString::to_string).collect();

@@ -435,6 +435,13 @@ impl Server {
         self.output.len()
     }
 
+    /// Gives the memory of a long request back, once it is written.
+    pub fn forget_output(&mut self) {
+        if self.output.is_empty() {
+            self.output = BytesMut::new();
+        }
+    }
+
     /// Writes as much of what is queued as the socket takes now; ready when all is written.
     ///
     /// # Errors

@@ -39,6 +39,10 @@ pub(super) struct Portal {
     pub(super) bind: Bytes,
     /// The server that has it, if it was handed on.
     place: Option<(ShardId, Role)>,
+    /// How many rows its Execute asks for; 0: all.
+    pub(super) max_rows: i32,
+    /// Whether several shards have given a part of its rows: no server has the rest.
+    is_cut: bool,
 }
 
 /// The arguments of a Bind, taken apart.
@@ -59,17 +63,24 @@ impl Bound<'_> {
 impl Portal {
     /// A portal that a server has.
     pub(super) fn placed(prepared: Arc<Prepared>, bind: Bytes, place: (ShardId, Role)) -> Self {
-        Self { prepared, bind, place: Some(place) }
+        Self { prepared, bind, place: Some(place), max_rows: 0, is_cut: false }
     }
 
     /// A portal that no server has.
     pub(super) fn unplaced(prepared: Arc<Prepared>, bind: Bytes) -> Self {
-        Self { prepared, bind, place: None }
+        Self { prepared, bind, place: None, max_rows: 0, is_cut: false }
     }
 
     /// The arguments.
     pub(super) fn arguments(&self) -> Result<Bound<'_>, PgError> {
         arguments(&self.bind, &self.prepared.text)
+    }
+
+    /// The value of parameter `$index` (1-based), which is text in either format; NULL is `None`.
+    pub(super) fn text(&self, index: usize) -> Option<String> {
+        let bound = self.arguments().ok()?;
+        let value = bound.params.get(index - 1).copied().flatten()?;
+        Some(String::from_utf8_lossy(value).into_owned())
     }
 
     /// The value of parameter `$index` (1-based) as a whole number; NULL is `None`.

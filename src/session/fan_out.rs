@@ -113,7 +113,7 @@ impl Session {
                     }
                     None => statement.text.clone(),
                 };
-                let at = self.send_all(&sql, routed, Access::Write, None, 0).await?;
+                let at = self.send_all(&sql, routed, Access::Write, None, (0, 0)).await?;
                 let map = self.database.map().clone();
                 let shards: Vec<ShardId> = routed.shards.iter().collect();
                 let mut members = pick(&mut self.members, &at);
@@ -124,7 +124,7 @@ impl Session {
                 self.copy_gathered(gather, routed, (before, after)).await.map(|()| None)
             }
             Combine::CopyTo { header } => {
-                let at = self.send_all(&statement.text, routed, Access::Read, None, 0).await?;
+                let at = self.send_all(&statement.text, routed, Access::Read, None, (0, 0)).await?;
                 let mut members = pick(&mut self.members, &at);
                 copy::concatenate(&mut members, &mut self.client, *header).await.map(Some)
             }
@@ -142,7 +142,7 @@ impl Session {
         routed: &Routed,
         access: Access,
         portal: Option<&Portal>,
-        hidden: usize,
+        (hidden, rows): (usize, i32),
     ) -> Result<Vec<usize>, Failure> {
         let mut at = Vec::new();
         for shard in routed.shards.iter() {
@@ -154,7 +154,7 @@ impl Session {
             at.push(i);
         }
         for i in &at {
-            send(&mut self.members[*i], sql, portal, hidden)?;
+            send(&mut self.members[*i], sql, portal, (hidden, rows))?;
             self.members[*i].server().flush().await?;
         }
         Ok(at)
@@ -172,10 +172,18 @@ impl Session {
         if limit.is_some_and(|limit| limit.checked_add(offset).is_none()) {
             return Err(PgError::refused("LIMIT plus OFFSET is beyond bigint").into());
         }
+        // Of rows that are only put in order no shard gives more than are asked for of all.
+        let asked = portal.map_or(0, |it| it.max_rows.max(0));
+        let is_plain = asked > 0 && spec.group.is_none() && !spec.distinct;
+        let rows = i64::from(asked).saturating_add(offset);
+        let rows = i32::try_from(rows).ok().filter(|_| is_plain).unwrap_or(0);
         let sql = Bytes::copy_from_slice(spec.shard_sql.as_bytes());
-        let at = self.send_all(&sql, routed, Access::Read, portal, spec.hidden).await?;
+        let at = self.send_all(&sql, routed, Access::Read, portal, (spec.hidden, rows)).await?;
         let limits = Limits { bytes: self.cluster.config.limits.merge_bytes };
-        let merge = Merge::new(spec, at.len(), limit, offset, limits);
+        let mut merge = Merge::new(spec, at.len(), limit, offset, limits);
+        if asked > 0 {
+            merge.pause_after(u64::from(asked.unsigned_abs()));
+        }
         let mut members = pick(&mut self.members, &at);
         merge::run(&mut members, &mut self.client, merge, describe).await
     }
@@ -189,7 +197,7 @@ impl Session {
         answers: Answers,
         describe: Describe,
     ) -> Result<String, Failure> {
-        let at = self.send_all(sql, routed, run.access, portal, 0).await?;
+        let at = self.send_all(sql, routed, run.access, portal, (0, 0)).await?;
         let mut members = pick(&mut self.members, &at);
         if matches!(answers, Answers::Same) && copy::is_copy(sql) {
             return copy::broadcast(&mut members, &mut self.client).await;
@@ -232,7 +240,7 @@ impl Session {
             self.check_second_write(*shard)?;
             let i = self.member(*shard, Role::Primary).await?;
             self.members[i].wrote = true;
-            send(&mut self.members[i], sql, portal, 0)?;
+            send(&mut self.members[i], sql, portal, (0, 0))?;
             at.push(i);
         }
         for i in &at {
@@ -277,7 +285,7 @@ impl Session {
         let (mut tag, mut done) = (String::new(), Vec::new());
         for shard in shards {
             let one = Routed { shards: crate::shard::ShardSet::one(shard), ..routed.clone() };
-            let at = self.send_all(&statement.text, &one, Access::Write, None, 0).await?;
+            let at = self.send_all(&statement.text, &one, Access::Write, None, (0, 0)).await?;
             let mut members = pick(&mut self.members, &at);
             let (answers, describe) = (Answers::Sum, Describe::Forward);
             match broadcast::collect(&mut members, &mut self.client, answers, describe).await {
@@ -324,12 +332,13 @@ pub(super) fn pick<'a>(members: &'a mut [Member], at: &[usize]) -> Vec<&'a mut M
     found.into_iter().map(|(_, member)| member).collect()
 }
 
-/// Queues a statement on a server: as a simple query, or bound to a portal's arguments.
+/// Queues a statement on a server: as a simple query, or bound to a portal's arguments. `hidden` columns are
+/// not the client's; no more than `rows` rows are asked for, unless that is 0.
 fn send(
     member: &mut Member,
     sql: &Bytes,
     portal: Option<&Portal>,
-    hidden: usize,
+    (hidden, rows): (usize, i32),
 ) -> Result<(), PgError> {
     let server = member.lease.server();
     let Some(portal) = portal else {
@@ -348,7 +357,7 @@ fn send(
         frontend::bind_unnamed(out, &portal.bind, &bind, hidden);
     });
     server.push_with(b'D', Action::Forward, |out| frontend::describe(out, Target::Portal, b""));
-    server.push_with(b'E', Action::Forward, |out| frontend::execute(out, b"", 0));
+    server.push_with(b'E', Action::Forward, |out| frontend::execute(out, b"", rows));
     server.push_sync();
     Ok(())
 }

@@ -38,6 +38,8 @@ struct Given<'a> {
     now: Option<[u8; 8]>,
     /// The formats the client wants its columns in.
     results: Vec<i16>,
+    /// How many rows it asks for; 0: all.
+    max_rows: i32,
 }
 
 impl<'a> Given<'a> {
@@ -50,8 +52,7 @@ impl<'a> Given<'a> {
 
 impl Session {
     /// Ships the needed rows to where the statement runs and gives the answer; the tag of a write is
-    /// told by the caller. One statement per shard, so that
-    /// all rows of a shard are of one snapshot.
+    /// told by the caller. One statement per shard, so that all rows of a shard are of one snapshot.
     pub(super) async fn gather(
         &mut self,
         statement: &Statement,
@@ -73,12 +74,14 @@ impl Session {
         if let (None, Some(row)) = (portal, &described.row) {
             self.client.out.extend_from_slice(row);
         }
-        match gather.runs {
+        let done = match gather.runs {
             Runs::Read => {
                 self.compute(place, gather, &described, &given, &arrays).await.map(|()| None)
             }
             _ => self.write_over(gather, routed, &described, &given, &arrays).await.map(Some),
-        }
+        };
+        self.members.iter_mut().for_each(|it| it.server().forget_output());
+        done
     }
 
     /// COPY (query) TO STDOUT: a COPY takes no parameters, so that the rows are handed over in settings of
@@ -371,7 +374,7 @@ fn push(
     }
     parse(server, sql, described, given);
     bind(server, b"", given, arrays);
-    server.push_with(b'E', Action::Forward, |out| frontend::execute(out, b"", 0));
+    server.push_with(b'E', Action::Forward, |out| frontend::execute(out, b"", given.max_rows));
     if is_large {
         hide(server, LESS_MEMORY);
     }
@@ -444,7 +447,7 @@ fn types_of(row: &[u8]) -> Result<Vec<u32>, PgError> {
 
 fn given<'a>(portal: Option<&'a Portal>, bind: Option<&Bind<'a>>) -> Given<'a> {
     let (Some(portal), Some(bind)) = (portal, bind) else {
-        return Given { parameters: Vec::new(), now: None, results: Vec::new() };
+        return Given { parameters: Vec::new(), now: None, results: Vec::new(), max_rows: 0 };
     };
     let values = bind.values.iter().enumerate();
     let parameter = |(i, range): (usize, &Option<std::ops::Range<usize>>)| {
@@ -454,6 +457,7 @@ fn given<'a>(portal: Option<&'a Portal>, bind: Option<&Bind<'a>>) -> Given<'a> {
         parameters: values.map(parameter).collect(),
         now: None,
         results: bind.result_formats.iter().collect(),
+        max_rows: portal.max_rows,
     }
 }
 

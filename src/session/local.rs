@@ -4,12 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use super::extended::Portal;
 use super::transaction::{SchemaOfBlock, in_failed_block, text_of};
 use super::{Role, Session};
 use crate::error::{PgError, sqlstate};
 use crate::exec::Failure;
 use crate::plan::route::Arguments;
-use crate::plan::{Action as PlanAction, Local, Plan, Statement};
+use crate::plan::{Action as PlanAction, Local, Plan, SetConfig, SetValue, Statement};
 use crate::server::{IDENTITY, Setting, Settings, difference};
 use crate::shard::{KeyType, ShardId};
 use crate::sql::name::quoted_text;
@@ -242,19 +243,51 @@ impl Session {
         }
     }
 
-    /// Notes what `set_config('name', 'value', is_local)` did.
-    pub(super) fn note_set_config(&mut self, name: &str, value: Option<&str>, is_local: bool) {
-        let value = value.unwrap_or_default();
-        if let Some(tx) = &mut self.tx {
-            let (name, value) = (quoted_text(name), quoted_text(value));
-            tx.replay.push(format!("SELECT pg_catalog.set_config({name}, {value}, {is_local})"));
+    /// Keeps the settings that a statement has made by set_config, and makes them on the other servers
+    /// of its block.
+    pub(super) async fn after_set_config(
+        &mut self,
+        statement: &Statement,
+        portal: Option<&Portal>,
+    ) -> Result<(), Failure> {
+        if statement.plan.sets.is_empty() || self.has_failed() {
+            return Ok(());
         }
-        if is_local {
-            return;
+        for set in &statement.plan.sets {
+            let Some(sql) = self.keep_set_config(set, portal) else { continue };
+            if self.database.is_sharded() {
+                let home = self.database.config.home_shard;
+                for member in self.members.iter_mut().filter(|it| it.in_tx && it.shard != home) {
+                    member.lease.server().run(&sql).await?;
+                }
+            }
         }
-        let name = name.to_lowercase();
-        let setting = self.told(&name).unwrap_or_else(|| Setting::Value(value.to_owned()));
-        self.keep(&name, Some(setting));
+        Ok(())
+    }
+
+    /// Notes what `set_config('name', 'value', is_local)` did; what repeats it on another server of the block.
+    pub(super) fn keep_set_config(
+        &mut self,
+        set: &SetConfig,
+        portal: Option<&Portal>,
+    ) -> Option<String> {
+        let value = match &set.value {
+            SetValue::Literal(it) => it.clone(),
+            SetValue::Param(n) => portal.and_then(|it| it.text(*n)),
+        };
+        let repeated = self.tx.as_mut().map(|tx| {
+            let given = value.as_deref().map_or("NULL".to_owned(), quoted_text);
+            let name = quoted_text(&set.name);
+            let sql = format!("SELECT pg_catalog.set_config({name}, {given}, {})", set.is_local);
+            tx.replay.push(sql.clone());
+            sql
+        });
+        if !set.is_local {
+            let value = value.unwrap_or_default();
+            let setting = self.told(&set.name).unwrap_or(Setting::Value(value));
+            self.keep(&set.name, Some(setting));
+        }
+        repeated
     }
 
     /// Runs a statement on every server of the block, or on one of the home shard; the first one's

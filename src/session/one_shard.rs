@@ -126,6 +126,7 @@ impl Session {
         }
         for statement in statements {
             self.after(statement).await;
+            self.after_set_config(statement, None).await?;
         }
         Ok(())
     }
@@ -174,8 +175,7 @@ fn ends_block(local: &Local) -> bool {
 /// Whether a statement amid others may leave the session with other settings or statements.
 fn is_about_session(plan: &Plan, has_settings: bool) -> bool {
     let PlanAction::Local(local) = &plan.action else {
-        return plan.sets.as_ref().is_some_and(|(_, _, is_local)| !is_local)
-            || !plan.unsettled.is_empty();
+        return plan.sets.iter().any(|it| !it.is_local) || !plan.unsettled.is_empty();
     };
     match local {
         Local::Set { is_local, .. } => !is_local,
@@ -190,7 +190,7 @@ fn names_of(plan: &Plan) -> Vec<String> {
     let mut names = plan.unsettled.clone();
     match &plan.action {
         PlanAction::Local(Local::Set { name, is_local: false, .. }) => names.push(name.clone()),
-        _ => names.extend(plan.sets.iter().map(|(name, ..)| name.clone())),
+        _ => names.extend(plan.sets.iter().map(|it| it.name.clone())),
     }
     names
 }

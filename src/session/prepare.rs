@@ -159,10 +159,10 @@ impl Session {
                 self.pin_for(pin);
             }
             if !prepared.statement.plan.unsettled.is_empty()
-                || prepared.statement.plan.sets.is_some()
+                || !prepared.statement.plan.sets.is_empty()
             {
                 let plan = Arc::clone(&prepared.statement.plan);
-                let set = plan.sets.iter().map(|(name, ..)| name.clone());
+                let set = plan.sets.iter().map(|it| it.name.clone());
                 self.doubt(plan.unsettled.iter().cloned().chain(set));
             }
         }

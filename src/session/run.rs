@@ -136,7 +136,8 @@ impl Session {
         let mut place: Option<(ShardId, Role)> = None;
         for statement in statements {
             let PlanAction::Run(run) = &statement.plan.action else { return None };
-            if statement.plan.pin.is_some() || statement.plan.changes_schema {
+            let plan = &statement.plan;
+            if plan.pin.is_some() || plan.changes_schema || !plan.sets.is_empty() {
                 return None;
             }
             let routed = self.route(statement, run, &Arguments::None).ok()??;
@@ -237,7 +238,7 @@ impl Session {
             _ => Box::pin(self.fan_out(statement, run, routed, None)).await,
         };
         self.after(statement).await;
-        done
+        done.and(self.after_set_config(statement, None).await)
     }
 
     /// What a statement leaves behind: a pin, a setting, a changed schema.
@@ -262,9 +263,6 @@ impl Session {
         }
         if !statement.plan.unsettled.is_empty() {
             self.doubt(statement.plan.unsettled.iter().cloned());
-        }
-        if let Some((name, value, is_local)) = &statement.plan.sets {
-            self.note_set_config(name, value.as_deref(), *is_local);
         }
         if statement.plan.alters {
             self.altered();

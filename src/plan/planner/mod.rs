@@ -34,10 +34,14 @@ use self::gather::Gathering;
 use self::walk::{Analyzer, Facts};
 use self::write::Fan;
 use super::gather::Runs;
-use super::{Access, Action, Combine, KeySource, Local, Plan, Run, Scope, Uses};
+use super::{
+    Access, Action, Combine, KeySource, Local, Plan, Run, Scope, SetConfig, SetValue, Uses,
+};
 use crate::catalog::{Catalog, TableKind, Volatility};
 use crate::error::{PgError, sqlstate};
-use crate::sql::parse::tree::{DdlKind, Expr, Kind, Literal, Statement, Stmt};
+use crate::sql::parse::tree::{
+    Body, DdlKind, Expr, Kind, Literal, Query, Statement, Stmt, Target, TypeName,
+};
 use crate::sql::parse::{ParseError, parse};
 
 /// What of the session a plan depends on.
@@ -158,7 +162,7 @@ impl Plan {
             changes_schema: false,
             alters: false,
             leaves: None,
-            sets: None,
+            sets: Vec::new(),
             unsettled: Vec::new(),
             uses: None,
             is_lifted_by_tenant: false,
@@ -280,7 +284,7 @@ impl<'a> Planner<'a> {
     }
 
     /// SELECT, VALUES, TABLE, set operations.
-    fn query(&self, query: &crate::sql::parse::tree::Query, range: &Range<usize>) -> Plan {
+    fn query(&self, query: &Query, range: &Range<usize>) -> Plan {
         let mut analyzer = self.analyzer(range);
         analyzer.query(query);
         let mut plan = self.decide(&analyzer, None);
@@ -306,12 +310,7 @@ impl<'a> Planner<'a> {
     }
 
     /// What is done where servers tell types that the proxy cannot merge.
-    fn add_fallback(
-        &self,
-        plan: &mut Plan,
-        query: &crate::sql::parse::tree::Query,
-        range: &Range<usize>,
-    ) {
+    fn add_fallback(&self, plan: &mut Plan, query: &Query, range: &Range<usize>) {
         let Action::Run(Run { combine: Combine::Merge(_), fallback, .. }) = &mut plan.action else {
             return;
         };
@@ -322,17 +321,13 @@ impl<'a> Planner<'a> {
     }
 
     /// The plan that ships rows to one server, if there is no cheaper one.
-    fn gathered(
-        &self,
-        query: &crate::sql::parse::tree::Query,
-        range: &Range<usize>,
-    ) -> Option<Plan> {
+    fn gathered(&self, query: &Query, range: &Range<usize>) -> Option<Plan> {
         let mut analyzer = self.analyzer(range);
         analyzer.gathering = Some(Gathering::new(self.sql, range.clone(), Runs::Read));
         analyzer.query(query);
         let facts = &analyzer.facts;
         let acts = facts.has_locks || facts.modifies || facts.has_advisory;
-        let is_read = !(acts || facts.has_set_config || facts.pin.is_some());
+        let is_read = !(acts || facts.set_configs > 0 || facts.pin.is_some());
         if !is_read || facts.refusal.is_some() || !analyzer.graph.has_sharded() {
             return None;
         }
@@ -384,7 +379,7 @@ impl<'a> Planner<'a> {
         analyzer.gathering = Some(Gathering::new(self.sql, range.clone(), runs));
         analyzer.modify(statement);
         let facts = &analyzer.facts;
-        let acts = facts.has_locks || facts.has_advisory || facts.has_set_config;
+        let acts = facts.has_locks || facts.has_advisory || facts.set_configs > 0;
         let gathering = analyzer.gathering?;
         // What several servers compute must be the same for each.
         let varies = facts.not_fanned.is_some()
@@ -504,28 +499,24 @@ impl<'a> Planner<'a> {
     }
 
     /// `SELECT set_config(…)` as the whole statement; any other use is refused.
-    fn set_config(
-        &self,
-        plan: Plan,
-        found: &Analyzer<'_>,
-        query: &crate::sql::parse::tree::Query,
-    ) -> Plan {
-        if !found.facts.has_set_config {
+    fn set_config(&self, plan: Plan, found: &Analyzer<'_>, query: &Query) -> Plan {
+        if found.facts.set_configs == 0 {
             return plan;
         }
-        match sole_set_config(query) {
+        let sets = set_configs(query).filter(|it| it.len() == found.facts.set_configs);
+        match sets.filter(|it| self.sharded || is_settled(query, it)) {
             Some(sets) => {
                 let mut plan = Plan::run(Access::Write, Scope::Home);
                 plan.is_shareable = false;
-                plan.sets = Some(sets);
+                plan.sets = sets;
                 plan
             }
             // On one shard what ends with the transaction does not matter, the rest is asked for.
             None if !self.sharded => unsettled(plan, &found.facts.set_for_session),
             None => Plan::forbidden(
-                PgError::refused("set_config is supported as the only item of a SELECT alone")
+                PgError::refused("set_config of computed values or amid tables is not supported")
                     .detail("The session must know the setting to repeat it on other servers.")
-                    .hint("Write SELECT set_config('name', 'value', false), or SET name = value."),
+                    .hint("Write SELECT set_config('name', 'value', false), the value a literal or a parameter, or SET name = value."),
             ),
         }
     }
@@ -657,32 +648,50 @@ fn lacks_answer(plan: &Plan) -> bool {
     }
 }
 
-/// Name, value and `is_local` of `SELECT set_config(…)`.
-fn sole_set_config(
-    query: &crate::sql::parse::tree::Query,
-) -> Option<(String, Option<String>, bool)> {
-    use crate::sql::parse::tree::{Body, Query};
+/// The calls of set_config in a SELECT without tables, if the session can repeat each of them.
+fn set_configs(query: &Query) -> Option<Vec<SetConfig>> {
     let Query { with: None, body: Body::Select(select), order, limit: None, offset: None, .. } =
         query
     else {
         return None;
     };
-    let [target] = select.targets.as_slice() else { return None };
-    let Kind::Call(call) = &target.expr.kind else { return None };
-    let plain = select.from.is_empty()
+    let is_plain = select.from.is_empty()
         && select.filter.is_none()
         && select.group.is_empty()
         && select.having.is_none()
         && order.is_empty();
-    let text = |it: &Expr| match &it.kind {
-        Kind::Literal(Literal::Text(it)) => Some(Some(it.clone())),
-        Kind::Literal(Literal::Null) => Some(None),
+    let call = |it: &Target| match &it.expr.kind {
+        Kind::Call(call) if call.name == "set_config" => Some(set_config(&call.args)),
         _ => None,
     };
-    match call.args.as_slice() {
-        [name, value, Expr { kind: Kind::Literal(Literal::Bool(is_local)), .. }] if plain => {
-            Some((text(name)??.to_lowercase(), text(value)?, *is_local))
-        }
-        _ => None,
-    }
+    let calls = select.targets.iter().filter_map(call);
+    if is_plain { calls.collect() } else { None }
+}
+
+/// Name, value and `is_local` of a call.
+fn set_config(args: &[Expr]) -> Option<SetConfig> {
+    let [name, value, is_local] = args else { return None };
+    let Kind::Literal(Literal::Text(name)) = &name.kind else { return None };
+    let Kind::Literal(Literal::Bool(is_local)) = is_local.kind else { return None };
+    let value = match &value.kind {
+        Kind::Cast(inner, ty) if is_text(ty) => inner,
+        _ => value,
+    };
+    let value = match &value.kind {
+        Kind::Literal(Literal::Text(it)) => SetValue::Literal(Some(it.clone())),
+        Kind::Literal(Literal::Null) => SetValue::Literal(None),
+        Kind::Param(n) => SetValue::Param(*n),
+        _ => return None,
+    };
+    Some(SetConfig { name: name.to_lowercase(), value, is_local })
+}
+
+fn is_text(ty: &TypeName) -> bool {
+    matches!(ty.name.as_str(), "text" | "varchar") && !ty.has_modifier && !ty.is_array
+}
+
+/// Whether one call with a value that is told is all that the SELECT does.
+fn is_settled(query: &Query, sets: &[SetConfig]) -> bool {
+    let is_alone = matches!(&query.body, Body::Select(it) if it.targets.len() == 1);
+    matches!(sets, [SetConfig { value: SetValue::Literal(_), .. }] if is_alone)
 }

@@ -140,7 +140,7 @@ impl Planner<'_> {
         inner.changes_schema &= it.analyze;
         inner.alters &= it.analyze;
         inner.pin = inner.pin.filter(|_| it.analyze);
-        inner.sets = None;
+        inner.sets = Vec::new();
         inner.is_shareable = false;
         let access = |run: &Run| if it.analyze { run.access } else { Access::Read };
         match &mut inner.action {

@@ -41,7 +41,7 @@ pub(super) struct Facts {
     pub(super) pin: Option<&'static str>,
     /// An advisory lock is taken.
     pub(super) has_advisory: bool,
-    pub(super) has_set_config: bool,
+    pub(super) set_configs: usize,
     /// Settings made by set_config that outlive the transaction; `None` for a name that is no literal.
     pub(super) set_for_session: Vec<Option<String>>,
     /// Whether it asks for the channels that the session listens on.
@@ -106,7 +106,7 @@ impl<'a> Analyzer<'a> {
             needs_home: false,
             pin: None,
             has_advisory: false,
-            has_set_config: false,
+            set_configs: 0,
             set_for_session: Vec::new(),
             asks_channels: false,
             writes_reference: None,
@@ -335,7 +335,7 @@ impl<'a> Analyzer<'a> {
         if traits.is_builtin && call.name == "set_config" {
             let is_local = Kind::Literal(Literal::Bool(true));
             let is_local = call.args.get(2).is_some_and(|it| it.kind == is_local);
-            self.facts.has_set_config = true;
+            self.facts.set_configs += 1;
             if !is_local {
                 let name = call.args.first().map(|it| &it.kind);
                 self.facts.set_for_session.push(match name {

@@ -164,14 +164,20 @@ impl Session {
                     return Ok(None);
                 }
                 let PlanAction::Run(run) = &exact.statement.plan.action else { return Ok(None) };
-                if matches!(run.combine, crate::plan::Combine::OneByOne)
-                    && self.database.is_sharded()
-                {
+                let is_alone = matches!(run.combine, crate::plan::Combine::OneByOne);
+                let has_sets = !exact.statement.plan.sets.is_empty();
+                if (is_alone || has_sets) && self.database.is_sharded() {
                     return Ok(None);
                 }
                 let name = frame.slice_ref(bind.portal);
                 let place = Some((shard, routed.role));
-                let portal = Portal { prepared: exact, bind: frame.clone(), place };
+                let portal = Portal {
+                    prepared: exact,
+                    bind: frame.clone(),
+                    place,
+                    max_rows: 0,
+                    is_cut: false,
+                };
                 plan.bound.push((name, portal));
                 plan.routed.push(routed);
                 Op::Bind { place: self.place_of(bind.statement, &prepared), prepared }
@@ -384,6 +390,10 @@ impl Session {
         }
         for prepared in &plan.executed {
             self.after(&prepared.statement).await;
+            if let Some(set) = prepared.statement.plan.sets.first() {
+                // Over several shards it is not done here.
+                self.keep_set_config(set, None);
+            }
         }
     }
 }

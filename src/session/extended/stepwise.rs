@@ -107,8 +107,13 @@ impl Session {
             {
                 // Rows may be fetched from it in parts.
                 let place = Some((self.database.config.home_shard, routed.role));
-                let mut portal =
-                    Portal { prepared: Arc::clone(&exact), bind: frame.clone(), place };
+                let mut portal = Portal {
+                    prepared: Arc::clone(&exact),
+                    bind: frame.clone(),
+                    place,
+                    max_rows: 0,
+                    is_cut: false,
+                };
                 let (statement, of) = (&exact.statement, Some(&portal));
                 Box::pin(self.gather_portal(&name, statement, gather, &routed, of)).await?;
                 portal.prepared = prepared;
@@ -117,7 +122,8 @@ impl Session {
                 return Ok(());
             }
         }
-        let portal = Portal { prepared, bind: frame.clone(), place: None };
+        let portal =
+            Portal { prepared, bind: frame.clone(), place: None, max_rows: 0, is_cut: false };
         self.portals.insert(name, portal);
         self.answer(backend::bind_complete);
         Ok(())
@@ -141,7 +147,13 @@ impl Session {
         });
         server.push_sync();
         relay::relay(server, &mut self.client).await?;
-        let portal = Portal { prepared, bind: frame.clone(), place: Some((shard, role)) };
+        let portal = Portal {
+            prepared,
+            bind: frame.clone(),
+            place: Some((shard, role)),
+            max_rows: 0,
+            is_cut: false,
+        };
         self.portals.insert(name, portal);
         Ok(())
     }
@@ -309,7 +321,16 @@ impl Session {
                 Ok(())
             }
             PlanAction::Refuse(error) => Err(error.clone().into()),
-            PlanAction::Run(_) => self.step_run(&portal, execute.max_rows, frame).await,
+            PlanAction::Run(_) => {
+                let done = self.step_run(&portal, execute.max_rows, frame).await;
+                if execute.max_rows > 0
+                    && portal.place.is_none()
+                    && let Some(portal) = self.portals.get_mut(execute.portal)
+                {
+                    portal.is_cut = true;
+                }
+                done
+            }
         }
     }
 
@@ -356,24 +377,31 @@ impl Session {
             Some(shard) => {
                 self.step_single(portal, &exact, shard, routed.role, writes, max_rows).await
             }
-            None if max_rows > 0 => Err(PgError::refused(
-                "an Execute with a row limit over several shards is not supported",
-            )
-            .detail("the portal would have to stay open on every shard")
-            .hint("give the portal a name and a transaction, fetch all rows, or add LIMIT")
-            .into()),
+            None if max_rows > 0 && (writes || run.gathered().is_none() || portal.is_cut) => {
+                Err(PgError::refused(
+                    "an Execute with a row limit over several shards is not supported",
+                )
+                .detail("the portal would have to stay open on every shard")
+                .hint("give the portal a name and a transaction, fetch all rows, or add LIMIT")
+                .into())
+            }
+            None if portal.is_cut => {
+                Err(PgError::refused("the rest of a portal over several shards cannot be fetched")
+                    .hint("give the portal a name and a transaction")
+                    .into())
+            }
             None => {
                 if exact.text.inferred.get().is_none() {
                     // A part of the rows may not use every parameter: their types must be told.
                     self.describe_at_server(&exact, true).await?;
                 }
-                let portal = Portal { prepared: Arc::clone(&exact), ..portal.clone() };
+                let portal = Portal { prepared: Arc::clone(&exact), max_rows, ..portal.clone() };
                 let bound = (!is_alone && !is_copy(run)).then_some(&portal);
                 Box::pin(self.fan_out(&exact.statement, run, &routed, bound)).await
             }
         };
         self.after(&exact.statement).await;
-        done
+        done.and(self.after_set_config(&exact.statement, Some(portal)).await)
     }
 
     async fn step_single(
