@@ -1,6 +1,8 @@
 //! Rows of several shards as arrays, one per column: parameters of the statement that computes an answer
 //! over them.
 
+use std::ops::Range;
+
 use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::error::{PgError, sqlstate};
@@ -77,19 +79,19 @@ impl Arrays {
             .ok_or_else(unexpected)?;
         (self.rows, self.bytes) = (self.rows + 1, self.bytes + frame.len());
         fragment.rows += 1;
-        let mut values = values.skip(fragment.before);
-        for column in &mut fragment.columns {
-            match values.next().ok_or_else(unexpected)?? {
-                Some(range) => {
-                    column.data.put_i32(range.len() as i32);
-                    column.data.put_slice(&frame[range]);
-                }
-                None => {
-                    column.has_null = true;
-                    column.data.put_i32(-1);
-                }
-            }
-        }
+        fragment.take(values.skip(fragment.before), frame)?;
+        self.check()
+    }
+
+    /// Takes a DataRow of this fragment, which has no columns of others.
+    ///
+    /// # Errors
+    /// As [`Self::row`].
+    pub fn row_of(&mut self, fragment: usize, frame: &[u8]) -> Result<(), PgError> {
+        let fragment = self.fragments.get_mut(fragment).ok_or_else(unexpected)?;
+        (self.rows, self.bytes) = (self.rows + 1, self.bytes + frame.len());
+        fragment.rows += 1;
+        fragment.take(DataRow::read(frame)?.skip(1), frame)?;
         self.check()
     }
 
@@ -117,6 +119,28 @@ impl Arrays {
             parameters.extend(columns.map(|it| it.finish(fragment.rows)));
         }
         parameters
+    }
+}
+
+impl Fragment {
+    fn take(
+        &mut self,
+        mut values: impl Iterator<Item = Result<Option<Range<usize>>, PgError>>,
+        frame: &[u8],
+    ) -> Result<(), PgError> {
+        for column in &mut self.columns {
+            match values.next().ok_or_else(unexpected)?? {
+                Some(range) => {
+                    column.data.put_i32(range.len() as i32);
+                    column.data.put_slice(&frame[range]);
+                }
+                None => {
+                    column.has_null = true;
+                    column.data.put_i32(-1);
+                }
+            }
+        }
+        Ok(())
     }
 }
 

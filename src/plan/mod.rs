@@ -8,6 +8,7 @@ pub mod key;
 pub mod planner;
 mod preparable;
 pub mod route;
+pub mod scatter;
 mod show;
 mod statement;
 
@@ -20,6 +21,7 @@ use crate::shard::KeyType;
 pub use crate::sql::copy::CopyFormat;
 use gather::Gather;
 pub use preparable::Preparable;
+use scatter::Scatter;
 pub use statement::Statement;
 
 /// The plan of one statement.
@@ -207,6 +209,8 @@ pub enum Combine {
     OneByOne,
     /// A multi-row INSERT: each row to the shard of its key.
     Split(Split),
+    /// An INSERT whose rows are computed first: each to the shard of its key.
+    Scatter(Box<Scatter>),
     /// COPY … FROM STDIN: each row to the shard of its key.
     CopyFrom(CopyFrom),
     /// COPY … TO STDOUT: streams are concatenated (text and CSV).

@@ -108,6 +108,12 @@ fn combine(run: &Run) -> Vec<String> {
             lines.push(format!("Then on {place}: {it}"));
             lines
         }
+        Combine::Scatter(it) => {
+            let ships = it.source.fragments.iter().map(|it| format!("Ship {it}"));
+            let then = format!("Then on the home shard: {}", it.source);
+            let rows = format!("Rows by {} to their shards: {it}", kind(it.key));
+            ships.chain([then, rows]).collect()
+        }
         Combine::Sum => vec!["Sum of all shards".to_owned()],
         Combine::Same => vec!["Same on all shards".to_owned()],
         Combine::OneByOne => vec!["One shard after the other".to_owned()],

@@ -102,6 +102,7 @@ impl Session {
                 self.same_text(&text, run, routed, portal, Answers::Same, describe).await.map(Some)
             }
             Combine::Split(split) => self.split(statement, split, portal, describe).await.map(Some),
+            Combine::Scatter(it) => self.scatter(statement, it, routed, portal).await.map(Some),
             Combine::CopyFrom(spec) => {
                 let dates = self.dates(spec.dated.as_ref()).await?;
                 let sql = match &spec.dated {

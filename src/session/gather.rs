@@ -23,16 +23,16 @@ use crate::wire::pipeline::Action;
 const TIMESTAMPTZ: u32 = 1184;
 
 /// What a server says of a statement before it runs.
-struct Described {
+pub(super) struct Described {
     /// The types of its parameters.
-    parameters: Vec<u32>,
+    pub(super) parameters: Vec<u32>,
     /// Its RowDescription, if it gives rows, and the OIDs of the columns' types.
-    row: Option<Bytes>,
-    columns: Vec<u32>,
+    pub(super) row: Option<Bytes>,
+    pub(super) columns: Vec<u32>,
 }
 
 /// The parameters of a portal; none for a Query.
-struct Given<'a> {
+pub(super) struct Given<'a> {
     parameters: Vec<Parameter<'a>>,
     /// The start of the home shard's transaction, binary, if the statement asks for it: one more parameter.
     now: Option<[u8; 8]>,
@@ -44,7 +44,7 @@ struct Given<'a> {
 
 impl<'a> Given<'a> {
     /// All parameters of a server's statement but the arrays.
-    fn all(&'a self) -> Vec<Parameter<'a>> {
+    pub(super) fn all(&'a self) -> Vec<Parameter<'a>> {
         let now = self.now.as_ref().map(|it| (1, Some(&it[..])));
         self.parameters.iter().copied().chain(now).collect()
     }
@@ -122,7 +122,7 @@ impl Session {
     }
 
     /// What the home shard says of the statement, and the rows it needs.
-    async fn gather_rows(
+    pub(super) async fn gather_rows(
         &mut self,
         place: usize,
         statement: &Statement,
@@ -187,7 +187,7 @@ impl Session {
     }
 
     /// Parses a statement on a member and has it described.
-    async fn describe_at(
+    pub(super) async fn describe_at(
         &mut self,
         at: usize,
         sql: &[u8],
@@ -360,7 +360,7 @@ impl Session {
 }
 
 /// Queues the statement over shipped rows.
-fn push(
+pub(super) fn push(
     server: &mut Server,
     sql: &str,
     described: &Described,
@@ -436,7 +436,7 @@ fn bind(server: &mut Server, portal: &[u8], given: &Given<'_>, arrays: &[Bytes])
 
 impl Given<'_> {
     /// The format of a parameter (0-based).
-    fn format(&self, index: usize) -> i16 {
+    pub(super) fn format(&self, index: usize) -> i16 {
         self.parameters.get(index).map_or(0, |it| it.0)
     }
 }
@@ -445,7 +445,7 @@ fn types_of(row: &[u8]) -> Result<Vec<u32>, PgError> {
     Ok(RowDescription::read(row)?.columns.iter().map(|it| it.type_oid).collect())
 }
 
-fn given<'a>(portal: Option<&'a Portal>, bind: Option<&Bind<'a>>) -> Given<'a> {
+pub(super) fn given<'a>(portal: Option<&'a Portal>, bind: Option<&Bind<'a>>) -> Given<'a> {
     let (Some(portal), Some(bind)) = (portal, bind) else {
         return Given { parameters: Vec::new(), now: None, results: Vec::new(), max_rows: 0 };
     };
@@ -461,7 +461,7 @@ fn given<'a>(portal: Option<&'a Portal>, bind: Option<&Bind<'a>>) -> Given<'a> {
     }
 }
 
-fn unlike(why: &str) -> PgError {
+pub(super) fn unlike(why: &str) -> PgError {
     PgError::refused("the statement cannot be computed over rows of several shards")
         .detail(why.to_owned())
         .hint("Write it another way, name one tenant in WHERE, or SET sluice.tenant.")

@@ -17,6 +17,7 @@ mod portable;
 mod prepare;
 mod replication;
 mod run;
+mod scatter;
 mod settled;
 mod spliced;
 mod statement;

@@ -245,3 +245,51 @@ INSERT INTO items (tenant_id, id, mood) VALUES (1, 910, $1), (2, 910, $2), (3, 9
 --! block
 --! then SELECT tenant_id, id FROM items WHERE mood = 'ok'
 UPDATE items SET mood = $1 WHERE mood = $2
+
+-- Rows that one server computes and that then go to their shards.
+
+--! then SELECT count(*), sum(id), max(status), count(DISTINCT tenant_id) FROM orders WHERE tenant_id > 800
+INSERT INTO orders (tenant_id, id, amount, status) SELECT 801 + n % 5, n, n * 1.5, 'made' FROM generate_series(1, 40) n
+
+--! then SELECT * FROM orders WHERE tenant_id > 900
+INSERT INTO orders SELECT tenant_id + 900, id, NULL, 2, '7', 'new' FROM orders WHERE amount > 400
+
+--! ordered
+INSERT INTO orders (id, tenant_id, status) SELECT id + 10, tenant_id + 700, upper(status) FROM orders WHERE tenant_id < 4 ORDER BY amount DESC, tenant_id, id RETURNING tenant_id AS t, id, status, amount
+
+--! params int8 30|text once
+--! then SELECT * FROM orders WHERE tenant_id > 600 AND tenant_id < 700
+INSERT INTO orders (tenant_id, id, status) SELECT 601 + o.id, $1 + count(*), $2 FROM orders o JOIN plans USING (plan_id) GROUP BY o.id
+
+--! then SELECT * FROM items WHERE tenant_id > 100
+INSERT INTO items SELECT tenant_id + 100, id, name, qty, price, score, at, day, flag, tags, doc, mood, uid, ip, raw, code, span FROM items WHERE id < 3
+
+--! then SELECT tenant_id, id, mood, day, tags FROM items WHERE tenant_id > 200
+INSERT INTO items (tenant_id, id, mood, day, tags) SELECT 200 + n, 1, 'happy', '2025-02-03', '{a,"b c"}' FROM generate_series(1, 9) n
+
+--! then SELECT * FROM orders WHERE tenant_id > 500 AND tenant_id < 600
+WITH top AS (SELECT tenant_id, max(amount) AS most FROM orders GROUP BY tenant_id ORDER BY 2 DESC, 1 LIMIT 5) INSERT INTO orders (tenant_id, id, amount) SELECT 501 + row_number() OVER (ORDER BY most, tenant_id), 1, most FROM top
+
+--! ordered
+INSERT INTO orders (tenant_id, id, amount) VALUES (1 + 1, 1, 77), (3, 1, (SELECT max(amount) FROM orders)), (940, 4, 4) ON CONFLICT (tenant_id, id) DO UPDATE SET amount = excluded.amount RETURNING tenant_id, id, amount, item_id
+
+--! then SELECT * FROM orders WHERE tenant_id IN (5, 6, 7)
+INSERT INTO orders (tenant_id, id, amount) SELECT t, 3, -1 FROM generate_series(5, 7) t ON CONFLICT DO NOTHING
+
+--! then SELECT * FROM notes
+INSERT INTO notes SELECT code, 1, name FROM countries UNION ALL SELECT upper(tenant_id), id, body FROM notes WHERE id = 2
+
+--! then SELECT * FROM devices
+INSERT INTO devices SELECT md5('new' || n)::uuid, n, 'made' FROM generate_series(1, 12) n
+
+INSERT INTO notes (tenant_id, id, body) SELECT 'x' || n, n, repeat('long', 9) FROM generate_series(1, 3) n
+
+INSERT INTO notes (tenant_id, id, body) SELECT 'x', 'y', n FROM generate_series(1, 3) n
+
+INSERT INTO orders (tenant_id, id) SELECT n FROM generate_series(1, 3) n
+
+INSERT INTO orders (tenant_id, id) SELECT 2, 1 FROM generate_series(1, 3) n
+
+INSERT INTO orders (tenant_id, id) SELECT NULL, n FROM generate_series(1, 3) n
+
+INSERT INTO orders SELECT * FROM nowhere

@@ -242,6 +242,38 @@ impl Gathering {
         self.keys.push(table.unique_keys.clone());
     }
 
+    /// Puts `new` behind the token at `at` of the statement.
+    pub(super) fn append(&mut self, at: usize, new: &str) -> Option<()> {
+        let text = self.texts.first_mut()?;
+        let end = text.tokens.get(text.token_at(at)?)?.range.end;
+        text.edits.push((end..end, new.to_owned()));
+        Some(())
+    }
+
+    /// The plan of a read of these parts of the statement, between two texts.
+    pub(super) fn computed(
+        self,
+        parts: &[Range<usize>],
+        (before, after): (&str, &str),
+        needs_home: bool,
+    ) -> Result<Gather, PgError> {
+        if let Some(error) = self.refusal {
+            return Err(error);
+        }
+        let text = self.texts.first();
+        let part = |range: &Range<usize>| apply(&text?.sql, range, text?.edits.clone());
+        let parts: Option<Vec<String>> = parts.iter().map(part).collect();
+        let parts = parts.ok_or_else(|| unclear("The proxy cannot find the parts to change."))?;
+        Ok(Gather {
+            fragments: self.fragments.into_iter().map(|(it, _)| it).collect(),
+            statement: format!("{before}{}{after}", parts.join(" ")),
+            with_at: None,
+            needs_home,
+            asks_time: self.asks_time,
+            runs: Runs::Read,
+        })
+    }
+
     /// The plan of what was found.
     pub(super) fn finish(self, needs_home: bool) -> Result<Gather, PgError> {
         if let Some(error) = self.refusal {

@@ -19,6 +19,7 @@ mod partial;
 mod predicate;
 mod print;
 mod refuse;
+mod scatter;
 mod session;
 mod splice;
 mod types;
@@ -353,9 +354,43 @@ impl<'a> Planner<'a> {
         let plan = self.decide(&analyzer, Some(fan));
         let is_refused = matches!(plan.action, Action::Refuse(_)) || lacks_answer(&plan);
         match self.sharded && is_refused {
-            true => self.gathered_write(statement, range).unwrap_or(plan),
+            true => self
+                .gathered_write(statement, range)
+                .or_else(|| self.scattered(&plan, statement, range))
+                .unwrap_or(plan),
             false => plan,
         }
+    }
+
+    /// An INSERT whose rows are computed first, where that alone is what it lacks.
+    fn scattered(&self, plan: &Plan, statement: &Stmt, range: &Range<usize>) -> Option<Plan> {
+        let Stmt::Insert(it) = statement else { return None };
+        if matches!(&plan.action, Action::Refuse(it) if it.code != sqlstate::FEATURE_NOT_SUPPORTED)
+        {
+            return None;
+        }
+        let mut analyzer = self.analyzer(range);
+        analyzer.gathering = Some(Gathering::new(self.sql, range.clone(), Runs::Read));
+        let rows = analyzer.scatter(it)?;
+        let facts = &analyzer.facts;
+        let acts = facts.has_locks || facts.has_advisory || facts.set_configs > 0;
+        if acts || facts.pin.is_some() || facts.refusal.is_some() {
+            return None;
+        }
+        let scatter = scatter::scattered(analyzer.gathering?, rows, it, self.sql, range)?;
+        if !scatter.is_ordered && !it.returning.is_empty() {
+            return None;
+        }
+        let combine = Combine::Scatter(Box::new(scatter));
+        // Keys of one shard are found when it runs; it is then sent as it is.
+        if let Action::Run(Run { scope: Scope::Keys { with_home: false, .. }, .. }) = &plan.action {
+            let mut plan = plan.clone();
+            if let Action::Run(run) = &mut plan.action {
+                run.combine = combine;
+            }
+            return Some(plan);
+        }
+        Some(Plan::combined(Access::Write, Scope::All, combine))
     }
 
     /// A write that depends on rows of several shards: these are shipped, and the statement runs over

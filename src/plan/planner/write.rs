@@ -9,6 +9,7 @@ use super::graph::NodeId;
 use super::names::{Col, Names, Rel};
 use super::predicate::Mode;
 use super::refuse;
+use super::scatter::updates_all;
 use super::walk::Analyzer;
 use crate::catalog::{ColumnDefault, Table, TableKind};
 use crate::error::{PgError, sqlstate};
@@ -92,7 +93,11 @@ impl Analyzer<'_> {
     }
 
     /// The table written to, under its alias; `None` in place of the table if it is not known.
-    fn write_target(&mut self, name: &TableName, alias: Option<&Alias>) -> (Rel, Option<&Table>) {
+    pub(super) fn write_target(
+        &mut self,
+        name: &TableName,
+        alias: Option<&Alias>,
+    ) -> (Rel, Option<&Table>) {
         self.facts.tables.push(name.name.clone());
         let (catalog, path) = (self.catalog, Rc::clone(&self.path));
         let Some(table) = find(catalog, &path, name) else {
@@ -256,7 +261,7 @@ impl Analyzer<'_> {
     }
 
     /// ON CONFLICT … DO UPDATE and RETURNING.
-    fn insert_rest(&mut self, it: &Insert, rel: Rel) {
+    pub(super) fn insert_rest(&mut self, it: &Insert, rel: Rel) {
         let plain = |col: &Col| Col { node: None, ..col.clone() };
         let excluded = Rel {
             alias: "excluded".to_owned(),
@@ -320,6 +325,17 @@ impl Analyzer<'_> {
     }
 
     fn check_defaults(&mut self, it: &Insert, table: &Table, columns: &[String]) {
+        self.check_left_out(it, table, columns, is_listed(it));
+    }
+
+    /// The defaults of columns that rows leave out; `adds` if columns can be added to the list.
+    pub(super) fn check_left_out(
+        &mut self,
+        it: &Insert,
+        table: &Table,
+        columns: &[String],
+        adds: bool,
+    ) {
         for column in &table.columns {
             if !is_left_out(it, columns, &column.name) {
                 continue;
@@ -336,9 +352,7 @@ impl Analyzer<'_> {
                     ),
                 ),
                 ColumnDefault::Computed(text)
-                    if is_time_default(text)
-                        && is_listed(it)
-                        && !columns.contains(&column.name) =>
+                    if is_time_default(text) && adds && !columns.contains(&column.name) =>
                 {
                     self.facts.dated.push((quoted(&column.name), text.clone()));
                 }
@@ -393,7 +407,8 @@ impl Analyzer<'_> {
         if rows.len() != keys.len() {
             return Fan::Refuse(mixed());
         }
-        if it.conflict.is_some() && !it.returning.is_empty() {
+        let is_ordered = it.conflict.as_ref().is_none_or(updates_all);
+        if !is_ordered && !it.returning.is_empty() {
             return Fan::Refuse(refuse::over_shards(
                 "INSERT … ON CONFLICT … RETURNING",
                 "Rows that were not inserted are not returned, so that the order of the others is not known.",
@@ -411,7 +426,7 @@ impl Analyzer<'_> {
         };
         Fan::Split(Split {
             rows: rows.into_iter().zip(keys).collect(),
-            returning: it.conflict.is_none(),
+            returning: is_ordered,
             dated,
         })
     }
@@ -457,7 +472,13 @@ impl Analyzer<'_> {
         ))
     }
 
-    fn check_conflict(&mut self, it: &Conflict, table: &Table, column: usize, name: &str) {
+    pub(super) fn check_conflict(
+        &mut self,
+        it: &Conflict,
+        table: &Table,
+        column: usize,
+        name: &str,
+    ) {
         let key = &table.columns[column].name;
         let holds_key = match &it.target {
             ConflictTarget::Columns(columns) => columns.iter().flatten().any(|it| it == key),
@@ -586,7 +607,7 @@ fn is_reference(table: Option<&Table>) -> bool {
 }
 
 /// The columns that values are given for.
-fn column_list(it: &Insert, table: &Table) -> Vec<String> {
+pub(super) fn column_list(it: &Insert, table: &Table) -> Vec<String> {
     if it.columns.is_empty() && it.source.is_some() {
         let width = match it.source.as_ref().and_then(plain_values) {
             Some(rows) => rows.first().map_or(0, Vec::len),
@@ -605,7 +626,7 @@ fn is_left_out(it: &Insert, columns: &[String], name: &str) -> bool {
 }
 
 /// The rows of a query that is nothing but VALUES.
-fn plain_values(query: &Query) -> Option<&[Vec<Expr>]> {
+pub(super) fn plain_values(query: &Query) -> Option<&[Vec<Expr>]> {
     let is_plain = query.with.is_none()
         && query.order.is_empty()
         && query.limit.is_none()
