@@ -72,6 +72,8 @@ pub mod sqlstate {
     pub const PROGRAM_LIMIT_EXCEEDED: &str = "54000";
     /// Too complex to analyse.
     pub const STATEMENT_TOO_COMPLEX: &str = "54001";
+    /// Transactions wait for each other.
+    pub const DEADLOCK_DETECTED: &str = "40P01";
     /// Cancelled by the client, or for taking too long.
     pub const QUERY_CANCELED: &str = "57014";
     /// The proxy is going down.

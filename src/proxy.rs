@@ -46,6 +46,7 @@ pub struct Proxy {
     pub plan_seed: u64,
     pub failed_logins: failed_logins::FailedLogins,
     next_client: AtomicU64,
+    next_mark: AtomicU64,
 }
 
 /// A RELOAD of the admin console, and where to tell the outcome.
@@ -92,6 +93,8 @@ pub struct ClientState {
     pub tenant: Option<String>,
     pub pin: Option<&'static str>,
     pub in_transaction: bool,
+    /// What marks its transaction on the servers, once it has reached a second shard.
+    pub mark: Option<i32>,
 }
 
 impl Proxy {
@@ -126,12 +129,23 @@ impl Proxy {
             is_draining: AtomicBool::new(false),
             reload,
             next_client: AtomicU64::new(1),
+            next_mark: AtomicU64::new(1),
         }))
     }
 
     /// Whether this is the snapshot in force.
     pub fn is_current(&self, cluster: &Arc<Cluster>) -> bool {
         Arc::ptr_eq(&self.cluster.load(), cluster)
+    }
+
+    /// A number that no other transaction has, as far as chance goes: also none of another proxy.
+    pub fn next_mark(&self) -> i32 {
+        // SplitMix64 (Steele, Lea, Flood 2014) of a counter that starts anywhere.
+        let count = self.next_mark.fetch_add(1, Ordering::Relaxed);
+        let mut z = self.plan_seed.wrapping_add(count.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) as i32
     }
 
     /// Whether the proxy is going down.

@@ -164,3 +164,38 @@ fn settings_made_by_set_config_reach_every_shard() {
     client.run("SELECT set_config('app.tenant', 'c', false); SELECT 1");
     assert_eq!(told(&mut client), ["c"; 8]);
 }
+
+/// Two blocks that wait for each other over two shards: the answers of the second updates.
+fn in_a_circle(mut a: Wire, mut b: Wire) -> [Answer; 2] {
+    a.run("BEGIN");
+    b.run("BEGIN");
+    // Tenants of different shards.
+    a.run("UPDATE t SET note = 'a' WHERE tenant_id = 1");
+    b.run("UPDATE t SET note = 'b' WHERE tenant_id = 6");
+    let waits = std::thread::spawn(move || {
+        let answer = a.query("UPDATE t SET note = 'a' WHERE tenant_id = 6");
+        a.query(if answer.error.is_none() { "COMMIT" } else { "ROLLBACK" });
+        answer
+    });
+    let answer = b.query("UPDATE t SET note = 'b' WHERE tenant_id = 1");
+    b.query(if answer.error.is_none() { "COMMIT" } else { "ROLLBACK" });
+    [waits.join().unwrap(), answer]
+}
+
+#[test]
+fn a_deadlock_over_two_shards_ends_one_of_the_transactions() {
+    let (mut spec, _) = support::four_shards("deadlock");
+    spec.limits.push_str("query_timeout = \"60s\"\n");
+    let (one, other) = (Proxy::start(spec.clone()), Proxy::start(spec));
+    let mut client = one.client();
+    client.run("CREATE TABLE t (tenant_id bigint PRIMARY KEY, note text)");
+    client.run("INSERT INTO t VALUES (1), (6)");
+    for (first, second) in [(&one, &one), (&one, &other)] {
+        let answers = in_a_circle(first.client(), second.client());
+        let codes = answers.each_ref().map(Answer::code);
+        assert!(matches!(codes, ["40P01", ""] | ["", "40P01"]), "{codes:?}");
+        assert!(answers.iter().any(|it| it.detail.contains("on shards")));
+        let notes = client.run("SELECT count(DISTINCT note) FROM t WHERE note IS NOT NULL");
+        assert_eq!(notes.first(), "1");
+    }
+}

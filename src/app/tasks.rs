@@ -1,21 +1,26 @@
 //! The control plane's tasks: health, schemas, recovery, pools, signals.
 
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
 
+use crate::exec::deadlock;
 use crate::exec::two_phase::recovery;
 use crate::metrics::http::Page;
 use crate::pool::cluster::{Cluster, Database};
 use crate::pool::{self, catalog, health};
-use crate::proxy::Proxy;
+use crate::proxy::{Handle, Proxy};
+use crate::shard::ShardId;
 
 /// How often prepared transactions that nobody ends are looked for.
 const RECOVERY: Duration = Duration::from_secs(1);
 /// How often old decisions are dropped.
 const FORGET: Duration = Duration::from_secs(3600);
+/// How often deadlocks over several shards are looked for, while a client waits that may be in one.
+const DEADLOCKS: Duration = Duration::from_millis(500);
 /// How often a database is looked for that a reload has brought.
 const NEWCOMERS: Duration = Duration::from_millis(500);
 
@@ -106,6 +111,7 @@ pub(super) fn supervise(proxy: &Arc<Proxy>) {
     tokio::spawn(recover(Arc::clone(proxy)));
     tokio::spawn(super::sweep::sweep(Arc::clone(proxy)));
     tokio::spawn(listen(Arc::clone(proxy)));
+    tokio::spawn(end_deadlocks(Arc::clone(proxy)));
 }
 
 /// Health checks of all hosts, side by side, and the upkeep of their pools.
@@ -122,6 +128,35 @@ async fn check_hosts(proxy: Arc<Proxy>) {
         cluster.hosts().flat_map(|it| it.pools()).for_each(|pool| pool.reap());
         drop(cluster);
         tokio::time::sleep(interval).await;
+    }
+}
+
+/// Ends transactions that wait for each other over several shards. A circle counts once it is seen twice:
+/// shards are not looked at in one moment.
+async fn end_deadlocks(proxy: Arc<Proxy>) {
+    let mut suspects: HashMap<String, BTreeMap<i32, BTreeSet<ShardId>>> = HashMap::new();
+    loop {
+        tokio::time::sleep(DEADLOCKS).await;
+        let cluster = proxy.cluster.load_full();
+        for (name, database) in cluster.databases.iter().filter(|(_, it)| it.is_sharded()) {
+            let before = suspects.remove(name).unwrap_or_default();
+            let spreads = |it: &Handle| {
+                *it.database == **name && it.state.lock().mark.is_some() && it.activity.is_running()
+            };
+            if !proxy.clients.iter().any(|it| spreads(&it)) {
+                continue;
+            }
+            let Ok(waits) = deadlock::waits(database).await else { continue };
+            let found = deadlock::victims(&waits);
+            for (mark, shards) in found.iter().filter(|it| before.get(it.0) == Some(it.1)) {
+                let is_it = |it: &Handle| it.state.lock().mark == Some(*mark);
+                let Some(victim) = proxy.clients.iter().find(|it| is_it(it)) else { continue };
+                tracing::info!(database = name, client = victim.pid, "ends a deadlock over shards");
+                database.state.metrics.deadlocks.inc();
+                victim.cancel_because(&deadlock::error(shards));
+            }
+            suspects.insert(name.clone(), found);
+        }
     }
 }
 

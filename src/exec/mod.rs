@@ -2,6 +2,7 @@
 
 pub mod broadcast;
 pub mod copy;
+pub mod deadlock;
 pub mod gather;
 pub mod member;
 pub mod merge;

@@ -27,6 +27,7 @@ pub struct Metrics {
     errors: IntCounterVec,
     transactions: IntCounterVec,
     two_phase: IntCounterVec,
+    deadlocks: IntCounterVec,
     pins: IntCounterVec,
     pins_refused: IntCounterVec,
     pinned: IntGaugeVec,
@@ -68,6 +69,8 @@ pub struct DatabaseMetrics {
     pub transactions: IntCounter,
     /// Transactions committed in two phases.
     pub two_phase: IntCounter,
+    /// Transactions ended since they waited for each other over several shards.
+    pub deadlocks: IntCounter,
     /// Sessions tied to a server now.
     pub pinned: IntGauge,
     /// Statements refused since they would tie one.
@@ -154,6 +157,11 @@ impl Metrics {
                 "Transactions committed on several shards.",
                 &["database"],
             )?,
+            deadlocks: counters(
+                "sluice_deadlocks_total",
+                "Transactions ended because they waited for each other over several shards.",
+                &["database"],
+            )?,
             pins: counters(
                 "sluice_pins_total",
                 "Sessions tied to a server, by reason.",
@@ -210,6 +218,7 @@ impl Metrics {
             errors: of(&self.errors),
             transactions: of(&self.transactions),
             two_phase: of(&self.two_phase),
+            deadlocks: of(&self.deadlocks),
             pinned: self.pinned.with_label_values(&[name]),
             pins_refused: of(&self.pins_refused),
             pins: self.pins.clone(),

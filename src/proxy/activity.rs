@@ -111,6 +111,11 @@ impl Activity {
         self.now.store(request << 2 | state as u64, Ordering::Relaxed);
     }
 
+    /// Whether a request is under way.
+    pub fn is_running(&self) -> bool {
+        self.now.load(Ordering::Relaxed) & 3 == State::Running as u64
+    }
+
     /// What takes too long, if anything does, at `at` milliseconds of the sweeper's clock.
     pub fn judge(&self, at: u64, allowed: &Allowed) -> Option<Overdue> {
         self.seen.lock().judge(self.look(), at, allowed)

@@ -45,6 +45,14 @@ impl Handle {
         }
     }
 
+    /// Has its servers end what they do, with this error.
+    pub fn cancel_because(&self, error: &PgError) {
+        let servers = self.servers.lock();
+        for request in servers.iter().map(|it| it.begin_because(error)) {
+            tokio::spawn(request.send());
+        }
+    }
+
     /// The error that ends the session, if one was raised and still holds.
     pub fn timeout(&self) -> Option<PgError> {
         if self.signals.take(Signals::TIMEOUT) { self.activity.verdict() } else { None }

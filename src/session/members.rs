@@ -11,7 +11,7 @@ use super::{Role, Session, timeouts};
 use crate::balance;
 use crate::config::PoolMode;
 use crate::error::PgError;
-use crate::exec::{Failure, Member};
+use crate::exec::{Failure, Member, deadlock};
 use crate::net::Client;
 use crate::plan::Isolation;
 use crate::pool::Lease;
@@ -125,6 +125,29 @@ impl Session {
         if !tx.replay.is_empty() {
             let sql = tx.replay.join("; ");
             member.lease.server().run(&sql).await?;
+        }
+        self.mark(at).await
+    }
+
+    /// Marks the servers of a block that has reached a second shard, so that a deadlock can be found.
+    async fn mark(&mut self, at: usize) -> Result<(), Failure> {
+        let is_read_only = self.tx.as_ref().is_some_and(|it| it.read_only == Some(true));
+        let locks = |it: &Member| it.in_tx && it.is_primary;
+        let others = self.members.iter().filter(|it| locks(it)).count();
+        if is_read_only || !locks(&self.members[at]) || others < 2 {
+            return Ok(());
+        }
+        let known = self.handle.state.lock().mark;
+        let mark = known.unwrap_or_else(|| self.proxy.next_mark());
+        let sql = deadlock::mark_sql(mark);
+        self.handle.state.lock().mark = Some(mark);
+        for (i, member) in self.members.iter_mut().enumerate() {
+            if i == at || known.is_none() && locks(member) {
+                member.server().push_query(&sql, Action::Skip);
+            }
+            if i != at && known.is_none() && locks(member) {
+                member.server().flush().await?;
+            }
         }
         Ok(())
     }

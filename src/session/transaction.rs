@@ -81,7 +81,11 @@ impl Session {
         read_only: Option<bool>,
         isolation: Option<Isolation>,
     ) {
-        self.handle.state.lock().in_transaction = true;
+        {
+            let mut state = self.handle.state.lock();
+            state.in_transaction = true;
+            state.mark = None;
+        }
         self.tx = Some(Box::new(Transaction {
             number: self.queries,
             begin: begin.to_owned(),
