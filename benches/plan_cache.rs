@@ -19,6 +19,7 @@ fn plan() -> Plan {
     Plan {
         action: Action::Run(Run {
             fallback: None,
+            explained: None,
             access: Access::Read,
             scope: Scope::Keys { keys: vec![key], with_home: false },
             combine: Combine::Sum,

@@ -101,8 +101,7 @@ fn limited(client: &mut Wire, sql: &str, rows: i32) -> (Answer, Vec<String>) {
     frontend::execute(&mut client.out, b"", rows);
     frontend::sync(&mut client.out);
     let answer = client.answer(b"");
-    let text = |it: &Option<Vec<u8>>| it.as_ref().map(|it| String::from_utf8_lossy(it).into());
-    let firsts = answer.rows.iter().map(|it| text(&it[0]).unwrap_or_default()).collect();
+    let firsts = answer.rows.iter().map(text_of).collect();
     (answer, firsts)
 }
 
@@ -198,4 +197,44 @@ fn a_deadlock_over_two_shards_ends_one_of_the_transactions() {
         let notes = client.run("SELECT count(DISTINCT note) FROM t WHERE note IS NOT NULL");
         assert_eq!(notes.first(), "1");
     }
+}
+
+#[test]
+fn explain_shows_every_shard() {
+    let (_proxy, mut client) = filled("explain", "");
+    client.run("INSERT INTO t (tenant_id, id) VALUES (1, 1), (2, 2), (3, 3), (6, 4)");
+    for (sql, top) in [
+        ("SELECT id FROM t ORDER BY id LIMIT 1", "Merge: "),
+        ("SELECT count(DISTINCT id) FROM t WHERE at <= now()", "Home shard over "),
+        ("UPDATE t SET note = 'explained' WHERE id > 0", "Each shard over its own rows"),
+    ] {
+        for how in ["EXPLAIN", "EXPLAIN (ANALYZE, COSTS off)"] {
+            let answer = client.run(&format!("{how} {sql}"));
+            let lines: Vec<String> = answer.rows.iter().map(text_of).collect();
+            assert_eq!(
+                (answer.tags[0].as_str(), answer.columns[0].0.as_str()),
+                ("EXPLAIN", "QUERY PLAN")
+            );
+            assert!(lines[0].starts_with(top), "{lines:?}");
+            for shard in 0..4 {
+                assert!(lines.contains(&format!("  ->  Shard {shard}")), "{lines:?}");
+            }
+            let ran = lines.iter().any(|it| it.contains("actual"));
+            assert_eq!(ran, how.contains("ANALYZE"), "{lines:?}");
+        }
+    }
+    let values = [Some(b"2".to_vec())];
+    let arguments = Arguments { types: &[], values: &values, format: 0 };
+    let answer =
+        client.extended("EXPLAIN SELECT sum(DISTINCT id) FROM t WHERE id > $1", &arguments);
+    assert_eq!((answer.error, answer.tags), (None, vec!["EXPLAIN".to_owned()]));
+    let notes = client.run("SELECT count(*) FROM t WHERE note = 'explained'");
+    assert_eq!(notes.first(), "4");
+    let json = client.query("EXPLAIN (FORMAT json) SELECT count(*) FROM t");
+    assert_eq!(json.code(), "0A000");
+}
+
+/// The first value of a row.
+fn text_of(row: impl AsRef<[Option<Vec<u8>>]>) -> String {
+    String::from_utf8_lossy(row.as_ref()[0].as_deref().unwrap_or_default()).into_owned()
 }

@@ -147,6 +147,19 @@ pub struct Run {
     /// What does instead of a [`Combine::Merge`] whose columns turn out to be of types that the proxy
     /// does not merge: only servers know all types.
     pub fallback: Option<Box<Gather>>,
+    /// What EXPLAIN asks of the statement; the rest of the plan is the statement's own.
+    pub explained: Option<Box<Explained>>,
+}
+
+/// EXPLAIN of a statement over several shards.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Explained {
+    /// EXPLAIN and its options.
+    pub options: String,
+    /// The statement.
+    pub inner: String,
+    /// Whether the statement is run: ANALYZE.
+    pub runs: bool,
 }
 
 impl Run {

@@ -21,6 +21,10 @@ impl Display for Plan {
             Action::Local(local) => show_local(f, local)?,
             Action::Refuse(error) => write!(f, "Refuse {error}")?,
         }
+        if let Action::Run(Run { explained: Some(it), .. }) = &self.action {
+            let how = if it.runs { "run and explained" } else { "explained" };
+            lines.push(format!("Each server's part is {how}"));
+        }
         lines.extend(self.pin.map(|it| format!("Pin: {it}")));
         if self.changes_schema {
             lines.push("Changes the schema".to_owned());

@@ -72,7 +72,13 @@ impl Statement {
             return;
         }
         let combine = Combine::Refuse(error.clone());
-        let run = Run { access: Access::Write, scope: Scope::All, combine, fallback: None };
+        let run = Run {
+            access: Access::Write,
+            scope: Scope::All,
+            combine,
+            fallback: None,
+            explained: None,
+        };
         let plan = Plan { action: PlanAction::Run(run), ..Plan::clone(&self.plan) };
         self.plan = Arc::new(plan);
         self.is_shared = false;

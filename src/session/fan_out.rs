@@ -73,6 +73,9 @@ impl Session {
         routed: &Routed,
         portal: Option<&Portal>,
     ) -> Result<Option<String>, Failure> {
+        if let Some(explained) = &run.explained {
+            return self.explain_over((run, explained), routed, portal).await;
+        }
         let describe = if portal.is_some() { Describe::Hide } else { Describe::Forward };
         match &run.combine {
             Combine::Merge(spec) => {

@@ -20,7 +20,7 @@ use crate::wire::frontend::view::{Bind, Target};
 use crate::wire::frontend::{self, Parameter};
 use crate::wire::pipeline::Action;
 
-const TIMESTAMPTZ: u32 = 1184;
+pub(super) const TIMESTAMPTZ: u32 = 1184;
 
 /// What a server says of a statement before it runs.
 pub(super) struct Described {
@@ -35,7 +35,7 @@ pub(super) struct Described {
 pub(super) struct Given<'a> {
     parameters: Vec<Parameter<'a>>,
     /// The start of the home shard's transaction, binary, if the statement asks for it: one more parameter.
-    now: Option<[u8; 8]>,
+    pub(super) now: Option<[u8; 8]>,
     /// The formats the client wants its columns in.
     results: Vec<i16>,
     /// How many rows it asks for; 0: all.
@@ -220,7 +220,7 @@ impl Session {
     }
 
     /// The start of a member's transaction, binary.
-    async fn ask_time(&mut self, at: usize) -> Result<Option<[u8; 8]>, Failure> {
+    pub(super) async fn ask_time(&mut self, at: usize) -> Result<Option<[u8; 8]>, Failure> {
         let server = self.members[at].lease.server();
         server.statements.unnamed = None;
         server.push_with(b'P', Action::Skip, |out| {
@@ -244,7 +244,7 @@ impl Session {
     }
 
     /// Has every shard ship its rows.
-    async fn ship(
+    pub(super) async fn ship(
         &mut self,
         gather: &Gather,
         routed: &Routed,

@@ -279,6 +279,7 @@ fn unread(sql: &Bytes) -> Statement {
         scope: Scope::Home,
         combine: Combine::Refuse(error),
         fallback: None,
+        explained: None,
     };
     let plan = Plan {
         action: PlanAction::Run(run),

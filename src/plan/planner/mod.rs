@@ -136,7 +136,8 @@ impl Plan {
 
     fn combined(access: Access, scope: Scope, combine: Combine) -> Self {
         let is_shareable = scope != Scope::All;
-        let mut plan = Self::of(Action::Run(Run { access, scope, combine, fallback: None }));
+        let mut plan =
+            Self::of(Action::Run(Run { access, scope, combine, fallback: None, explained: None }));
         plan.is_shareable = is_shareable;
         plan
     }
@@ -198,7 +199,7 @@ impl<'a> Planner<'a> {
                 self.modify(&statement.kind, range)
             }
             Stmt::Copy(copy) => self.copy(copy, range),
-            Stmt::Explain(explain) => self.explain(explain),
+            Stmt::Explain(explain) => self.explain(explain, range),
             Stmt::Session(it) => self.session(it),
             Stmt::Fixed("LOAD") => Plan::run(Access::Write, Scope::Home).pinned("LOAD"),
             Stmt::Fixed(_) => Plan::run(Access::Write, Scope::Home),

@@ -1,11 +1,13 @@
 //! Statements about the session, EXPLAIN, PREPARE and cursors.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::types::oid_of;
 use super::{Planner, refuse};
 use crate::error::PgError;
-use crate::plan::{Access, Action, Combine, Isolation, Local, Plan, Run, Scope, Uses};
+use crate::plan::gather::Runs;
+use crate::plan::{Access, Action, Combine, Explained, Isolation, Local, Plan, Run, Scope, Uses};
 use crate::sql::parse::tree::{
     Body, Explain, Expr, From, Kind, Modes, Query, Session, Statement, Stmt, TypeName,
 };
@@ -98,7 +100,7 @@ impl Planner<'_> {
         })
     }
 
-    fn execute(&self, name: &str, args: &[Expr], range: Option<std::ops::Range<usize>>) -> Plan {
+    fn execute(&self, name: &str, args: &[Expr], range: Option<Range<usize>>) -> Plan {
         let args = range.filter(|_| !args.is_empty());
         Plan::local(Local::Execute { name: name.to_owned(), args })
     }
@@ -132,7 +134,7 @@ impl Planner<'_> {
     }
 
     /// EXPLAIN goes where the statement would go.
-    pub(super) fn explain(&self, it: &Explain) -> Plan {
+    pub(super) fn explain(&self, it: &Explain, range: &Range<usize>) -> Plan {
         if it.sluice {
             return Plan::local(Local::Explain(it.inner.range.clone()));
         }
@@ -144,17 +146,28 @@ impl Planner<'_> {
         inner.is_shareable = false;
         let access = |run: &Run| if it.analyze { run.access } else { Access::Read };
         match &mut inner.action {
-            Action::Run(run) if run.scope == Scope::All => Plan::refused(
-                refuse::over_shards("EXPLAIN", "Each shard has a plan of its own.").hint(
-                    "Write EXPLAIN (SLUICE), or name one tenant in WHERE or SET sluice.tenant.",
-                ),
-            ),
             Action::Run(run) => {
                 run.access = access(run);
-                run.combine = Combine::Refuse(refuse::over_shards(
-                    "EXPLAIN",
-                    "Each shard has a plan of its own.",
-                ));
+                let is_shown = match &run.combine {
+                    Combine::Merge(_) | Combine::Sum | Combine::Same => true,
+                    Combine::Gather(gather) => !it.analyze || gather.runs == Runs::Read,
+                    _ => false,
+                };
+                if is_shown && it.is_text {
+                    let options = range.start..it.inner.range.start;
+                    run.explained = Some(Box::new(Explained {
+                        options: self.sql.get(options).unwrap_or_default().to_owned(),
+                        inner: self.sql.get(it.inner.range.clone()).unwrap_or_default().to_owned(),
+                        runs: it.analyze,
+                    }));
+                    return inner;
+                }
+                let error = refuse::over_shards("EXPLAIN of this kind", "Each shard has a plan of its own.")
+                    .hint("Write EXPLAIN (SLUICE), take FORMAT TEXT, or name one tenant in WHERE or SET sluice.tenant.");
+                if run.scope == Scope::All {
+                    return Plan::refused(error);
+                }
+                run.combine = Combine::Refuse(error);
                 inner
             }
             Action::Refuse(_) => inner,

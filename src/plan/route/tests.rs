@@ -22,6 +22,7 @@ fn run(keys: Vec<KeySource>, with_home: bool) -> Run {
         scope: Scope::Keys { keys, with_home },
         combine: Combine::Merge(MergeSpec::default()),
         fallback: None,
+        explained: None,
     }
 }
 
@@ -131,7 +132,7 @@ fn home_tables_need_tenants_of_the_home_shard() {
 fn other_scopes() {
     let call = Call { sql: "", slots: &[], planned: &[], args: Arguments::None };
     let to = |scope, combine| {
-        let run = Run { access: Access::Write, scope, combine, fallback: None };
+        let run = Run { access: Access::Write, scope, combine, fallback: None, explained: None };
         let map = Map::single(ShardId(3));
         route(&run, &map, HOME, &call).unwrap().target
     };

@@ -379,14 +379,12 @@ impl Session {
             Some(shard) => {
                 self.step_single(portal, &exact, shard, routed.role, writes, max_rows).await
             }
-            None if max_rows > 0 && (writes || run.gathered().is_none() || portal.is_cut) => {
-                Err(PgError::refused(
-                    "an Execute with a row limit over several shards is not supported",
-                )
-                .detail("the portal would have to stay open on every shard")
-                .hint("give the portal a name and a transaction, fetch all rows, or add LIMIT")
-                .into())
-            }
+            None if max_rows > 0 && !may_be_cut(run, portal) => Err(PgError::refused(
+                "an Execute with a row limit over several shards is not supported",
+            )
+            .detail("the portal would have to stay open on every shard")
+            .hint("give the portal a name and a transaction, fetch all rows, or add LIMIT")
+            .into()),
             None if portal.is_cut => {
                 Err(PgError::refused("the rest of a portal over several shards cannot be fetched")
                     .hint("give the portal a name and a transaction")
@@ -437,6 +435,12 @@ impl Session {
 /// Whether the statement may be run in a failed block.
 fn may_end_block(local: &Local) -> bool {
     matches!(local, Local::Commit { .. } | Local::Rollback { .. } | Local::RollbackTo(_))
+}
+
+/// Whether some of a statement's rows can be given without the others.
+fn may_be_cut(run: &crate::plan::Run, portal: &Portal) -> bool {
+    let is_read = run.access == Access::Read && run.explained.is_none();
+    is_read && run.gathered().is_some() && !portal.is_cut
 }
 
 fn is_copy(run: &crate::plan::Run) -> bool {

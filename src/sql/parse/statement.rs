@@ -81,7 +81,9 @@ fn explain(it: &pb::ExplainStmt) -> Stmt {
             !matches!(value.as_deref(), Some("off" | "false" | "0" | "no"))
         })
     };
+    let format = options.iter().rev().find(|(it, _)| it == "format");
     Stmt::Explain(Box::new(Explain {
+        is_text: format.is_none_or(|(_, it)| it.as_deref() == Some("text")),
         analyze: is_on("analyze") || is_on("analyse"),
         sluice: is_on("sluice"),
         inner: Statement { range: 0..0, kind: statement(it.query.as_deref()) },

@@ -106,6 +106,8 @@ pub struct Explain {
     pub analyze: bool,
     /// Whether the option SLUICE is given.
     pub sluice: bool,
+    /// Whether the plan is asked for as text, not as JSON or the like.
+    pub is_text: bool,
     pub inner: Statement,
 }
 
