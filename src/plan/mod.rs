@@ -5,6 +5,7 @@ mod array;
 pub mod cache;
 pub mod gather;
 pub mod key;
+pub mod moved;
 pub mod planner;
 mod preparable;
 pub mod route;
@@ -20,6 +21,7 @@ use crate::merge::MergeSpec;
 use crate::shard::KeyType;
 pub use crate::sql::copy::CopyFormat;
 use gather::Gather;
+use moved::Move;
 pub use preparable::Preparable;
 use scatter::Scatter;
 pub use statement::Statement;
@@ -224,6 +226,8 @@ pub enum Combine {
     Split(Split),
     /// An INSERT whose rows are computed first: each to the shard of its key.
     Scatter(Box<Scatter>),
+    /// An UPDATE of the tenant column: rows move to the shards of their new keys.
+    Move(Box<Move>),
     /// COPY … FROM STDIN: each row to the shard of its key.
     CopyFrom(CopyFrom),
     /// COPY … TO STDOUT: streams are concatenated (text and CSV).

@@ -11,7 +11,13 @@ pub struct Scatter {
     /// Gives the rows: 0 (`int2`), the values in the order of the INSERT's columns, and last the tenant's
     /// key as `text`.
     pub source: Gather,
-    /// How many values there are.
+    pub insertion: Insertion,
+}
+
+/// The INSERT of rows that are known.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Insertion {
+    /// How many values a row has.
     pub width: usize,
     pub key: KeyType,
     /// The INSERT up to its list of columns.
@@ -33,7 +39,7 @@ pub struct Carried {
     pub cast: Option<String>,
 }
 
-impl Scatter {
+impl Insertion {
     /// A shard's statement. Parameters from `$first` on are arrays, one per value; that before is for [`NOW`].
     pub fn shard_sql(&self, first: usize, columns: &[Carried]) -> String {
         let (mut values, mut arrays, mut names) = (String::new(), String::new(), String::new());
@@ -55,7 +61,7 @@ impl Scatter {
     }
 }
 
-impl Display for Scatter {
+impl Display for Insertion {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         write!(f, "{} … {}", self.before, self.after)
     }

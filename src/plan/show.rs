@@ -3,6 +3,7 @@
 use std::fmt::{self, Display, Formatter};
 
 use super::gather::Runs;
+use super::scatter::Insertion;
 use super::{
     Access, Action, Combine, CopyFormat, Dated, KeySource, Local, Plan, Run, Scope, SetConfig,
     SetValue, Split,
@@ -115,8 +116,11 @@ fn combine(run: &Run) -> Vec<String> {
         Combine::Scatter(it) => {
             let ships = it.source.fragments.iter().map(|it| format!("Ship {it}"));
             let then = format!("Then on the home shard: {}", it.source);
-            let rows = format!("Rows by {} to their shards: {it}", kind(it.key));
+            let rows = rows_of(&it.insertion);
             ships.chain([then, rows]).collect()
+        }
+        Combine::Move(it) => {
+            vec!["Rows that stay are updated, others deleted".to_owned(), rows_of(&it.insertion)]
         }
         Combine::Sum => vec!["Sum of all shards".to_owned()],
         Combine::Same => vec!["Same on all shards".to_owned()],
@@ -140,6 +144,10 @@ fn combine(run: &Run) -> Vec<String> {
             _ => Vec::new(),
         },
     }
+}
+
+fn rows_of(it: &Insertion) -> String {
+    format!("Rows by {} to their shards: {it}", kind(it.key))
 }
 
 fn is_single(keys: &[KeySource]) -> bool {

@@ -12,6 +12,7 @@ mod listen;
 mod local;
 mod login;
 mod members;
+mod moved;
 mod one_shard;
 mod open;
 mod portable;

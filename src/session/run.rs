@@ -382,8 +382,10 @@ impl Session {
     /// Keys are hashed as the client wrote them, and stored as the server converts them: beyond ASCII
     /// that is the same only in UTF8.
     fn check_encoding(&self, run: &Run, keys: &[Key]) -> Result<(), PgError> {
-        let splits =
-            matches!(run.combine, Combine::Split(_) | Combine::Scatter(_) | Combine::CopyFrom(_));
+        let splits = matches!(
+            run.combine,
+            Combine::Split(_) | Combine::Scatter(_) | Combine::Move(_) | Combine::CopyFrom(_)
+        );
         if !splits && keys.iter().all(|key| key.as_str().is_ascii()) {
             return Ok(());
         }
@@ -414,7 +416,11 @@ impl Session {
         let is_keyless_read_or_write = matches!(run.scope, crate::plan::Scope::All)
             && matches!(
                 run.combine,
-                Combine::Merge(_) | Combine::Sum | Combine::Scatter(_) | Combine::Refuse(_)
+                Combine::Merge(_)
+                    | Combine::Sum
+                    | Combine::Scatter(_)
+                    | Combine::Move(_)
+                    | Combine::Refuse(_)
             );
         let owner = self.owner_of(tenant)?;
         if let (

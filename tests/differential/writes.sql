@@ -293,3 +293,38 @@ INSERT INTO orders (tenant_id, id) SELECT 2, 1 FROM generate_series(1, 3) n
 INSERT INTO orders (tenant_id, id) SELECT NULL, n FROM generate_series(1, 3) n
 
 INSERT INTO orders SELECT * FROM nowhere
+
+-- Rows that move to other tenants.
+
+--! then SELECT * FROM orders WHERE id < 5
+UPDATE orders SET tenant_id = tenant_id + 1, status = 'moved' WHERE id = 2
+
+--! then SELECT * FROM orders
+UPDATE orders SET tenant_id = 301, id = id + 10 * tenant_id, amount = amount * 2 WHERE id IN (1, 3) AND tenant_id < 20
+
+--! params int8 302|int8 5|text by parameter
+--! then SELECT * FROM orders WHERE tenant_id IN (5, 302)
+UPDATE orders AS o SET tenant_id = $1, status = $3 WHERE o.tenant_id = $2 RETURNING o.tenant_id, id, status, amount
+
+--! params int8 5|int8 3
+--! then SELECT * FROM orders WHERE tenant_id = 5
+UPDATE orders SET tenant_id = $1, status = 'same' WHERE id = $2 AND tenant_id = $1
+
+--! then SELECT * FROM items
+UPDATE items SET tenant_id = 400 + id, mood = 'sad', tags = '{x}', at = '2026-01-01', name = NULL WHERE tenant_id = 7
+
+--! then SELECT * FROM items
+UPDATE items SET tenant_id = 500 + tenant_id
+
+--! then SELECT * FROM notes
+UPDATE notes SET tenant_id = 'new ' || tenant_id, body = upper(body) WHERE id = 1 RETURNING *
+
+UPDATE orders SET tenant_id = NULL WHERE id = 2
+
+UPDATE orders SET tenant_id = 'x' WHERE id = 2
+
+UPDATE orders SET tenant_id = 3, id = 3 WHERE id = 1
+
+UPDATE notes SET tenant_id = 'other', body = repeat('long', 9) WHERE id = 2
+
+UPDATE orders SET tenant_id = tenant_id, amount = 1 WHERE id = 3

@@ -242,6 +242,15 @@ impl Gathering {
         self.keys.push(table.unique_keys.clone());
     }
 
+    /// Whether nothing is to be shipped.
+    pub(super) fn is_empty(&self) -> bool {
+        self.fragments.is_empty() && self.refusal.is_none()
+    }
+
+    pub(super) fn asks_time(&self) -> bool {
+        self.asks_time
+    }
+
     /// Puts `new` behind the token at `at` of the statement.
     pub(super) fn append(&mut self, at: usize, new: &str) -> Option<()> {
         let text = self.texts.first_mut()?;

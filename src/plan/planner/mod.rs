@@ -14,6 +14,7 @@ mod gather;
 mod graph;
 mod literals;
 mod merge;
+mod moved;
 mod names;
 mod partial;
 mod predicate;
@@ -358,9 +359,48 @@ impl<'a> Planner<'a> {
             true => self
                 .gathered_write(statement, range)
                 .or_else(|| self.scattered(&plan, statement, range))
+                .or_else(|| self.moved(statement, range))
                 .unwrap_or(plan),
             false => plan,
         }
+    }
+
+    /// An UPDATE of the tenant column.
+    fn moved(&self, statement: &Stmt, range: &Range<usize>) -> Option<Plan> {
+        let Stmt::Update(it) = statement else { return None };
+        let path = self.path();
+        let table = find(self.catalog, &path, &it.table)?;
+        if it.with.is_some() || !it.from.is_empty() || !table.trigger_functions.is_empty() {
+            return None;
+        }
+        let mut analyzer = self.analyzer(range);
+        analyzer.moves = true;
+        analyzer.gathering = Some(Gathering::new(self.sql, range.clone(), Runs::Shards));
+        let fan = analyzer.modify(statement);
+        let facts = &analyzer.facts;
+        let acts = facts.has_locks || facts.has_advisory || facts.set_configs > 0;
+        let elsewhere = facts.has_home || facts.needs_home || facts.not_fanned.is_some();
+        let varies = facts.has_unknown_function || facts.volatility == Volatility::Volatile;
+        let gathering = analyzer.gathering.take()?;
+        if !matches!(fan, Fan::Sum)
+            || facts.pin.is_some()
+            || facts.refusal.is_some()
+            || acts | elsewhere | varies
+            || !gathering.is_empty()
+        {
+            return None;
+        }
+        let moved = moved::moved(&analyzer, &gathering, (it, table), self.sql, range)?;
+        let combine = Combine::Move(Box::new(moved));
+        // Rows that stay on their shard are updated as usual.
+        let new_key = analyzer.new_key.take();
+        Some(match (analyzer.graph.confined(), new_key) {
+            (Ok(mut keys), Some(key)) => {
+                keys.push(key);
+                Plan::combined(Access::Write, Scope::Keys { keys, with_home: false }, combine)
+            }
+            _ => Plan::combined(Access::Write, Scope::All, combine),
+        })
     }
 
     /// An INSERT whose rows are computed first, where that alone is what it lacks.
@@ -379,7 +419,7 @@ impl<'a> Planner<'a> {
             return None;
         }
         let scatter = scatter::scattered(analyzer.gathering?, rows, it, self.sql, range)?;
-        if !scatter.is_ordered && !it.returning.is_empty() {
+        if !scatter.insertion.is_ordered && !it.returning.is_empty() {
             return None;
         }
         let combine = Combine::Scatter(Box::new(scatter));

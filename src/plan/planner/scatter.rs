@@ -8,7 +8,7 @@ use super::walk::Analyzer;
 use super::write::{column_list, plain_values};
 use crate::catalog::{Table, TableKind};
 use crate::plan::gather::NOW;
-use crate::plan::scatter::Scatter;
+use crate::plan::scatter::{Insertion, Scatter};
 use crate::shard::KeyType;
 use crate::sql::name::quoted;
 use crate::sql::parse::tokens::{Token, TokenKind, tokens};
@@ -156,15 +156,15 @@ pub(super) fn scattered(
     let source = [parts.with, parts.source];
     let end = format!("\n) AS s({})", names.join(", "));
     let source = gathering.computed(&source, (&select, &end), needs_home).ok()?;
-    Some(Scatter {
+    let insertion = Insertion {
         asks_time: source.asks_time && asks_time,
-        source,
         width: list.len(),
         key,
         before,
         after,
         is_ordered: it.conflict.as_ref().is_none_or(updates_all),
-    })
+    };
+    Some(Scatter { source, insertion })
 }
 
 /// Whether every row that meets another one changes it, so that each row given is returned.

@@ -83,6 +83,10 @@ pub(super) struct Analyzer<'a> {
     pub(super) facts: Facts,
     /// What would have to be gathered, if that is asked.
     pub(super) gathering: Option<super::gather::Gathering>,
+    /// Whether an UPDATE may move rows to other shards.
+    pub(super) moves: bool,
+    /// The key that it gives them, if its text or parameters tell.
+    pub(super) new_key: Option<crate::plan::KeySource>,
 }
 
 impl<'a> Analyzer<'a> {
@@ -132,6 +136,8 @@ impl<'a> Analyzer<'a> {
             view_depth: 0,
             facts,
             gathering: None,
+            moves: false,
+            new_key: None,
         }
     }
 

@@ -161,7 +161,9 @@ impl Analyzer<'_> {
     fn assignments(&mut self, set: &[Assign], table: Option<&str>) {
         for assign in set {
             self.expr(&assign.expr);
-            if table == Some(&assign.column) {
+            let is_same =
+                matches!(&assign.expr.kind, Kind::Column(it) if *it == [assign.column.clone()]);
+            if table == Some(&assign.column) && !is_same && !self.moves {
                 self.refuse(
                     PgError::refused("the tenant column cannot be updated")
                         .detail(format!(
@@ -176,12 +178,17 @@ impl Analyzer<'_> {
 
     fn update(&mut self, it: &Update) -> Fan {
         let (rel, table) = self.write_target(&it.table, it.alias.as_ref());
+        let kind = table.map(|it| it.kind.clone());
         let (tenant, is_reference) = (tenant_column(table), is_reference(table));
         let names = self.target_names(rel);
         let from = self.items_of_from(&it.from);
         self.levels.push(names.and(&from));
         self.filter(it.filter.as_ref());
         self.assignments(&it.set, tenant.as_deref());
+        if let (true, Some(TableKind::Sharded { key, .. })) = (self.moves, kind) {
+            let new = it.set.iter().find(|it| Some(&it.column) == tenant.as_ref());
+            self.new_key = new.and_then(|it| self.key(&it.expr, key));
+        }
         self.targets(&it.returning);
         let fan = match is_reference && !it.from.is_empty() {
             true => Fan::Refuse(several_matches()),
