@@ -6,6 +6,8 @@
 mod catalog;
 #[path = "golden/planner.rs"]
 mod planner;
+#[path = "golden/refusals.rs"]
+mod refusals;
 #[path = "golden/sections.rs"]
 mod runner;
 
@@ -17,4 +19,10 @@ fn plan() {
 #[test]
 fn refused() {
     runner::run("refused", planner::answer);
+}
+
+/// The list of what is refused is made of the golden refusals.
+#[test]
+fn refusals_are_documented() {
+    refusals::check();
 }
