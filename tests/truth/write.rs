@@ -50,6 +50,10 @@ impl Generator<'_> {
                     true => quoted(self.choices.pick::<&str>(tenants(tenant.ty))),
                     false => self.key(tenant.ty),
                 });
+                if self.choices.chance(7) {
+                    let key = row.remove(0);
+                    row.push(format!("coalesce({key}, NULL)::{}", tenant.ty.sql()));
+                }
             }
             let is_new = !self.choices.chance(30);
             let id = (self.choices.below(6) + if is_new { 100 } else { 1 }).to_string();
@@ -106,7 +110,8 @@ impl Generator<'_> {
         let has_tenant = table.columns.iter().find(|it| it.is_tenant);
         let fits = |it: &&Table| {
             let other = it.columns.iter().find(|it| it.is_tenant).map(|it| it.ty);
-            !it.key.is_empty() && has_tenant.is_none_or(|own| other == Some(own.ty))
+            let fits = |own: &Column| other == Some(own.ty) || other.is_none();
+            !it.key.is_empty() && has_tenant.is_none_or(fits)
         };
         let sources: Vec<&Table> = self.schema.tables.iter().filter(fits).collect();
         let source = *self.choices.pick(&sources);
@@ -116,8 +121,12 @@ impl Generator<'_> {
             scope.push(rel);
         }
         let mut items = Vec::new();
-        if has_tenant.is_some() {
-            items.push(format!("{alias}.tenant_id"));
+        if let Some(own) = has_tenant {
+            let has_same = source.columns.iter().any(|it| it.is_tenant);
+            items.push(match has_same && !self.choices.chance(40) {
+                true => format!("{alias}.tenant_id"),
+                false => other_tenant(own.ty, &alias, has_same),
+            });
         }
         items.push(format!("{alias}.id + 100"));
         for ty in types {
@@ -177,6 +186,15 @@ impl Generator<'_> {
             };
             sets.push(format!("{} = {text}", column.name));
         }
+        let tenant = table.columns.iter().find(|it| it.is_tenant);
+        if let Some(tenant) = tenant.filter(|_| partner.is_none() && self.choices.chance(20)) {
+            sets.push("id = id + 1000".to_owned());
+            let new = match self.choices.chance(40) {
+                true => self.key(tenant.ty),
+                false => other_tenant(tenant.ty, &alias, true),
+            };
+            sets.push(format!("tenant_id = {new}"));
+        }
         if sets.is_empty() {
             sets.push("id = id + 1000".to_owned());
             if partner.is_some() {
@@ -232,6 +250,16 @@ impl Generator<'_> {
     /// A read of any kind.
     pub fn read(&mut self) -> super::query::Query {
         self.query(Wanted { is_top: true, ..Wanted::default() })
+    }
+}
+
+/// A tenant that follows from a row, another one for each of its tenants or ids.
+fn other_tenant(ty: Ty, alias: &str, has_same: bool) -> String {
+    let from = if has_same { format!("{alias}.tenant_id") } else { format!("{alias}.id") };
+    match ty {
+        Ty::Text => format!("'x' || {from}"),
+        Ty::Uuid => format!("md5({from}::text)::uuid"),
+        _ => format!("{from} + 1"),
     }
 }
 
