@@ -121,7 +121,7 @@ impl Run {
                         statement.text(mode.protocol)
                     );
                 }
-                self.report.count(&verdict);
+                self.report.count(&verdict, &statement.text(mode.protocol));
                 if let Verdict::Wrong(told) = verdict {
                     if left == 0 {
                         continue;

@@ -225,3 +225,16 @@ COPY (SELECT status, avg(amount) FROM orders GROUP BY status ORDER BY status) TO
 
 --! block
 DECLARE c CURSOR FOR SELECT status, avg(amount), count(*) > 1 FROM orders GROUP BY status ORDER BY status; FETCH 2 FROM c
+
+-- Sums whose exactness follows from other things than columns.
+
+--! params numeric 1.5
+SELECT status, avg(amount + $1), sum(amount * 2 - '0.5'), count(DISTINCT id) FROM orders GROUP BY status
+
+SELECT sum(n), avg(n * 2), stddev(x), sum(DISTINCT m) FROM items JOIN generate_series(1, 5) n ON n = qty CROSS JOIN (VALUES (1, 2.5), (3, NULL)) v(x, m)
+
+SELECT sum((SELECT count(*) FROM orders o WHERE o.tenant_id = i.id)), avg(coalesce(nullif(qty, 3), 7)) FROM items i
+
+SELECT sum(nullif(qty, 2.5::float8)), count(DISTINCT id) FROM items
+
+SELECT sum(u) FROM unnest(ARRAY[1, 2, NULL]) u, orders WHERE orders.id = u

@@ -15,7 +15,8 @@ pub struct Report {
     errors: usize,
     slow: usize,
     different: usize,
-    refused: BTreeMap<String, usize>,
+    /// How often, and the shortest statement.
+    refused: BTreeMap<String, (usize, String)>,
 }
 
 /// A statement that is answered in another way, shrunk.
@@ -30,13 +31,19 @@ pub struct Difference<'a> {
 }
 
 impl Report {
-    pub fn count(&mut self, verdict: &Verdict) {
+    pub fn count(&mut self, verdict: &Verdict, sql: &str) {
         match verdict {
             Verdict::Equal(is_error) => {
                 self.equal += 1;
                 self.errors += usize::from(*is_error);
             }
-            Verdict::Refused(told) => *self.refused.entry(kind(told)).or_default() += 1,
+            Verdict::Refused(told) => {
+                let (count, shortest) = self.refused.entry(kind(told)).or_default();
+                *count += 1;
+                if shortest.is_empty() || sql.len() < shortest.len() {
+                    sql.clone_into(shortest);
+                }
+            }
             Verdict::Wrong(_) => self.different += 1,
             Verdict::Slow => self.slow += 1,
         }
@@ -63,7 +70,7 @@ impl Report {
     }
 
     pub fn short(&self) -> String {
-        let refused: usize = self.refused.values().sum();
+        let refused: usize = self.refused.values().map(|it| it.0).sum();
         format!(
             "{} equal ({} of them errors), {refused} refused, {} too slow, {} different",
             self.equal, self.errors, self.slow, self.different
@@ -79,9 +86,9 @@ impl Report {
 impl Display for Report {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let mut refused: Vec<_> = self.refused.iter().collect();
-        refused.sort_by_key(|it| std::cmp::Reverse(it.1));
-        for (told, count) in refused.iter().take(30) {
-            writeln!(f, "{count:6} refused: {told}")?;
+        refused.sort_by_key(|it| std::cmp::Reverse(it.1.0));
+        for (told, (count, sql)) in refused.iter().take(30) {
+            writeln!(f, "{count:6} refused: {told}\n       e.g. {sql}")?;
         }
         f.write_str(&self.short())
     }

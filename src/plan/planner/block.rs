@@ -9,7 +9,7 @@ use super::graph::NodeId;
 use super::names::{Found, Names};
 use super::predicate::Mode;
 use super::refuse;
-use super::types::{Type, output_name, type_of};
+use super::types::{Type, exact_number, output_name, type_of};
 use super::walk::Analyzer;
 use crate::error::PgError;
 use crate::sql::parse::tree::{
@@ -167,11 +167,13 @@ impl Analyzer<'_> {
         self.levels.push(Names::new(self.block()));
         self.exprs(rows.iter().flatten());
         self.tail(query);
+        let ty = |i: usize| exact_number(&self.levels, rows.iter().filter_map(|it| it.get(i)));
+        let types: Vec<Option<Type>> = (0..rows.first().map_or(0, Vec::len)).map(ty).collect();
         self.levels.pop();
         let width = rows.first().map_or(0, Vec::len);
         let col = |i| OutCol {
             name: format!("column{}", i + 1),
-            ty: None,
+            ty: types[i],
             nodes: Vec::new(),
             exact: false,
             passes_down: false,

@@ -8,6 +8,7 @@ use super::graph::NodeId;
 use super::names::{Col, Found, Names, Rel};
 use super::predicate::Mode;
 use super::refuse;
+use super::types::elements_of;
 use super::walk::Analyzer;
 use crate::catalog::{Column, Table, TableKind};
 use crate::error::PgError;
@@ -60,9 +61,25 @@ impl<'a> Analyzer<'a> {
             From::Function { calls, alias, name } => {
                 self.levels.push(left.clone());
                 self.exprs(calls);
+                let elements = match calls.as_slice() {
+                    [call] => elements_of(&self.levels, call),
+                    _ => None,
+                };
                 self.levels.pop();
+                let column = alias.as_ref().and_then(|it| it.columns.first().cloned());
                 let alias = alias.as_ref().map(|it| it.name.clone()).or_else(|| name.clone());
-                self.one(unknown_rel(alias.unwrap_or_default()))
+                let mut rel = unknown_rel(alias.unwrap_or_default());
+                if let Some(ty) = elements {
+                    let name = column.unwrap_or_else(|| rel.alias.clone());
+                    rel.cols.push(Col {
+                        name,
+                        node: None,
+                        ty: Some(ty),
+                        place: None,
+                        sql_type: None,
+                    });
+                }
+                self.one(rel)
             }
             From::Join(join) => self.join(join, left),
             From::Sample { table, args } => {

@@ -10,7 +10,7 @@ use super::names::{Found, Place, Rel};
 use super::predicate::Mode;
 use super::print::condition;
 use super::refuse;
-use super::types::{is_exact_sum, type_of};
+use super::types::adds_exactly;
 use super::walk::Analyzer;
 use crate::catalog::{Table, TableKind};
 use crate::error::PgError;
@@ -551,8 +551,8 @@ impl Analyzer<'_> {
         }
         let name = call.name.as_str();
         let is_exact = || {
-            let ty = call.args.first().and_then(|it| type_of(&self.levels, it));
-            ty.is_some_and(|it| is_exact_sum(it.oid))
+            let arg = call.args.first();
+            arg.is_some_and(|it| adds_exactly(&self.levels, self.param_types, it))
         };
         if is_builtin && (functions::ignores_any_order(name) || call.distinct && !is_sum(name)) {
             return;

@@ -24,6 +24,7 @@ impl Type {
 pub(super) const INT8: u32 = 20;
 pub(super) const NUMERIC: u32 = 1700;
 const INTERVAL: u32 = 1186;
+const MONEY: u32 = 790;
 
 /// The types the merge can sort; others are refused before anything is sent.
 pub(super) fn is_sortable(oid: u32) -> bool {
@@ -49,7 +50,6 @@ pub(super) fn is_exact_number(oid: u32) -> bool {
 
 /// The types whose sums do not depend on the order of addition.
 pub(super) fn is_exact_sum(oid: u32) -> bool {
-    const MONEY: u32 = 790;
     is_exact_number(oid) || oid == MONEY || oid == INTERVAL
 }
 
@@ -135,6 +135,99 @@ pub(super) fn type_of(levels: &[Names], expr: &Expr) -> Option<Type> {
         },
         _ => None,
     }
+}
+
+/// The type of the rows of `generate_series` and of `unnest` of a list, if they are exact numbers.
+pub(super) fn elements_of(levels: &[Names], call: &Expr) -> Option<Type> {
+    let Kind::Call(call) = &call.kind else { return None };
+    if !matches!(call.schema.as_deref(), None | Some("pg_catalog")) {
+        return None;
+    }
+    match (call.name.as_str(), call.args.as_slice()) {
+        ("generate_series", args) => exact_number(levels, args.iter()),
+        ("unnest", [Expr { kind: Kind::Array(items), .. }]) => exact_number(levels, items.iter()),
+        _ => None,
+    }
+}
+
+/// The exact number type that expressions have together, those aside that take on any type.
+pub(super) fn exact_number<'e>(
+    levels: &[Names],
+    exprs: impl Iterator<Item = &'e Expr>,
+) -> Option<Type> {
+    const RANKS: [u32; 3] = [23, INT8, NUMERIC];
+    let mut found = None;
+    for expr in exprs {
+        if matches!(expr.kind, Kind::Literal(Literal::Null | Literal::Text(_))) {
+            continue;
+        }
+        let oid = type_of(levels, expr)?.oid;
+        found = found.max(Some(RANKS.iter().position(|it| *it == oid)?));
+    }
+    found.map(|it| Type::of(RANKS[it]))
+}
+
+/// Whether a value is an exact number or the like, so that its sum does not depend on the order of addition.
+/// `params`: the declared types of parameters, 0 for those that take on the type of what is around them.
+pub(super) fn adds_exactly(levels: &[Names], params: &[u32], expr: &Expr) -> bool {
+    let exact = |it: &Expr| adds_exactly(levels, params, it);
+    let adapts = |it: &Expr| match &it.kind {
+        Kind::Literal(Literal::Text(_) | Literal::Null) => true,
+        Kind::Param(n) => params.get(n - 1).is_none_or(|it| *it == 0),
+        _ => false,
+    };
+    let all = |exprs: &[&Expr]| {
+        exprs.iter().all(|it| adapts(it) || exact(it)) && exprs.iter().any(|it| exact(it))
+    };
+    match &expr.kind {
+        Kind::Param(n) => params.get(n - 1).is_some_and(|it| is_exact_sum(*it)),
+        // Money divided by money is a float.
+        Kind::Op(op) if op.form == OpForm::Plain && is_arithmetic(op) => {
+            let is_money = |it: &Expr| type_of(levels, it).is_some_and(|it| it.oid == MONEY);
+            !op.left.iter().chain(&op.right).any(is_money)
+                && all(&op.left.iter().chain(&op.right).collect::<Vec<_>>())
+        }
+        // The first value is given as the type in which both are compared.
+        Kind::Op(op) if op.form == OpForm::NullIf => {
+            all(&op.left.iter().chain(&op.right).collect::<Vec<_>>())
+        }
+        Kind::Other { what: "coalesce" | "greatest" | "least", children, .. } => {
+            all(&children.iter().collect::<Vec<_>>())
+        }
+        Kind::Other { what: "case", detail, children } => all(&case_results(children, detail)),
+        Kind::Call(call) if matches!(call.schema.as_deref(), None | Some("pg_catalog")) => {
+            const KEEP: [&str; 10] = [
+                "abs",
+                "min",
+                "max",
+                "sum",
+                "avg",
+                "lag",
+                "lead",
+                "first_value",
+                "last_value",
+                "nth_value",
+            ];
+            let is_kept = KEEP.contains(&call.name.as_str());
+            is_kept && call.args.first().is_some_and(exact)
+                || type_of(levels, expr).is_some_and(|it| is_exact_sum(it.oid))
+        }
+        Kind::Sub(sub) if sub.form == crate::sql::parse::tree::SubForm::Scalar => {
+            match &sub.query.body {
+                // Nothing is known of its tables here.
+                crate::sql::parse::tree::Body::Select(select) => {
+                    select.targets.first().is_some_and(|it| adds_exactly(&[], params, &it.expr))
+                }
+                _ => false,
+            }
+        }
+        _ => type_of(levels, expr).is_some_and(|it| is_exact_sum(it.oid)),
+    }
+}
+
+fn is_arithmetic(op: &Op) -> bool {
+    let is_own = op.schema.as_deref().is_none_or(|it| it == "pg_catalog");
+    is_own && matches!(op.name.as_str(), "+" | "-" | "*" | "/" | "%")
 }
 
 fn literal(it: &Literal) -> Option<Type> {
