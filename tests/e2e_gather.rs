@@ -238,3 +238,21 @@ fn explain_shows_every_shard() {
 fn text_of(row: impl AsRef<[Option<Vec<u8>>]>) -> String {
     String::from_utf8_lossy(row.as_ref()[0].as_deref().unwrap_or_default()).into_owned()
 }
+
+#[test]
+fn binary_copies_are_one_stream() {
+    let (_proxy, mut client) = filled("binary", "");
+    client.run("CREATE TABLE other (LIKE t INCLUDING ALL)");
+    for rows in [0, 1, 40] {
+        client.run("DELETE FROM t");
+        client.run("DELETE FROM other");
+        client.run(&format!("INSERT INTO t SELECT n, n, now(), NULL, repeat('x', n) FROM generate_series(1, {rows}) n"));
+        let out = client.query("COPY t TO STDOUT (FORMAT binary)");
+        assert_eq!((out.error, out.tags), (None, vec![format!("COPY {rows}")]));
+        assert!(out.copied.starts_with(b"PGCOPY\n\xff\r\n\0") && out.copied.ends_with(b"\xff\xff"));
+        let back = client.copy("COPY other FROM STDIN (FORMAT binary)", &out.copied);
+        assert_eq!((back.error, back.tags), (None, vec![format!("COPY {rows}")]));
+        let same = "SELECT count(*) FROM t JOIN other o USING (tenant_id, id) WHERE o.note = t.note AND o.at = t.at";
+        assert_eq!(client.run(same).first(), rows.to_string());
+    }
+}

@@ -1,5 +1,7 @@
 //! COPY over several shards.
 
+use bytes::{BufMut, BytesMut};
+
 use super::relay::{next_frame, next_message};
 use super::{Failure, Member};
 use crate::error::{PgError, sqlstate};
@@ -55,7 +57,7 @@ async fn abort(members: &mut [&mut Member], why: &str) -> Result<(), Failure> {
     for member in members.iter_mut() {
         let server = member.server();
         if server.is_copy_in() {
-            let mut message = bytes::BytesMut::new();
+            let mut message = BytesMut::new();
             frontend::copy_fail(&mut message, why);
             server.end_copy(&message);
         }
@@ -180,7 +182,7 @@ struct Everywhere;
 impl Sink for Everywhere {
     fn data(&mut self, data: &[u8], members: &mut [&mut Member]) -> Result<(), PgError> {
         for member in members.iter_mut() {
-            let mut message = bytes::BytesMut::with_capacity(data.len() + 5);
+            let mut message = BytesMut::with_capacity(data.len() + 5);
             frontend::copy_data(&mut message, data);
             member.server().push_raw(&message);
         }
@@ -290,7 +292,7 @@ impl ByTenant<'_> {
     fn hand_over(&mut self, members: &mut [&mut Member]) {
         for (queued, member) in self.queued.iter_mut().zip(members) {
             if !queued.is_empty() {
-                let mut message = bytes::BytesMut::with_capacity(queued.len() + 5);
+                let mut message = BytesMut::with_capacity(queued.len() + 5);
                 frontend::copy_data(&mut message, queued);
                 member.server().push_raw(&message);
                 queued.clear();
@@ -339,25 +341,33 @@ fn owner(spec: &CopyFrom, map: &Map, key: Option<&[u8]>, row: u64) -> Result<Sha
     }
 }
 
-/// The rows of all members, one after the other: text and CSV. The first header line is kept.
+/// The rows of all members, one after the other. The first header is kept, and the last trailer.
 ///
 /// # Errors
 /// The first error of a shard.
 pub async fn concatenate(
     members: &mut [&mut Member],
     client: &mut Client,
-    header: bool,
+    (header, is_binary): (bool, bool),
 ) -> Result<String, Failure> {
     let (mut count, mut failed) = (0, None);
     for (i, member) in members.iter_mut().enumerate() {
         let mut is_header = header && i > 0;
+        let mut is_first = true;
         while let Some((tag, frame)) = next_frame(member.server(), client).await? {
             match tag {
                 b'H' if i == 0 => client.out.extend_from_slice(&frame),
                 // Postgres sends each row, and the header, in a message of its own.
                 b'd' if is_header => is_header = false,
                 b'd' if failed.is_none() => {
-                    client.out.extend_from_slice(&frame);
+                    if is_binary {
+                        let (head, row) = binary_parts(&frame[5..], is_first);
+                        is_first = false;
+                        let head = if i == 0 { head } else { &[] };
+                        copy_data(&mut client.out, head, row);
+                    } else {
+                        client.out.extend_from_slice(&frame);
+                    }
                     if client.out.len() >= client.buffer_limit {
                         let flushed = std::future::poll_fn(|cx| client.poll_flush(cx)).await;
                         flushed.map_err(|_| Failure::Gone)?;
@@ -373,8 +383,37 @@ pub async fn concatenate(
     match failed {
         Some(failure) => Err(failure),
         None => {
+            if is_binary {
+                copy_data(&mut client.out, &[], TRAILER);
+            }
             client.out.extend_from_slice(b"c\0\0\0\x04");
             Ok(format!("COPY {count}"))
         }
+    }
+}
+
+/// What ends a binary stream, in the place of a row.
+const TRAILER: &[u8] = &[0xff, 0xff];
+
+/// The header of a binary stream, which comes with the first row (signature, flags, the length of an
+/// extension and that; `COPY`, Binary Format), and the row; both may be empty.
+fn binary_parts(data: &[u8], is_first: bool) -> (&[u8], &[u8]) {
+    const FIXED: usize = 19;
+    let extension = data.get(FIXED - 4..FIXED).and_then(|it| it.try_into().ok());
+    let (head, row) = match extension.filter(|_| is_first).map(u32::from_be_bytes) {
+        Some(len) => data.split_at((FIXED + len as usize).min(data.len())),
+        None => data.split_at(0),
+    };
+    (head, if row == TRAILER { &[] } else { row })
+}
+
+/// CopyData, unless there is none.
+fn copy_data(out: &mut BytesMut, head: &[u8], row: &[u8]) {
+    let len = head.len() + row.len();
+    if len > 0 {
+        out.put_u8(b'd');
+        out.put_u32(len as u32 + 4);
+        out.put_slice(head);
+        out.put_slice(row);
     }
 }

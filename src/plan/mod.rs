@@ -231,7 +231,7 @@ pub enum Combine {
     /// COPY … FROM STDIN: each row to the shard of its key.
     CopyFrom(CopyFrom),
     /// COPY … TO STDOUT: streams are concatenated (text and CSV).
-    CopyTo { header: bool },
+    CopyTo { header: bool, is_binary: bool },
     /// COPY (query) TO STDOUT of a query that is gathered, and what stands before and after the query.
     CopyGather { gather: Box<Gather>, before: String, after: String },
     /// Only one shard can run it; refused with this if there are several.

@@ -135,8 +135,11 @@ fn combine(run: &Run) -> Vec<String> {
                 it.format
             )]
         }
-        Combine::CopyTo { header: true } => vec!["Concatenate, one header".to_owned()],
-        Combine::CopyTo { header: false } => vec!["Concatenate".to_owned()],
+        Combine::CopyTo { is_binary: true, .. } => {
+            vec!["Concatenate, one header, one trailer".to_owned()]
+        }
+        Combine::CopyTo { header: true, .. } => vec!["Concatenate, one header".to_owned()],
+        Combine::CopyTo { header: false, .. } => vec!["Concatenate".to_owned()],
         Combine::Refuse(error) => match &run.scope {
             Scope::Keys { keys, .. } if !is_single(keys) => {
                 vec![format!("Of several shards: refuse, {}", error.message)]

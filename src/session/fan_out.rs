@@ -128,10 +128,12 @@ impl Session {
             Combine::CopyGather { gather, before, after } => {
                 self.copy_gathered(gather, routed, (before, after)).await.map(|()| None)
             }
-            Combine::CopyTo { header } => {
+            Combine::CopyTo { header, is_binary } => {
                 let at = self.send_all(&statement.text, routed, Access::Read, None, (0, 0)).await?;
                 let mut members = pick(&mut self.members, &at);
-                copy::concatenate(&mut members, &mut self.client, *header).await.map(Some)
+                copy::concatenate(&mut members, &mut self.client, (*header, *is_binary))
+                    .await
+                    .map(Some)
             }
             Combine::OneByOne | Combine::Refuse(_) => {
                 Err(PgError::refused("this statement cannot run on several shards").into())

@@ -52,7 +52,7 @@ impl Planner<'_> {
             (Combine::Merge(merge), Ok(options))
                 if is_concatenation(merge) && options.format != CopyFormat::Binary =>
             {
-                run.combine = Combine::CopyTo { header: options.header };
+                run.combine = Combine::CopyTo { header: options.header, is_binary: false };
             }
             _ if is_read && run.gathered().is_some() => {
                 let part = |range: Range<usize>| self.sql.get(range).unwrap_or_default().to_owned();
@@ -88,16 +88,19 @@ impl Planner<'_> {
                 self.copy_in(table, kind, it, range).unwrap_or_else(Plan::refused)
             }
             (TableKind::Sharded { .. }, false) => match options(it) {
-                Ok(Options { format: CopyFormat::Binary, .. }) => {
+                Ok(Options { format: CopyFormat::Binary, .. }) if !is_portable(table, it) => {
                     Plan::refused(refuse::over_shards(
-                        "COPY … TO in binary format",
-                        "Its streams do not concatenate.",
+                        "COPY … TO in binary format of types that users made",
+                        "Arrays and composites have OIDs in them, which differ from shard to shard.",
                     ))
                 }
                 Ok(options) => Plan::combined(
                     Access::Read,
                     Scope::All,
-                    Combine::CopyTo { header: options.header },
+                    Combine::CopyTo {
+                        header: options.header,
+                        is_binary: options.format == CopyFormat::Binary,
+                    },
                 ),
                 Err(error) => Plan::refused(error),
             },
@@ -186,6 +189,14 @@ impl Planner<'_> {
 fn insertable(table: &Table) -> impl Iterator<Item = &String> {
     let stored = table.columns.iter().filter(|it| it.default != ColumnDefault::Generated);
     stored.map(|it| &it.name)
+}
+
+/// Whether the binary values of the copied columns are the same on every server.
+fn is_portable(table: &Table, it: &Copy) -> bool {
+    const FIRST_USER_OID: u32 = 16_384;
+    let copied = |name: &String| it.columns.is_empty() || it.columns.contains(name);
+    let mut columns = table.columns.iter().filter(|it| copied(&it.name));
+    columns.all(|it| it.type_oid < FIRST_USER_OID)
 }
 
 fn reference_in(table: &Table, it: &Copy, name: &TableName) -> Plan {
