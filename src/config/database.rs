@@ -58,6 +58,7 @@ fn database(
         reference_tables: section.value("reference_tables", values::text_list),
         pin_after_write: section.value("pin_after_write", values::duration),
         trusted_functions: section.value("trusted_functions", values::text_list),
+        has_barrier: section.value("cross_shard_snapshot", values::choice) == "barrier",
         allow_local_keys: section.value("allow_local_keys", values::bool),
         auto_prepare: section.value("auto_prepare", values::bool),
         shards,

@@ -238,6 +238,8 @@ pub const KEYS: &[Key] = &[
         "For this long after a write a client reads that shard's primary, not its replicas."),
     key("database.trusted_functions", Kind::TextList, Value("[]"),
         "Functions declared to touch only rows of the statement's tenant."),
+    key("database.cross_shard_snapshot", Kind::Choice(&["none", "barrier"]), Value(r#""none""#),
+        "\"barrier\": a read over several shards outside of a transaction, and a REPEATABLE READ transaction, sees each commit over several shards on all of them or on none. Reads then use primaries and hold one server of each shard; commits over several shards wait for the moment in which the snapshots are taken. All proxies must agree."),
     key("database.allow_local_keys", Kind::Bool, Value("false"),
         "Lets DDL create unique and foreign keys, sequences and identity columns on sharded tables that each shard can keep only for itself."),
     key("database.auto_prepare", Kind::Bool, Value("false"),

@@ -218,6 +218,8 @@ pub struct Database {
     pub pin_after_write: Duration,
     /// Functions declared to touch only the rows of the statement's tenant.
     pub trusted_functions: Vec<String>,
+    /// Whether reads over several shards see each commit over several shards whole or not at all.
+    pub has_barrier: bool,
     /// Whether DDL may create unique and foreign keys, sequences and identity columns on sharded
     /// tables that shards can only keep each for itself.
     pub allow_local_keys: bool,

@@ -158,6 +158,7 @@ fn database(database: &Database, rows: &mut Rows) {
         ("reference_tables", lists.0),
         ("pin_after_write", show_duration(database.pin_after_write)),
         ("trusted_functions", lists.1),
+        ("cross_shard_snapshot", if database.has_barrier { "barrier" } else { "none" }.to_owned()),
         ("allow_local_keys", database.allow_local_keys.to_string()),
         ("auto_prepare", database.auto_prepare.to_string()),
         ("pool_mode", database.pool_mode.map(mode).unwrap_or_default().to_owned()),

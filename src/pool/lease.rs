@@ -123,7 +123,8 @@ impl Drop for Lease {
         if server.is_reusable() {
             return pool.give_back(server, Moment::now());
         }
-        if server.is_broken() || tokio::runtime::Handle::try_current().is_err() {
+        let is_lost = server.is_broken() || server.holds_lock;
+        if is_lost || tokio::runtime::Handle::try_current().is_err() {
             drop(server);
             return pool.free_slot();
         }

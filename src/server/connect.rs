@@ -114,6 +114,7 @@ async fn dial_by(
         passing: 0,
         skipping: 0,
         is_broken: false,
+        holds_lock: false,
         has_failed: false,
         parsed: 0,
         has_swallowed_sync: false,

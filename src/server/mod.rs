@@ -57,6 +57,8 @@ pub struct Server {
     /// Bytes at the front of `input` that the client must not see.
     skipping: usize,
     is_broken: bool,
+    /// Whether it holds a session lock of the proxy's own: it must end with whoever works with it.
+    pub holds_lock: bool,
     /// Whether an ErrorResponse was read since [`Server::begin_request`].
     has_failed: bool,
     parsed: usize,
@@ -186,7 +188,7 @@ impl Server {
 
     /// Whether the connection may go back to its pool as it is.
     pub fn is_reusable(&mut self) -> bool {
-        !self.is_broken
+        !(self.is_broken || self.holds_lock)
             && self.pipeline.is_idle()
             && self.output.is_empty()
             && !self.cancel.was_used()

@@ -47,6 +47,12 @@ impl Session {
         if opened {
             self.begin_implicit();
         }
+        let reads_snapshot = !opened && self.tx.is_none() && self.database.config.has_barrier;
+        if reads_snapshot {
+            let level = Some(crate::plan::Isolation::RepeatableRead);
+            self.begin("BEGIN ISOLATION LEVEL REPEATABLE READ", false, None, level);
+        }
+        let opened = opened || reads_snapshot;
         let done = self.combine(statement, run, routed, portal).await;
         let tag = match done {
             Ok(tag) => tag,

@@ -32,6 +32,9 @@ impl Session {
     /// # Errors
     /// If no server can be had, or the transaction may not reach another shard.
     pub(super) async fn member(&mut self, shard: ShardId, role: Role) -> Result<usize, Failure> {
+        if self.needs_snapshots() {
+            Box::pin(self.take_snapshots()).await?;
+        }
         let role = self.role_at(shard, role);
         let at = match self.held(shard, role) {
             Some(at) => at,
@@ -70,11 +73,19 @@ impl Session {
             })
     }
 
+    /// The lowest level that needs a snapshot which cannot be had.
+    fn first_of_one_shard(&self) -> Isolation {
+        match self.database.config.has_barrier {
+            true => Isolation::Serializable,
+            false => Isolation::RepeatableRead,
+        }
+    }
+
     /// A snapshot of several shards cannot be had, so strict isolation is for one shard only.
     fn check_isolation(&self, shard: ShardId) -> Result<(), PgError> {
         let is_strict = self
             .isolation()
-            .is_some_and(|level| level >= Isolation::RepeatableRead && self.tx.is_some());
+            .is_some_and(|level| level >= self.first_of_one_shard() && self.tx.is_some());
         if is_strict && self.members.iter().any(|it| it.in_tx && it.shard != shard) {
             return Err(PgError::refused(
                 "REPEATABLE READ and SERIALIZABLE transactions cannot reach a second shard",
@@ -102,7 +113,7 @@ impl Session {
     }
 
     /// Brings a server to the session's settings and into its transaction.
-    async fn bring_up(&mut self, at: usize) -> Result<(), Failure> {
+    pub(super) async fn bring_up(&mut self, at: usize) -> Result<(), Failure> {
         if self.tx.is_none() && Arc::strong_count(&self.settings) == 1 {
             self.settings = self.proxy.settings.intern(std::mem::take(&mut self.settings));
         }

@@ -2,6 +2,7 @@
 //! run on leased servers. One task owns it all.
 
 mod authenticate;
+mod barrier;
 mod explain;
 mod express;
 mod extended;

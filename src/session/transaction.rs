@@ -268,6 +268,7 @@ impl Session {
         getrandom::fill(&mut number)
             .map_err(|error| PgError::new(sqlstate::INTERNAL_ERROR, error.to_string()))?;
         let home = self.database.config.home_shard;
+        self.lock_commit().await?;
         let mut writers: Vec<_> =
             self.members.iter_mut().filter(|it| it.in_tx && it.wrote).collect();
         // The last one decides and is not prepared, which a transaction with NOTIFY cannot be.
@@ -275,6 +276,7 @@ impl Session {
         let Some(deciding) = writers.last().map(|it| it.shard) else { return Ok(()) };
         let gid = Gid { deciding, number: u128::from_be_bytes(number) };
         let outcome = two_phase::commit(&mut writers, &gid).await;
+        self.unlock_commit().await;
         self.database.state.metrics.two_phase.inc();
         match outcome {
             Outcome::Committed => {
