@@ -174,3 +174,27 @@ fn pg_prepared_statements_shows_the_clients_own() {
     assert_eq!(a.run(shown).first(), "q t");
     assert_eq!(execute(&mut b, b"s").first(), "4");
 }
+
+#[test]
+fn a_type_made_again_by_prepared_statements_is_the_new_one() {
+    let (proxy, _) = one_server("prepared_types", "");
+    let mut client = proxy.client();
+    for (begin, end) in [("", ""), ("BEGIN", "ROLLBACK"), ("BEGIN", "ROLLBACK")] {
+        client.run(begin);
+        for round in 0..4 {
+            let (make, drop) = (format!("make{round}"), format!("drop{round}"));
+            prepare(&mut client, make.as_bytes(), "CREATE TYPE kind AS ENUM ('a', 'b')");
+            assert_eq!(execute(&mut client, make.as_bytes()).error, None);
+            let values = [Some(b"{a,b}".to_vec())];
+            for _ in 0..3 {
+                let arguments = Arguments { types: &[], values: &values, format: 0 };
+                let answer = client.extended("SELECT $1::kind[]", &arguments);
+                assert_eq!((answer.error.as_ref(), answer.first()), (None, "{a,b}".into()));
+            }
+            prepare(&mut client, drop.as_bytes(), "DROP TYPE kind");
+            assert_eq!(execute(&mut client, drop.as_bytes()).error, None);
+        }
+        client.run(end);
+        client.run("DEALLOCATE ALL");
+    }
+}
