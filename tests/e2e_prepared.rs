@@ -144,3 +144,57 @@ fn plans_are_made_as_configured_unless_the_client_says_otherwise() {
         ("force_custom_plan".into(), "force_custom_plan".into())
     );
 }
+
+#[test]
+fn pg_prepared_statements_shows_the_clients_own() {
+    let (proxy, _) = one_server("prepared_shown", "");
+    let (mut a, mut b) = (proxy.client(), proxy.client());
+    let shown = "SELECT string_agg(format('%s %s', name, from_sql), ',' ORDER BY name) FROM pg_prepared_statements";
+    a.run("CREATE TABLE dropped (a int)");
+    for (name, sql) in [("s", "SELECT 1"), ("t", "SELECT 2"), ("gone", "SELECT * FROM dropped")] {
+        assert_eq!(prepare(&mut a, name.as_bytes(), sql).error, None);
+    }
+    assert_eq!(execute(&mut a, b"s").first(), "1");
+    a.run("PREPARE q AS SELECT 3");
+    prepare(&mut b, b"s", "SELECT 4");
+    b.run("DROP TABLE dropped");
+    for begin in ["", "BEGIN"] {
+        a.run(begin);
+        assert_eq!(unnamed(&mut a, shown).first(), "q t,s f,t f", "{begin}");
+        assert_eq!(a.run(shown).first(), "q t,s f,t f", "{begin}");
+        a.run("COMMIT");
+        assert_eq!(b.run(shown).first(), "s f", "{begin}");
+        assert_eq!(execute(&mut b, b"s").first(), "4");
+    }
+
+    frontend::close(&mut a.out, frontend::Target::Statement, b"s");
+    frontend::sync(&mut a.out);
+    assert_eq!(a.answer(b"").error, None);
+    a.run("DEALLOCATE t");
+    assert_eq!(a.run(shown).first(), "q t");
+    assert_eq!(execute(&mut b, b"s").first(), "4");
+}
+
+#[test]
+fn a_type_made_again_by_prepared_statements_is_the_new_one() {
+    let (proxy, _) = one_server("prepared_types", "");
+    let mut client = proxy.client();
+    for (begin, end) in [("", ""), ("BEGIN", "ROLLBACK"), ("BEGIN", "ROLLBACK")] {
+        client.run(begin);
+        for round in 0..4 {
+            let (make, drop) = (format!("make{round}"), format!("drop{round}"));
+            prepare(&mut client, make.as_bytes(), "CREATE TYPE kind AS ENUM ('a', 'b')");
+            assert_eq!(execute(&mut client, make.as_bytes()).error, None);
+            let values = [Some(b"{a,b}".to_vec())];
+            for _ in 0..3 {
+                let arguments = Arguments { types: &[], values: &values, format: 0 };
+                let answer = client.extended("SELECT $1::kind[]", &arguments);
+                assert_eq!((answer.error.as_ref(), answer.first()), (None, "{a,b}".into()));
+            }
+            prepare(&mut client, drop.as_bytes(), "DROP TYPE kind");
+            assert_eq!(execute(&mut client, drop.as_bytes()).error, None);
+        }
+        client.run(end);
+        client.run("DEALLOCATE ALL");
+    }
+}

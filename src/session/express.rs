@@ -539,6 +539,7 @@ fn plain_run(plan: &Plan, verb: Verb) -> Option<&Run> {
     let PlanAction::Run(run) = &plan.action else { return None };
     let is_plain = plan.pin.is_none()
         && !plan.changes_schema
+        && !plan.alters
         && plan.sets.is_empty()
         && plan.unsettled.is_empty()
         && plan.uses.is_none()

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 
 use super::extended::{Portal, Prepared};
-use super::{Role, Session};
+use super::{Role, Session, SqlStatements};
 use crate::error::{PgError, sqlstate};
 use crate::exec::Failure;
 use crate::plan::{Action as PlanAction, Plan, Uses};
@@ -127,23 +127,44 @@ impl Session {
             return Ok(());
         }
         let at = self.member(self.database.config.home_shard, Role::Primary).await?;
-        let own = self.sql_statements.as_deref();
+        let own = self.own_statements();
         let server = self.members[at].lease.server();
-        let is_own = |name: &str, text: &Arc<str>| own.and_then(|it| it.get(name)) == Some(text);
-        for name in server.statements.take_others(is_own) {
+        for name in server.statements.take_others(|name, text| own.get(name) == Some(text)) {
             server.run(&deallocate(&name)).await?;
         }
-        let names: Vec<String> = own.iter().flat_map(|it| it.keys()).cloned().collect();
-        for name in names {
-            // One whose tables are gone cannot be made again; in a block that would fail the block.
-            if self.tx.is_none()
-                && let Err(Failure::Gone) = self.name_statement(&name).await
-            {
+        let in_block = self.tx.is_some();
+        for (name, made_of) in own {
+            let server = self.members[at].lease.server();
+            if server.statements.named.get(&name) == Some(&made_of) {
+                continue;
+            }
+            // One whose tables are gone cannot be made again, which must not fail a block.
+            if in_block {
+                server.run("SAVEPOINT sluice").await?;
+            }
+            let named = self.name_statement(&name).await;
+            if let Err(Failure::Gone) = named {
                 return Err(Failure::Gone);
+            }
+            if in_block {
+                let back = named.map_or("ROLLBACK TO sluice; ", |()| "");
+                let end = format!("{back}RELEASE sluice");
+                self.members[at].lease.server().run(&end).await?;
             }
         }
         self.members[at].lease.server().begin_request();
         Ok(())
+    }
+
+    /// The client's statements by SQL and by Parse, but for the unnamed one, as
+    /// [`Statements::named`](crate::server::statements::Statements) notes what each was made of.
+    fn own_statements(&self) -> SqlStatements {
+        let by_parse = self.statements.iter().filter_map(|(name, prepared)| {
+            let name = std::str::from_utf8(name).ok().filter(|it| !it.is_empty())?;
+            Some((name.to_owned(), made_of(prepared)))
+        });
+        let by_sql = self.sql_statements.iter().flat_map(|it| it.iter());
+        by_parse.chain(by_sql.map(|(name, sql)| (name.clone(), Arc::clone(sql)))).collect()
     }
 
     /// The server knows the name as the client does.
@@ -170,7 +191,7 @@ impl Session {
         let is_by_sql = own.is_some();
         let own = match (own, &known) {
             (Some(sql), _) => Some(sql),
-            (None, Some(it)) => Some(format!("{}", it.text.id).into()),
+            (None, Some(it)) => Some(made_of(it)),
             (None, None) => None,
         };
         let server = self.members[at].lease.server();
@@ -222,6 +243,11 @@ impl Session {
         let home = self.database.config.home_shard;
         self.members.iter().position(|it| it.shard == home && it.is_primary)
     }
+}
+
+/// What a server notes of a statement that Parse made.
+fn made_of(prepared: &Prepared) -> Arc<str> {
+    prepared.text.id.to_string().into()
 }
 
 fn deallocate(name: &str) -> String {

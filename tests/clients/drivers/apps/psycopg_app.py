@@ -1,5 +1,6 @@
 """psycopg 3: pipelines, prepared statements, cursors, COPY, two-way types."""
 
+import asyncio
 import datetime
 import os
 import sys
@@ -9,6 +10,8 @@ import uuid
 import psycopg
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
+from psycopg.types.multirange import Multirange
+from psycopg.types.range import Range
 from psycopg_pool import ConnectionPool
 
 DSN = "host={PGHOST} port={PGPORT} user={PGUSER} password={PGPASSWORD} dbname={PGDATABASE}".format(**os.environ)
@@ -53,6 +56,59 @@ def prepared():
             assert conn.execute(f"SELECT %s + {i % 150}", [i], prepare=True).fetchone()[0] == i + i % 150
         conn.execute("DEALLOCATE ALL")
         assert conn.execute("SELECT %s", [5], prepare=True).fetchone()[0] == 5
+
+
+@step
+def prepared_shown():
+    shown = "SELECT statement, parameter_types FROM pg_prepared_statements"
+    for autocommit in (True, False):
+        with psycopg.connect(DSN, autocommit=autocommit) as conn:
+            conn.prepared_max = 3
+            conn.execute("SELECT %s", [datetime.date(2026, 1, 2)], prepare=True)
+            assert conn.execute(shown).fetchall() == [("SELECT $1", ["date"])]
+            for i in range(10):
+                conn.execute(f"SELECT {i}", prepare=True)
+            assert len(conn.execute(shown).fetchall()) == 3
+            conn.execute("DROP TABLE IF EXISTS psy_none")
+            assert conn.execute(shown).fetchall() == []
+        with psycopg.connect(DSN, autocommit=autocommit) as conn:
+            counts = [conn.execute("SELECT count(*) FROM pg_prepared_statements").fetchone()[0] for _ in range(10)]
+            assert counts == [0] * 5 + [1] * 5, counts
+
+
+@step
+def prepared_types_made_again():
+    with psycopg.connect(DSN, prepare_threshold=0) as conn:
+        for dropped in (False, False, True, False):
+            conn.execute("CREATE TYPE psy_kind AS ENUM ('a', 'b')")
+            conn.execute("CREATE TABLE psy_list (id int, kinds psy_kind[])")
+            conn.execute("INSERT INTO psy_list (kinds) VALUES (%s::psy_kind[])", [["a"]])
+            conn.cursor().executemany("INSERT INTO psy_list (kinds) VALUES (%s::psy_kind[])", [[["a"]], [["a", "b"]]])
+            if dropped:
+                conn.execute("DROP TABLE psy_list")
+                conn.execute("DROP TYPE psy_kind")
+            else:
+                conn.rollback()
+
+
+@step
+def prepared_in_a_savepoint_undone():
+    with psycopg.connect(DSN, prepare_threshold=0) as conn:
+        for _ in range(3):
+            with conn.transaction(force_rollback=True):
+                conn.execute("CREATE TABLE psy_undone (a int)")
+                conn.execute("INSERT INTO psy_undone VALUES (%s)", [1])
+                assert conn.execute("SELECT a FROM psy_undone").fetchone() == (1,)
+
+
+@step
+def pipeline_prepared():
+    with connect(prepare_threshold=0) as conn, conn.pipeline():
+        conn.prepared_max = 5
+        cursors = [conn.execute(f"SELECT %s + {i % 10}", [i]) for i in range(100)]
+        assert [cur.fetchone()[0] for cur in cursors] == [i + i % 10 for i in range(100)]
+        conn.execute("DEALLOCATE ALL")
+        assert conn.execute("SELECT %s + 1", [1]).fetchone() == (2,)
 
 
 @step
@@ -263,6 +319,58 @@ def custom_types():
         conn.execute("DROP TYPE IF EXISTS psy_mood; CREATE TYPE psy_mood AS ENUM ('good', 'bad')")
         assert conn.execute("SELECT 'bad'::psy_mood").fetchone()[0] == "bad"
         assert psycopg.types.TypeInfo.fetch(conn, "psy_mood").name == "psy_mood"
+
+
+@step
+def transaction_characteristics():
+    with psycopg.connect(DSN) as conn:
+        conn.isolation_level, conn.read_only, conn.deferrable = psycopg.IsolationLevel.SERIALIZABLE, True, True
+        names = ("transaction_isolation", "transaction_read_only", "transaction_deferrable")
+        assert [conn.execute(f"SHOW {it}").fetchone()[0] for it in names] == ["serializable", "on", "on"]
+        try:
+            conn.execute("DELETE FROM psy")
+        except psycopg.errors.ReadOnlySqlTransaction:
+            conn.rollback()
+        conn.isolation_level = conn.read_only = conn.deferrable = None
+        assert conn.execute("SHOW transaction_read_only").fetchone()[0] == "off"
+
+
+@step
+def asynchronous():
+    async def work(conn, at):
+        async with conn.cursor() as cur:
+            await cur.execute("SELECT %s, pg_sleep(0.01)", [at])
+            return (await cur.fetchone())[0]
+
+    async def main():
+        conns = [await psycopg.AsyncConnection.connect(DSN) for _ in range(8)]
+        assert await asyncio.gather(*(work(it, at) for at, it in enumerate(conns))) == list(range(8))
+        sleeping = asyncio.create_task(conns[0].execute("SELECT pg_sleep(10)"))
+        await asyncio.sleep(0.3)
+        sleeping.cancel()
+        try:
+            await sleeping
+            raise AssertionError("was not cancelled")
+        except asyncio.CancelledError:
+            pass
+        await conns[0].rollback()
+        assert await work(conns[0], 5) == 5
+        [await it.close() for it in conns]
+
+    asyncio.run(main())
+
+
+@step
+def composite_and_range_types():
+    with connect() as conn:
+        conn.execute("DROP TYPE IF EXISTS psy_pair; CREATE TYPE psy_pair AS (a int, b text)")
+        info = psycopg.types.composite.CompositeInfo.fetch(conn, "psy_pair")
+        psycopg.types.composite.register_composite(info, conn)
+        for binary in (False, True):
+            cur = conn.cursor(binary=binary)
+            assert cur.execute("SELECT row(1, 'x')::psy_pair").fetchone()[0] == (1, "x")
+            ranges = [Range(1, 5), Range(7, 9)]
+            assert cur.execute("SELECT %s::int4multirange", [Multirange(ranges)]).fetchone()[0] == Multirange(ranges)
 
 
 for one in STEPS:
