@@ -55,8 +55,8 @@ fn every_read_sees_transfers_whole_or_not_at_all() {
                 }
             });
         }
-        for n in 0..2 {
-            let mut client = proxies[n].client();
+        for proxy in &proxies {
+            let mut client = proxy.client();
             let read = &read;
             scope.spawn(move || {
                 let end = Instant::now() + Duration::from_secs(3);
