@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 
 use super::certificate::Seen;
 use crate::catalog::TableKind;
+use crate::catalog::sequence::Counters;
 use crate::pool::catalog;
 use crate::pool::cluster::{Cluster, Database};
 use crate::proxy::{Proxy, ReloadRequest};
@@ -115,11 +116,21 @@ async fn try_reload(proxy: &Arc<Proxy>, path: &PathBuf, force: bool) -> Result<S
     proxy.tls.store(acceptor);
     proxy.cluster.store(Arc::clone(&new));
     old.close_gone(&new);
-    for database in new.databases.values() {
+    for (name, database) in &new.databases {
+        // Sequences are shared by certain shards: what was found of others does not hold for these.
+        if old.databases.get(name).is_some_and(|it| primaries(it) != primaries(database)) {
+            database.state.forget_catalog();
+            database.state.counters.lock().clear();
+        }
         database.state.wanted.notify_one();
     }
     notes.insert(0, format!("{} databases", new.databases.len()));
     Ok(notes.join("; "))
+}
+
+/// Every shard's id and primary.
+fn primaries(database: &Database) -> Vec<(ShardId, &crate::config::Host)> {
+    database.config.shards.iter().map(|it| (it.id, &it.primary)).collect()
 }
 
 /// Rows that a new map would hide: those of buckets and tenants that change hands and are still where
@@ -139,9 +150,10 @@ async fn of_database(before: &Database, after: &Database) -> Result<Vec<String>,
     let (name, map) = (&before.config.name, after.map());
     // By the new configuration, which may be the first to name a tenant column.
     let control = &before.home().primary.control;
-    let catalog = catalog::read(control, &after.config).await.map_err(|error| {
-        format!("{name}: the schema cannot be read, so that rows cannot be looked for: {error}")
-    })?;
+    let catalog =
+        catalog::read(control, &after.config, Counters::new()).await.map_err(|error| {
+            format!("{name}: the schema cannot be read, so that rows cannot be looked for: {error}")
+        })?;
     let mut tables: Vec<_> = catalog.tables.iter().collect();
     tables.sort_by_key(|(name, _)| *name);
     let mut lines = Vec::new();

@@ -1,9 +1,12 @@
 //! What the planner knows of one database's schema: a snapshot without IO. `pool::catalog` fills it
 //! from the home shard; golden tests fill it from a line of text.
 
+pub mod sequence;
+
 use std::collections::{HashMap, HashSet};
 
 use crate::shard::KeyType;
+use sequence::{Name, Series};
 
 /// A schema snapshot. Names are as in `pg_catalog`: folded, unquoted.
 #[derive(Clone, Debug, Default)]
@@ -16,6 +19,8 @@ pub struct Catalog {
     pub types: HashMap<String, u32>,
     /// The schemas that unqualified names are looked up in, `pg_catalog` first.
     pub search_path: Vec<String>,
+    /// Sequences of which no two shards give one number; of others each shard counts for itself.
+    pub sequences: HashMap<Name, Series>,
     /// Whether the database's default collation compares bytes (`C`, `POSIX`).
     /// What may change its session unseen.
     pub suspects: Suspects,
@@ -113,8 +118,8 @@ pub enum ColumnDefault {
     Constant,
     /// Computed per statement or row; the expression. Differs from shard to shard.
     Computed(String),
-    /// Takes numbers from a sequence of its own shard.
-    Sequence,
+    /// Takes numbers from a sequence of its own shard; which one, if that is sure.
+    Sequence(Option<Name>),
     /// `GENERATED … STORED` from columns of the row: immutable.
     Generated,
 }
@@ -155,6 +160,13 @@ impl Catalog {
             Some(schema) => find(schema),
             None => self.search_path.iter().find_map(|it| find(it)),
         }
+    }
+}
+
+impl Catalog {
+    /// Whether a column's sequence gives each number once over all shards.
+    pub fn is_shared(&self, sequence: Option<&Name>) -> bool {
+        sequence.is_some_and(|it| self.sequences.contains_key(it))
     }
 }
 

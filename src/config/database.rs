@@ -60,6 +60,7 @@ fn database(
         trusted_functions: section.value("trusted_functions", values::text_list),
         has_barrier: section.value("cross_shard_snapshot", values::choice) == "barrier",
         allow_local_keys: section.value("allow_local_keys", values::bool),
+        sequence_stride: sequence_stride(section, &shards),
         auto_prepare: section.value("auto_prepare", values::bool),
         shards,
         map,
@@ -76,6 +77,18 @@ fn database(
         auth_cache: section.value("auth_cache", values::duration),
         server_auth: server_auth(&section.value("server_auth", values::choice)),
     })
+}
+
+/// At least 32, so that shards can be added.
+fn sequence_stride(section: &Section<'_>, shards: &[Shard]) -> i64 {
+    let highest = shards.last().map_or(0, |it| usize::from(it.id.0));
+    let written = section.optional("sequence_stride", values::count);
+    if let Some(written) = written.filter(|it| *it <= highest) {
+        let message = format!("{written} leaves no number for shard {highest}");
+        let hint = format!("write {} or more", highest + 1);
+        section.wrong("sequence_stride", Wrong::new(message, hint));
+    }
+    written.unwrap_or_else(|| (highest + 1).next_power_of_two().max(32)) as i64
 }
 
 fn auth_query(section: &Section<'_>) -> Option<String> {

@@ -220,9 +220,11 @@ pub struct Database {
     pub trusted_functions: Vec<String>,
     /// Whether reads over several shards see each commit over several shards whole or not at all.
     pub has_barrier: bool,
-    /// Whether DDL may create unique and foreign keys, sequences and identity columns on sharded
-    /// tables that shards can only keep each for itself.
+    /// Whether DDL may create unique and foreign keys on sharded tables that shards can only keep each
+    /// for itself, and sequences that shards do not share may be used.
     pub allow_local_keys: bool,
+    /// Of how many numbers of a shared sequence a shard gives one; above every shard's id.
+    pub sequence_stride: i64,
     /// Whether literals of the simple protocol may become parameters.
     pub auto_prepare: bool,
     /// By rising id.

@@ -54,6 +54,17 @@ pub struct Plan {
     pub is_lifted_by_tenant: bool,
     /// What may be parameters, if it can run as a prepared statement with the same outcome.
     pub literals: Option<Literals>,
+    /// Whose sequences shards must share after it.
+    pub numbers: Option<Box<Numbers>>,
+}
+
+/// A schema change after which sequences must give each number once over all shards.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Numbers {
+    /// The table or sequence that is made or changed, as SQL writes it.
+    pub of: String,
+    /// Columns that the change adds and fills: each shard has begun with the same numbers.
+    pub filled: Vec<String>,
 }
 
 /// A call of `set_config(name, value, is_local)` whose outcome the session can repeat elsewhere.
@@ -108,6 +119,7 @@ impl Default for Plan {
             uses: None,
             is_lifted_by_tenant: false,
             literals: None,
+            numbers: None,
         }
     }
 }

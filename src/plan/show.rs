@@ -30,6 +30,11 @@ impl Display for Plan {
         if self.changes_schema {
             lines.push("Changes the schema".to_owned());
         }
+        if let Some(it) = &self.numbers {
+            lines.push(format!("Sequences of {} are shared", it.of));
+            let filled = it.filled.iter();
+            lines.extend(filled.map(|it| format!("Column {it} is filled again where it must be")));
+        }
         for SetConfig { name, value, is_local } in &self.sets {
             let local = if *is_local { " locally" } else { "" };
             let value = match value {

@@ -7,9 +7,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::cluster::Database;
+use super::cluster::{Database, Host};
 use super::control::{Control, ControlError};
+use super::sequences;
 use super::suspects::SUSPECTS;
+use crate::catalog::sequence::{self, Counter, Counters, Name};
 use crate::catalog::{
     Catalog, Column, ColumnDefault, Function, FunctionKind, SqlType, Suspects, Table, TableKind,
     Volatility,
@@ -45,12 +47,16 @@ impl Source for &mut Server {
     }
 }
 
-/// The schema as a source sees it.
+/// The schema as a source of the home shard sees it, with what is known of other shards' sequences.
 ///
 /// # Errors
 /// As the source.
-pub async fn read(source: impl Source, config: &config::Database) -> Result<Catalog, ControlError> {
-    Ok(load(source, config).await?.0)
+pub async fn read(
+    source: impl Source,
+    config: &config::Database,
+    others: Counters,
+) -> Result<Catalog, ControlError> {
+    Ok(load(source, config, others).await?.0)
 }
 
 const SETTINGS: &str = "SELECT current_setting('server_version_num'), \
@@ -128,6 +134,7 @@ pub async fn refresh(database: &Database) -> Result<(), ControlError> {
     let state = &database.state;
     let _one_at_a_time = state.loading.lock().await;
     let number = state.begun.fetch_add(1, Ordering::AcqRel) + 1;
+    read_counters(database).await;
     let read = load_home(database).await;
     if read.is_ok() {
         // The latest load that is in force; one that failed has shown nobody the new schema.
@@ -142,13 +149,45 @@ pub async fn refresh(database: &Database) -> Result<(), ControlError> {
 async fn load_home(database: &Database) -> Result<BTreeMap<String, String>, ControlError> {
     let epoch = database.state.epoch.load(Ordering::Acquire);
     let home = &database.home().primary;
-    let (catalog, signature) = load(&home.control, &database.config).await?;
+    let others = database.state.counters.lock().clone();
+    let (catalog, signature) = load(&home.control, &database.config, others).await?;
     let old = database.state.catalog.load();
     let is_current = database.state.epoch.load(Ordering::Acquire) == epoch;
     if is_current && old.as_ref().is_none_or(|old| old.version != catalog.version) {
         database.state.catalog.store(Some(Arc::new(catalog)));
     }
     Ok(signature)
+}
+
+/// Reads the sequences of all shards but the home shard. Of one that does not answer those of its last
+/// answer count: none others have been there since.
+async fn read_counters(database: &Database) {
+    if !database.is_sharded() {
+        return;
+    }
+    let epoch = database.state.epoch.load(Ordering::Acquire);
+    let mut asked = tokio::task::JoinSet::new();
+    for shard in database.shards.values().filter(|it| it.id != database.config.home_shard) {
+        let (id, host) = (shard.id, Arc::clone(&shard.primary));
+        asked.spawn(async move { (id, tokio::time::timeout(PATIENCE, counters_of(&host)).await) });
+    }
+    while let Some(answer) = asked.join_next().await {
+        if let Ok((shard, Ok(Ok(counters)))) = answer {
+            let mut known = database.state.counters.lock();
+            // Not of servers that a reload has just replaced.
+            if database.state.epoch.load(Ordering::Acquire) == epoch {
+                known.insert(shard, counters);
+            }
+        }
+    }
+}
+
+async fn counters_of(host: &Host) -> Result<HashMap<Name, Counter>, ControlError> {
+    match sequences::counters(&mut &host.control).await {
+        // One may have been dropped between two looks.
+        Err(_) => sequences::counters(&mut &host.control).await,
+        read => read,
+    }
 }
 
 /// Notes where other shards differ from the home shard, and which cannot commit in two phases.
@@ -243,6 +282,7 @@ fn compare(
 async fn load(
     mut control: impl Source,
     config: &config::Database,
+    mut counters: Counters,
 ) -> Result<(Catalog, BTreeMap<String, String>), ControlError> {
     // With one server to ask it is never the tables that matter.
     let is_alone =
@@ -261,17 +301,28 @@ async fn load(
     let functions = control.rows(FUNCTIONS).await?;
     let suspects = control.rows(SUSPECTS).await?;
     let default_collation_is_c = matches!(setting(2).as_str(), "C" | "POSIX");
-    let mut tables = tables(&columns, config, default_collation_is_c);
+    let mut uses = Rows::new();
+    if config.tenant_column.is_some() && config.shards.len() > 1 {
+        uses = control.rows(sequences::USES).await?;
+        counters.insert(config.home_shard, sequences::counters(&mut control).await?);
+    }
+    uses.sort();
+    let shared = sequence::shared(&counters, config.shards.iter().map(|it| it.id));
+    let mut told: Vec<_> = shared.iter().collect();
+    told.sort_by_key(|(name, _)| *name);
+    let uses_by_column = sequences::by_column(&uses);
+    let mut tables = tables(&columns, config, default_collation_is_c, &uses_by_column);
     add_system(&mut tables, &system);
     add_keys(&mut tables, &keys);
     add_triggers(&mut tables, &triggers);
     let mut version = std::hash::DefaultHasher::new();
     (&settings, &columns, &keys, &triggers, &functions, &types, &operators).hash(&mut version);
-    suspects.hash(&mut version);
+    (&suspects, &uses, &told).hash(&mut version);
     (&config.tenant_column, &config.reference_tables, &config.trusted_functions).hash(&mut version);
     (config.allow_local_keys, config.auto_prepare).hash(&mut version);
     let catalog = Catalog {
         tables,
+        sequences: shared,
         functions: read_functions(&functions),
         suspects: read_suspects(&suspects),
         types: types.iter().filter_map(|row| Some((row[0].clone()?, number(row, 1)))).collect(),
@@ -297,6 +348,7 @@ fn tables(
     rows: &Rows,
     config: &config::Database,
     default_is_c: bool,
+    sequences: &HashMap<[String; 3], Name>,
 ) -> HashMap<(String, String), Table> {
     let mut tables: HashMap<(String, String), Table> = HashMap::new();
     let reference: HashSet<&str> = config.reference_tables.iter().map(String::as_str).collect();
@@ -322,7 +374,8 @@ fn tables(
         if row[4].is_none() {
             continue;
         }
-        let column = column(row, default_is_c);
+        let place = [cell(0).to_owned(), cell(1).to_owned(), cell(4).to_owned()];
+        let column = column(row, default_is_c, sequences.get(&place));
         let is_tenant = config.tenant_column.as_deref() == Some(column.name.as_str());
         if is_tenant && matches!(cell(2), "r" | "p") && table.kind == TableKind::Home {
             table.kind = tenant_kind(row, table.columns.len());
@@ -349,7 +402,7 @@ fn tenant_kind(row: &[Option<String>], column: usize) -> TableKind {
     }
 }
 
-fn column(row: &[Option<String>], default_is_c: bool) -> Column {
+fn column(row: &[Option<String>], default_is_c: bool, sequence: Option<&Name>) -> Column {
     let cell = |i: usize| row[i].as_deref().unwrap_or("");
     let collation_is_c = match (cell(6), cell(17)) {
         ("", _) => false,
@@ -359,8 +412,10 @@ fn column(row: &[Option<String>], default_is_c: bool) -> Column {
     };
     let default = match (cell(9), cell(10), row[11].as_deref()) {
         ("s", _, _) => ColumnDefault::Generated,
-        (_, "a" | "d", _) => ColumnDefault::Sequence,
-        (_, _, Some(text)) if text.contains("nextval(") => ColumnDefault::Sequence,
+        (_, "a" | "d", _) => ColumnDefault::Sequence(sequence.cloned()),
+        (_, _, Some(text)) if text.contains("nextval(") => {
+            ColumnDefault::Sequence(sequence.filter(|_| is_nextval(text)).cloned())
+        }
         (_, _, Some(text)) if !is_constant(text) => ColumnDefault::Computed(text.to_owned()),
         _ => ColumnDefault::Constant,
     };
@@ -376,6 +431,13 @@ fn column(row: &[Option<String>], default_is_c: bool) -> Column {
             collation: row[20].clone(),
         },
     }
+}
+
+/// Whether a default as `pg_get_expr` prints it is a number of a sequence and nothing else.
+fn is_nextval(text: &str) -> bool {
+    let bare = text.trim_start_matches('(');
+    let is_alone = text.matches('(').count() == text.len() - bare.len() + 1;
+    is_alone && bare.starts_with("nextval('") && text.contains("'::regclass)")
 }
 
 /// Whether a default as `pg_get_expr` prints it is one constant, perhaps with a cast.
@@ -480,11 +542,15 @@ pub async fn unkept_keys(database: &Database) -> Result<Vec<String>, ControlErro
                 names.join(", ")
             ));
         }
-        for column in table.columns.iter().filter(|it| it.default == ColumnDefault::Sequence) {
-            lines.push(format!(
-                "{schema}.{name}.{}: every shard's sequence counts for itself",
-                column.name
-            ));
+        for column in &table.columns {
+            let ColumnDefault::Sequence(sequence) = &column.default else { continue };
+            if !catalog.is_shared(sequence.as_ref()) {
+                lines.push(format!(
+                    "{schema}.{name}.{}: every shard's sequence counts for itself; \
+                     pgsluice sequences --repair lets shards share it",
+                    column.name
+                ));
+            }
         }
     }
     let is_sharded = |name: &str| sharded.iter().any(|((s, t), ..)| format!("{s}.{t}") == name);

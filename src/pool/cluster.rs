@@ -19,6 +19,7 @@ use super::quota::Quota;
 use crate::auth::scram::{ITERATIONS, Verifier};
 use crate::auth::{AuthMethod, Secret};
 use crate::catalog::Catalog;
+use crate::catalog::sequence::Counters;
 use crate::config::{self, Config, Host as Address, PoolMode, User};
 use crate::metrics::{DatabaseMetrics, HostMetrics, Metrics};
 use crate::plan::cache::PlanCache;
@@ -79,6 +80,8 @@ pub struct DatabaseState {
     passed: DashMap<String, Arc<PassedThrough>>,
     /// Where schemas of shards differ from the home shard's: a line each.
     pub drift: ArcSwap<Vec<String>>,
+    /// The sequences of all shards but the home shard, as they last said.
+    pub counters: Mutex<Counters>,
     /// Differences that the last load found, before they are told.
     pub drift_seen: Mutex<Vec<String>>,
     /// Why two-phase commit is impossible, by shard; empty if all can do it.
@@ -200,6 +203,7 @@ impl DatabaseState {
             passed: DashMap::new(),
             drift: ArcSwap::default(),
             drift_seen: Mutex::default(),
+            counters: Mutex::default(),
             uses_sequences: AtomicBool::new(false),
             no_two_phase: ArcSwap::default(),
             ends_all: ArcSwap::default(),

@@ -13,6 +13,7 @@ pub mod lookup;
 #[expect(clippy::module_inception, reason = "the folder's noun")]
 mod pool;
 mod quota;
+pub mod sequences;
 mod suspects;
 
 pub use lease::{Lease, Slot};

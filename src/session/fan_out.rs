@@ -108,7 +108,14 @@ impl Session {
             }
             Combine::Same => {
                 let text = statement.text.clone();
-                self.same_text(&text, run, routed, portal, Answers::Same, describe).await.map(Some)
+                let tag =
+                    self.same_text(&text, run, routed, portal, Answers::Same, describe).await?;
+                if let Some(numbers) =
+                    statement.plan.numbers.as_ref().filter(|_| !self.has_failed())
+                {
+                    self.number(numbers).await?;
+                }
+                Ok(Some(tag))
             }
             Combine::Split(split) => self.split(statement, split, portal, describe).await.map(Some),
             Combine::Scatter(it) => self.scatter(statement, it, routed, portal).await.map(Some),

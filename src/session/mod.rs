@@ -21,6 +21,7 @@ mod prepare;
 mod replication;
 mod run;
 mod scatter;
+mod sequences;
 mod settled;
 mod spliced;
 mod statement;

@@ -220,18 +220,23 @@ impl Session {
             SchemaOfBlock::Changed => (),
         }
         let home = self.database.config.home_shard;
+        let unread = |error: crate::pool::control::ControlError| {
+            PgError::new(sqlstate::INTERNAL_ERROR, "the changed schema cannot be read")
+                .detail(error.to_string())
+        };
+        let is_whole = self.tx.as_ref().is_some_and(|tx| !tx.has_failed);
+        let others = match is_whole && !self.server_has_failed() {
+            true => self.counters_of_block().await.map_err(unread)?,
+            false => Default::default(),
+        };
         let member = self.members.iter_mut().find(|it| it.in_tx && it.shard == home);
         let Some(member) = member.filter(|_| self.tx.as_ref().is_some_and(|tx| !tx.has_failed))
         else {
             return Ok(None);
         };
         let config = &self.database.config;
-        let read = crate::pool::catalog::read(member.lease.server(), config).await;
-        let catalog = read.map_err(|error| {
-            PgError::new(sqlstate::INTERNAL_ERROR, "the changed schema cannot be read")
-                .detail(error.to_string())
-        })?;
-        let catalog = Arc::new(catalog);
+        let read = crate::pool::catalog::read(member.lease.server(), config, others).await;
+        let catalog = Arc::new(read.map_err(unread)?);
         self.schema_of_block = SchemaOfBlock::Read(Arc::clone(&catalog));
         Ok(Some(catalog))
     }

@@ -3,7 +3,8 @@
 //! ```text
 //! include shop                         # header lines of tests/golden/shop.schema
 //! tables orders=tenant_id:int countries=reference settings=home
-//! columns orders id:int name:text@C total:numeric created:timestamptz=now() no:int=sequence
+//! columns orders id:int name:text@C total:numeric created:timestamptz=now() no:int=sequence:s
+//! shared s                             # sequences that give each number once over all shards
 //! unique orders tenant_id,id email     # unique keys
 //! view recent SELECT …                 # its columns come from `columns recent …`
 //! trigger orders audit                 # a trigger's function
@@ -25,6 +26,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
 
+use pgsluice::catalog::sequence::Series;
 use pgsluice::catalog::{
     Catalog, Column, ColumnDefault, Function, FunctionKind, SqlType, Table, TableKind, Volatility,
 };
@@ -84,6 +86,7 @@ impl Schema {
     fn line(&mut self, word: &str, rest: &str) {
         let (first, others) = rest.split_once(' ').unwrap_or((rest, ""));
         let words = || rest.split_whitespace().map(str::to_owned);
+        let series = Series { first: 1, step: 1, stride: 32 };
         match word {
             "" => (),
             "include" => {
@@ -104,6 +107,9 @@ impl Schema {
             "reference" => self.catalog.reference_tables.extend(words()),
             "collation" => self.catalog.default_collation_is_c = rest == "C",
             "auto_prepare" => self.catalog.auto_prepare = true,
+            "shared" => {
+                self.catalog.sequences.extend(words().map(|it| (("public".into(), it), series)))
+            }
             "local_keys" => self.catalog.allow_local_keys = true,
             "operators_on" => self.catalog.operators_on.extend(rest.split_whitespace().map(oid)),
             "unsharded" => self.sharded = false,
@@ -211,9 +217,12 @@ fn read_column(text: &str) -> Column {
         collation_is_deterministic: collation != "nondeterministic",
         default: match default {
             "" => ColumnDefault::Constant,
-            "sequence" => ColumnDefault::Sequence,
+            "sequence" => ColumnDefault::Sequence(None),
             "generated" => ColumnDefault::Generated,
-            text => ColumnDefault::Computed(text.to_owned()),
+            text => match text.strip_prefix("sequence:") {
+                Some(name) => ColumnDefault::Sequence(Some(("public".into(), name.into()))),
+                None => ColumnDefault::Computed(text.to_owned()),
+            },
         },
         sql_type: SqlType {
             name: ty.to_owned(),

@@ -149,13 +149,11 @@ impl Planner<'_> {
                 continue;
             }
             match &column.default {
-                ColumnDefault::Sequence if !self.catalog.allow_local_keys => {
-                    return Err(PgError::refused(format!(
-                        "column {} takes its value from a sequence",
-                        column.name
-                    ))
-                    .detail("Each shard counts for itself, so that two rows could get one number.")
-                    .hint("Give the value in the data, use uuid keys, or set allow_local_keys."));
+                ColumnDefault::Sequence(sequence)
+                    if !self.catalog.allow_local_keys
+                        && !self.catalog.is_shared(sequence.as_ref()) =>
+                {
+                    return Err(super::write::unshared(&column.name));
                 }
                 ColumnDefault::Computed(text)
                     if is_time_default(text) && options.format != CopyFormat::Binary =>
@@ -202,7 +200,7 @@ fn is_portable(table: &Table, it: &Copy) -> bool {
 fn reference_in(table: &Table, it: &Copy, name: &TableName) -> Plan {
     let is_given = |column: &str| it.columns.is_empty() || it.columns.iter().any(|it| it == column);
     let differs = table.columns.iter().find(|it| {
-        matches!(it.default, ColumnDefault::Computed(_) | ColumnDefault::Sequence)
+        matches!(it.default, ColumnDefault::Computed(_) | ColumnDefault::Sequence(_))
             && !is_given(&it.name)
     });
     match differs {

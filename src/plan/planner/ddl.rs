@@ -7,8 +7,9 @@ use super::types::oid_of;
 use super::{Planner, refuse};
 use crate::catalog::{Table, TableKind};
 use crate::error::PgError;
-use crate::plan::{Access, Combine, Plan, Scope};
+use crate::plan::{Access, Combine, Numbers, Plan, Scope};
 use crate::shard::KeyType;
+use crate::sql::name::quoted;
 use crate::sql::parse::tree::{
     AlterTable, ColumnDef, Constraint, CreateAs, CreateTable, Ddl, DdlKind, Expr, Kind, Maintain,
     Stmt, TableName,
@@ -158,7 +159,7 @@ impl Planner<'_> {
                 Err(error) => Plan::forbidden(error),
             };
         }
-        if matches!(it.kind, DdlKind::CreateSequence { is_temporary: true }) {
+        if matches!(it.kind, DdlKind::CreateSequence { is_temporary: true, .. }) {
             return Plan::run(Access::Write, Scope::Home).pinned("temporary sequence");
         }
         if !self.sharded {
@@ -177,8 +178,32 @@ impl Planner<'_> {
                 leaves: it.leaves.as_deref().map(Into::into),
                 ..Plan::combined(Access::Write, Scope::All, Combine::OneByOne)
             },
-            Ok(()) => everywhere(),
+            Ok(()) => Plan { numbers: self.numbers(&it.kind).map(Box::new), ..everywhere() },
         }
+    }
+
+    /// The sequences that a change makes, alters or lets a sharded table use.
+    fn numbers(&self, kind: &DdlKind) -> Option<Numbers> {
+        let (of, filled) = match kind {
+            DdlKind::CreateTable(it) => {
+                let counts = it.columns.iter().any(counts) || !it.parents.is_empty();
+                (counts.then_some(&it.table)?, Vec::new())
+            }
+            DdlKind::AlterTable { table, changes } => {
+                let is_shared = matches!(self.class(table), Class::Sharded | Class::Unknown);
+                let touches = changes.iter().any(touches_sequence);
+                let added = changes.iter().filter_map(|it| match it {
+                    AlterTable::AddColumn(it) if counts(it) => Some(it.name.clone()),
+                    _ => None,
+                });
+                ((is_shared && touches).then_some(table)?, added.collect())
+            }
+            DdlKind::CreateSequence { sequence, .. } | DdlKind::AlterSequence { sequence } => {
+                (sequence, Vec::new())
+            }
+            _ => return None,
+        };
+        Some(Numbers { of: shown(of), filled })
     }
 
     /// A temporary view is not in the catalog, so that its tables must be of the home shard, too.
@@ -250,7 +275,6 @@ impl Planner<'_> {
         match (own.and(tenant).or(inherited), own) {
             (Some(tenant), own) => {
                 own.map_or(Ok(()), check_key_type)?;
-                it.columns.iter().try_for_each(|it| self.check_column(it, tenant))?;
                 let of_columns = it.columns.iter().flat_map(|it| &it.constraints);
                 let mut all = it.constraints.iter().chain(of_columns);
                 all.try_for_each(|found| self.check_constraint(&it.table, found, tenant))
@@ -260,18 +284,6 @@ impl Planner<'_> {
                 it.constraints.iter().chain(of_columns).try_for_each(|it| self.check_home_key(it))
             }
         }
-    }
-
-    fn check_column(&self, it: &ColumnDef, _tenant: &str) -> Result<(), PgError> {
-        let is_serial = it.ty.as_ref().is_some_and(|ty| {
-            ["serial", "bigserial", "smallserial", "serial2", "serial4", "serial8"]
-                .contains(&ty.name.as_str())
-        });
-        let counts = it.default.as_ref().is_some_and(calls_nextval);
-        if self.catalog.allow_local_keys || !(is_serial || it.is_identity || counts) {
-            return Ok(());
-        }
-        Err(sequence(&it.name))
     }
 
     fn check_constraint(
@@ -339,7 +351,9 @@ impl Planner<'_> {
         let tenant = self.tenant_of(table);
         match (change, tenant) {
             (AlterTable::AddColumn(def), Some(tenant)) => {
-                self.check_column(def, tenant)?;
+                if counts(def) && def.if_not_exists {
+                    return Err(not_again(&def.name));
+                }
                 self.check_default(def, range, class)?;
                 let mut constraints = def.constraints.iter();
                 constraints.try_for_each(|it| self.check_constraint(table, it, tenant))
@@ -354,6 +368,9 @@ impl Planner<'_> {
                     .detail("Its rows are on the home shard and would have to move.")
                     .hint("Create a new table and copy the rows."));
                 }
+                if class == Class::Reference && counts(def) {
+                    return Err(unlike_numbers(&def.name, &table.name));
+                }
                 def.constraints.iter().try_for_each(|it| self.check_home_key(it))?;
                 self.check_default(def, range, class)
             }
@@ -365,14 +382,6 @@ impl Planner<'_> {
             }
             (AlterTable::DropColumn(column) | AlterTable::ColumnType(column), Some(_)) => {
                 self.check_tenant_kept(table, column)
-            }
-            (AlterTable::Identity { column }, Some(_)) if !self.catalog.allow_local_keys => {
-                Err(sequence(column))
-            }
-            (AlterTable::Default { column, default: Some(default) }, Some(_))
-                if calls_nextval(default) && !self.catalog.allow_local_keys =>
-            {
-                Err(sequence(column))
             }
             (AlterTable::Attach(other), _) => self.check_attach(table, other),
             _ => Ok(()),
@@ -398,6 +407,10 @@ impl Planner<'_> {
         let Some(default) = def.default.as_ref().filter(|_| class != Class::Home) else {
             return Ok(());
         };
+        // Numbers that two shards gave are replaced afterwards.
+        if is_nextval(default) && class == Class::Sharded {
+            return Ok(());
+        }
         let mut analyzer = self.analyzer(range);
         analyzer.enter();
         analyzer.facts.in_rows = class == Class::Sharded;
@@ -453,6 +466,39 @@ fn calls_nextval(expr: &Expr) -> bool {
     own || expr.children().into_iter().any(calls_nextval)
 }
 
+/// Whether it is a number of a sequence and nothing else.
+fn is_nextval(expr: &Expr) -> bool {
+    match &expr.kind {
+        Kind::Cast(inner, _) => is_nextval(inner),
+        Kind::Call(call) => {
+            call.name == "nextval" && !call.args.iter().any(|it| matches!(it.kind, Kind::Call(_)))
+        }
+        _ => false,
+    }
+}
+
+/// Whether a column takes numbers from a sequence.
+fn counts(it: &ColumnDef) -> bool {
+    const SERIALS: [&str; 6] =
+        ["serial", "bigserial", "smallserial", "serial2", "serial4", "serial8"];
+    let is_serial = it.ty.as_ref().is_some_and(|ty| SERIALS.contains(&ty.name.as_str()));
+    is_serial || it.is_identity || it.default.as_ref().is_some_and(calls_nextval)
+}
+
+fn touches_sequence(change: &AlterTable) -> bool {
+    match change {
+        AlterTable::AddColumn(it) => counts(it),
+        AlterTable::Default { default, .. } => default.as_ref().is_some_and(calls_nextval),
+        AlterTable::Identity { .. } | AlterTable::Attach(_) | AlterTable::Other => true,
+        _ => false,
+    }
+}
+
+fn shown(name: &TableName) -> String {
+    let schema = name.schema.as_ref().map(|it| format!("{}.", quoted(it)));
+    schema.unwrap_or_default() + &quoted(&name.name)
+}
+
 fn check_key_type(it: &ColumnDef) -> Result<(), PgError> {
     let kind = it.ty.as_ref().and_then(oid_of).and_then(KeyType::of_oid);
     match kind {
@@ -478,8 +524,16 @@ fn foreign(table: &str, detail: &str) -> PgError {
         .hint(HINT_LOCAL)
 }
 
-fn sequence(column: &str) -> PgError {
-    PgError::refused(format!("column {column} would take numbers from a sequence of each shard"))
-        .detail("Two rows could get one number.")
-        .hint("Use uuid keys with DEFAULT gen_random_uuid(), or set allow_local_keys.")
+fn not_again(column: &str) -> PgError {
+    PgError::refused(format!("column {column} cannot be added with IF NOT EXISTS"))
+        .detail("If it existed, its numbers would be given anew.")
+        .hint("Leave IF NOT EXISTS out.")
+}
+
+/// Rows have another order on each shard.
+fn unlike_numbers(column: &str, table: &str) -> PgError {
+    PgError::refused(format!(
+        "column {column} would number the rows of reference table {table} differently on each shard"
+    ))
+    .hint("Add the column without numbers, UPDATE it by the table's key, then SET DEFAULT.")
 }

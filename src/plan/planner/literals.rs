@@ -381,7 +381,7 @@ fn columns_of(returning: &[Target]) -> Columns {
 /// Whether a default gives the same whatever the statement's text and messages are.
 fn is_plain_default(default: &ColumnDefault) -> bool {
     match default {
-        ColumnDefault::Constant | ColumnDefault::Sequence | ColumnDefault::Generated => true,
+        ColumnDefault::Constant | ColumnDefault::Sequence(_) | ColumnDefault::Generated => true,
         ColumnDefault::Computed(text) => {
             ["now()", "CURRENT_TIMESTAMP", "gen_random_uuid()", "CURRENT_DATE"]
                 .contains(&text.as_str())

@@ -170,6 +170,7 @@ impl Plan {
             uses: None,
             is_lifted_by_tenant: false,
             literals: None,
+            numbers: None,
         }
     }
 

@@ -11,6 +11,7 @@ use super::predicate::Mode;
 use super::refuse;
 use super::scatter::updates_all;
 use super::walk::Analyzer;
+use crate::catalog::sequence::Name;
 use crate::catalog::{ColumnDefault, Table, TableKind};
 use crate::error::{PgError, sqlstate};
 use crate::plan::{Dated, KeySource, Split};
@@ -321,7 +322,7 @@ impl Analyzer<'_> {
     pub(super) fn check_same_defaults(&mut self, it: &Insert, table: &Table, columns: &[String]) {
         for column in &table.columns {
             let differs =
-                matches!(column.default, ColumnDefault::Computed(_) | ColumnDefault::Sequence);
+                matches!(column.default, ColumnDefault::Computed(_) | ColumnDefault::Sequence(_));
             if differs && is_left_out(it, columns, &column.name) {
                 self.not_fanned(refuse::not_immutable(&format!(
                     "the default of column {}",
@@ -348,16 +349,9 @@ impl Analyzer<'_> {
                 continue;
             }
             match &column.default {
-                ColumnDefault::Sequence if !self.catalog.allow_local_keys => self.refuse(
-                    PgError::refused(format!(
-                        "column {} takes its value from a sequence",
-                        column.name
-                    ))
-                    .detail("Each shard counts for itself, so that two rows could get one number.")
-                    .hint(
-                        "Give the value in the statement, use uuid keys, or set allow_local_keys.",
-                    ),
-                ),
+                ColumnDefault::Sequence(sequence) if self.is_unshared(sequence) => {
+                    self.refuse(unshared(&column.name));
+                }
                 ColumnDefault::Computed(text)
                     if is_time_default(text) && adds && !columns.contains(&column.name) =>
                 {
@@ -585,21 +579,28 @@ impl Analyzer<'_> {
             [] => table.columns.iter().take(values.len()).map(|it| it.name.clone()).collect(),
             columns => columns.to_vec(),
         };
-        let takes_number = |it: &&crate::catalog::Column| {
-            it.default == ColumnDefault::Sequence && !given.contains(&it.name)
+        let takes_number = |it: &&crate::catalog::Column| match &it.default {
+            ColumnDefault::Sequence(sequence) => {
+                self.is_unshared(sequence) && !given.contains(&it.name)
+            }
+            _ => false,
         };
-        if let Some(column) = table.columns.iter().find(takes_number)
-            && !self.catalog.allow_local_keys
-        {
-            self.refuse(
-                PgError::refused(format!("column {} takes its value from a sequence", column.name))
-                    .detail("Each shard counts for itself, so that two rows could get one number.")
-                    .hint(
-                        "Give the value in the statement, use uuid keys, or set allow_local_keys.",
-                    ),
-            );
+        if let Some(column) = table.columns.iter().find(takes_number) {
+            self.refuse(unshared(&column.name));
         }
     }
+
+    /// Whether two shards may give one number of it, and that is not allowed.
+    fn is_unshared(&self, sequence: &Option<Name>) -> bool {
+        !self.catalog.allow_local_keys && !self.catalog.is_shared(sequence.as_ref())
+    }
+}
+
+/// A number that another shard may have given, too.
+pub(super) fn unshared(column: &str) -> PgError {
+    PgError::refused(format!("column {column} takes its value from a sequence that shards do not share"))
+        .detail("Each shard counts for itself, so that two rows could get one number, or a shard could not be asked.")
+        .hint("Run pgsluice sequences --repair, or give the value in the statement.")
 }
 
 fn tenant_column(table: Option<&Table>) -> Option<String> {

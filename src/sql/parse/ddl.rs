@@ -38,8 +38,12 @@ pub(super) fn ddl(node: &Node) -> Stmt {
             view: name_of(it.view.as_ref()),
             query: statement::statement(it.query.as_deref()),
         },
-        Node::CreateSeqStmt(it) => {
-            DdlKind::CreateSequence { is_temporary: it.sequence.as_ref().is_some_and(is_temporary) }
+        Node::CreateSeqStmt(it) => DdlKind::CreateSequence {
+            is_temporary: it.sequence.as_ref().is_some_and(is_temporary),
+            sequence: name_of(it.sequence.as_ref()),
+        },
+        Node::AlterSeqStmt(it) => {
+            DdlKind::AlterSequence { sequence: name_of(it.sequence.as_ref()) }
         }
         Node::DropStmt(it) => DdlKind::Drop {
             tables: it.objects.iter().filter_map(object).collect(),
@@ -135,6 +139,7 @@ fn column(it: &pb::ColumnDef) -> ColumnDef {
         default: boxed(it.raw_default.as_deref()),
         is_identity: !it.identity.is_empty(),
         constraints: Vec::new(),
+        if_not_exists: false,
     };
     for node in &it.constraints {
         let Some(Node::Constraint(found)) = kind(node) else { continue };
@@ -234,7 +239,9 @@ fn alteration(it: &pb::AlterTableCmd) -> AlterTable {
     use pb::AlterTableType as T;
     let def = it.def.as_deref().and_then(kind);
     match (it.subtype(), def) {
-        (T::AtAddColumn, Some(Node::ColumnDef(def))) => AlterTable::AddColumn(column(def)),
+        (T::AtAddColumn, Some(Node::ColumnDef(def))) => {
+            AlterTable::AddColumn(ColumnDef { if_not_exists: it.missing_ok, ..column(def) })
+        }
         (T::AtAddConstraint, Some(Node::Constraint(def))) => {
             constraint(def).map_or(AlterTable::Other, AlterTable::AddConstraint)
         }

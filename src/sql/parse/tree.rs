@@ -165,6 +165,10 @@ pub enum DdlKind {
     },
     CreateSequence {
         is_temporary: bool,
+        sequence: TableName,
+    },
+    AlterSequence {
+        sequence: TableName,
     },
     /// DROP TABLE, VIEW, …
     Drop {
@@ -196,6 +200,8 @@ pub struct ColumnDef {
     pub default: Option<Expr>,
     pub is_identity: bool,
     pub constraints: Vec<Constraint>,
+    /// ADD COLUMN IF NOT EXISTS.
+    pub if_not_exists: bool,
 }
 
 /// A constraint that may reach over rows.

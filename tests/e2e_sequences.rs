@@ -1,0 +1,172 @@
+//! Sequences, serial and identity columns over several shards: each number once.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::collections::BTreeSet;
+
+use support::proxy::{Proxy, ProxySpec};
+use support::wire::Wire;
+
+/// A proxy over four shards, and its shards' databases.
+fn proxy(name: &str, database: &str) -> (Proxy, [String; 2]) {
+    let (mut spec, names) = support::four_shards(name);
+    spec.database.push_str(database);
+    (Proxy::start(spec), names)
+}
+
+/// Runs SQL on every shard, past the proxy.
+fn on_shards(names: &[String; 2], sql: &str) -> Vec<String> {
+    use pgsluice::playground::Node;
+    let run = |it: usize| {
+        support::shared().sql(Node::Primary(it / 2), &names[it % 2], sql).unwrap()[0][0]
+            .clone()
+            .unwrap_or_default()
+    };
+    (0..4).map(run).collect()
+}
+
+/// Rows for as many tenants, which lie on all shards.
+fn rows(tenants: std::ops::RangeInclusive<i64>) -> String {
+    let rows: Vec<String> = tenants.map(|it| format!("({it})")).collect();
+    rows.join(", ")
+}
+
+/// The numbers of a column; all must differ.
+fn numbers(client: &mut Wire, sql: &str) -> BTreeSet<i64> {
+    let answer = client.run(sql);
+    let number = |row: &Vec<Option<Vec<u8>>>| {
+        String::from_utf8(row[0].clone().unwrap()).unwrap().parse().unwrap()
+    };
+    let all: Vec<i64> = answer.rows.iter().map(number).collect();
+    let distinct: BTreeSet<i64> = all.iter().copied().collect();
+    assert_eq!(distinct.len(), all.len(), "a number was given twice: {all:?}");
+    distinct
+}
+
+#[test]
+fn every_way_to_a_number_gives_it_once() {
+    let (proxy, names) = proxy("once", "");
+    let mut client = proxy.client();
+    client.run("CREATE TABLE t (tenant_id bigint, id serial, no bigint GENERATED ALWAYS AS IDENTITY, note text)");
+    let starts = on_shards(
+        &names,
+        "SELECT seqstart || '/' || seqincrement FROM pg_sequence WHERE seqrelid = 't_id_seq'::regclass",
+    );
+    assert_eq!(starts, ["1/32", "2/32", "3/32", "4/32"]);
+    let insert = format!("INSERT INTO t (tenant_id) VALUES {} RETURNING id", rows(1..=40));
+    assert_eq!(numbers(&mut client, &insert).len(), 40);
+    for tenant in 1..=20 {
+        client.run(&format!("INSERT INTO t (tenant_id, id) VALUES ({tenant}, DEFAULT)"));
+    }
+    let lines: String = (1..=40).map(|it| format!("{it}\ta\n")).collect();
+    client.copy("COPY t (tenant_id, note) FROM STDIN", lines.as_bytes());
+    client.run("INSERT INTO t (tenant_id) SELECT tenant_id FROM t");
+    assert_eq!(numbers(&mut client, "SELECT id FROM t").len(), 200);
+    assert_eq!(numbers(&mut client, "SELECT no FROM t").len(), 200);
+    // In the block that makes the table, too, and after a restart of the sequences.
+    client.run("BEGIN");
+    client.run("CREATE TABLE u (tenant_id bigint, id bigserial)");
+    client.run(&format!("INSERT INTO u (tenant_id) VALUES {}", rows(1..=30)));
+    client.run("COMMIT");
+    client.run(&format!("INSERT INTO u (tenant_id) VALUES {}", rows(1..=30)));
+    assert_eq!(numbers(&mut client, "SELECT id FROM u").len(), 60);
+    client.run("TRUNCATE u RESTART IDENTITY");
+    client.run(&format!("INSERT INTO u (tenant_id) VALUES {}", rows(1..=30)));
+    let again = numbers(&mut client, "SELECT id FROM u");
+    assert!(again.len() == 30 && again.contains(&1), "{again:?}");
+}
+
+#[test]
+fn what_fails_gives_nothing_away() {
+    let (proxy, names) = proxy("fails", "");
+    let mut client = proxy.client();
+    client.run("CREATE TABLE t (tenant_id bigint, id int)");
+    client.run("CREATE SEQUENCE s");
+    client.run("BEGIN");
+    client.run("ALTER TABLE t ALTER id SET DEFAULT nextval('s')");
+    client.run("ROLLBACK");
+    let plain = on_shards(
+        &names,
+        "SELECT seqincrement::text FROM pg_sequence WHERE seqrelid = 's'::regclass",
+    );
+    assert_eq!(plain, ["1", "1", "1", "1"]);
+    client.run("SELECT nextval('s'), nextval('s')");
+    client.run("ALTER TABLE t ALTER id SET DEFAULT nextval('s')");
+    client.run(&format!("INSERT INTO t (tenant_id) VALUES {}", rows(1..=30)));
+    assert!(numbers(&mut client, "SELECT id FROM t").iter().all(|it| *it > 2));
+    for (sql, code) in [
+        ("CREATE TABLE c (tenant_id bigint, id int GENERATED ALWAYS AS IDENTITY (CYCLE))", "0A000"),
+        (
+            "CREATE TABLE c (tenant_id bigint, id int GENERATED ALWAYS AS IDENTITY (MAXVALUE 20))",
+            "0A000",
+        ),
+        ("ALTER SEQUENCE s CYCLE", "0A000"),
+        ("ALTER TABLE t ADD COLUMN IF NOT EXISTS id serial", "0A000"),
+    ] {
+        assert_eq!(client.query(sql).code(), code, "{sql}");
+    }
+    client.run(&format!("INSERT INTO t (tenant_id) VALUES {}", rows(1..=30)));
+    assert_eq!(numbers(&mut client, "SELECT id FROM t").len(), 60);
+}
+
+#[test]
+fn sequences_are_altered_as_one() {
+    let (proxy, _names) = proxy("altered", "sequence_stride = 8\n");
+    let mut client = proxy.client();
+    client.run("CREATE TABLE t (tenant_id bigint, id bigint GENERATED BY DEFAULT AS IDENTITY (START WITH 1000 INCREMENT BY 10))");
+    let insert = format!("INSERT INTO t (tenant_id) VALUES {} RETURNING id", rows(1..=20));
+    let first = numbers(&mut client, &insert);
+    assert!(first.iter().all(|it| *it >= 1000 && it % 10 == 0), "{first:?}");
+    client.run("ALTER TABLE t ALTER id RESTART WITH 50000");
+    let second = numbers(&mut client, &insert);
+    assert!(second.iter().all(|it| *it >= 50_000 && it % 10 == 0), "{second:?}");
+    client.run("ALTER SEQUENCE t_id_seq INCREMENT BY 3");
+    let third = numbers(&mut client, &insert);
+    assert!(third.is_disjoint(&second), "{second:?} {third:?}");
+    client.run("ALTER SEQUENCE t_id_seq START WITH 7 RESTART");
+    let fourth = numbers(&mut client, &insert);
+    assert!(fourth.contains(&7) && fourth.iter().all(|it| it % 3 == 1), "{fourth:?}");
+    client.run("CREATE TABLE down (tenant_id bigint, id int GENERATED ALWAYS AS IDENTITY (INCREMENT BY -2))");
+    let down = numbers(
+        &mut client,
+        &format!("INSERT INTO down (tenant_id) VALUES {} RETURNING id", rows(1..=20)),
+    );
+    assert!(down.iter().all(|it| *it < 0 && it % 2 != 0), "{down:?}");
+}
+
+#[test]
+fn rows_that_are_there_are_numbered_once() {
+    let (proxy, _names) = proxy("filled", "");
+    let mut client = proxy.client();
+    client.run("CREATE TABLE t (tenant_id bigint, PRIMARY KEY (tenant_id))");
+    client.run(&format!("INSERT INTO t (tenant_id) VALUES {}", rows(1..=50)));
+    client.run(
+        "ALTER TABLE t ADD COLUMN id serial, ADD COLUMN big bigint GENERATED ALWAYS AS IDENTITY",
+    );
+    client.run("CREATE SEQUENCE s");
+    client.run("ALTER TABLE t ADD COLUMN no int DEFAULT nextval('s')");
+    client.run(&format!("INSERT INTO t (tenant_id) VALUES {}", rows(51..=90)));
+    for column in ["id", "big", "no"] {
+        assert_eq!(numbers(&mut client, &format!("SELECT {column} FROM t")).len(), 90);
+    }
+}
+
+#[test]
+fn a_sequence_that_shards_do_not_share_is_not_used() {
+    let (proxy, names) = proxy("unshared", "");
+    let mut client = proxy.client();
+    client.run("CREATE TABLE t (tenant_id bigint, id serial)");
+    client.run("INSERT INTO t (tenant_id) VALUES (1)");
+    // As a dump does that is restored past the proxy.
+    on_shards(&names, "SELECT setval('t_id_seq', 1234)");
+    let refused =
+        |client: &mut Wire| client.query("INSERT INTO t (tenant_id) VALUES (1)").code() == "0A000";
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    while !refused(&mut client) {
+        assert!(std::time::Instant::now() < deadline, "the sequence is still used");
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    let spec: &ProxySpec = &proxy.spec;
+    assert!(spec.database.contains("tenant_id"));
+}
