@@ -6,7 +6,7 @@ mod support;
 use std::collections::BTreeSet;
 
 use support::proxy::{Proxy, ProxySpec};
-use support::wire::Wire;
+use support::wire::{Arguments, Wire};
 
 /// A proxy over four shards, and its shards' databases.
 fn proxy(name: &str, database: &str) -> (Proxy, [String; 2]) {
@@ -169,4 +169,58 @@ fn a_sequence_that_shards_do_not_share_is_not_used() {
     }
     let spec: &ProxySpec = &proxy.spec;
     assert!(spec.database.contains("tenant_id"));
+}
+
+#[test]
+fn sequences_are_set_as_one() {
+    let (proxy, names) = proxy("set", "");
+    let mut client = proxy.client();
+    client.run("CREATE TABLE t (tenant_id bigint, id serial)");
+    let insert = format!("INSERT INTO t (tenant_id) VALUES {} RETURNING id", rows(1..=20));
+    assert_eq!(client.run("SELECT setval('t_id_seq', 100)").first(), "100");
+    let first = numbers(&mut client, &insert);
+    assert!(first.contains(&129) && first.iter().all(|it| *it > 100), "{first:?}");
+    let sql = "SELECT pg_catalog.setval(pg_get_serial_sequence('t', 'id'), 3000, false) AS done";
+    assert_eq!(client.run(sql).first(), "3000");
+    let second = numbers(&mut client, &insert);
+    assert!(second.iter().all(|it| *it >= 3000), "{second:?}");
+    let value = [Some(b"5000".to_vec())];
+    let arguments = Arguments { types: &[20], values: &value, format: 0 };
+    assert_eq!(client.extended("SELECT setval('t_id_seq', $1)", &arguments).first(), "5000");
+    let third = numbers(&mut client, &insert);
+    assert!(third.iter().all(|it| *it > 5000), "{third:?}");
+    client.run("PREPARE p (bigint) AS SELECT setval('t_id_seq', $1)");
+    assert_eq!(client.run("EXECUTE p (6000)").first(), "6000");
+    assert!(numbers(&mut client, &insert).iter().all(|it| *it > 6000));
+    // Rolled back, it stays set, as on one Postgres; and every shard stays with its own numbers.
+    client.run("BEGIN");
+    client.run("SELECT setval('t_id_seq', 9000)");
+    client.run("ROLLBACK");
+    assert!(numbers(&mut client, &insert).iter().all(|it| *it > 9000));
+    assert_eq!(client.query("SELECT setval('t_id_seq', 0)").code(), "22003");
+    assert_eq!(client.query("SELECT setval('nothing', 1)").code(), "42P01");
+    assert_eq!(client.query("SELECT setval('t_id_seq', NULL)").code(), "");
+    // At its end it gives no more, and none of another shard's.
+    client.run("SELECT setval('t_id_seq', 2147483647)");
+    assert_eq!(client.query(&insert).code(), "2200H");
+    client.run("SELECT setval('t_id_seq', 1, false)");
+    let again = numbers(&mut client, &insert);
+    assert!(again.contains(&1), "{again:?}");
+    client.run("TRUNCATE t");
+    for _ in 0..3 {
+        let explicit = (1..=10).map(|it| format!("({it}, nextval('t_id_seq'))"));
+        client.run(&format!(
+            "INSERT INTO t (tenant_id, id) VALUES {}",
+            explicit.collect::<Vec<_>>().join(", ")
+        ));
+        let own = client.run("SELECT nextval('t_id_seq')").first();
+        client.run(&format!("INSERT INTO t (tenant_id, id) VALUES (3, {own})"));
+    }
+    client.run("UPDATE t SET id = nextval('t_id_seq') WHERE id < 40");
+    assert_eq!(numbers(&mut client, "SELECT id FROM t").len(), 33);
+    // One that no sharded table uses is the home shard's, as ever.
+    client.run("CREATE SEQUENCE plain");
+    client.run("SELECT setval('plain', 7)");
+    assert_eq!(client.run("SELECT nextval('plain')").first(), "8");
+    assert_eq!(on_shards(&names, "SELECT last_value::text FROM plain"), ["8", "1", "1", "1"]);
 }

@@ -246,8 +246,19 @@ pub enum Combine {
     CopyTo { header: bool, is_binary: bool },
     /// COPY (query) TO STDOUT of a query that is gathered, and what stands before and after the query.
     CopyGather { gather: Box<Gather>, before: String, after: String },
+    /// `SELECT setval(…)`: each shard's sequence is set to a number of its own.
+    Place(Box<Placing>),
     /// Only one shard can run it; refused with this if there are several.
     Refuse(PgError),
+}
+
+/// A `SELECT setval(…)`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Placing {
+    /// The texts of its arguments.
+    pub args: Vec<String>,
+    /// The name of its column.
+    pub column: String,
 }
 
 /// A multi-row INSERT … VALUES. Byte ranges are of the planned text.

@@ -140,6 +140,7 @@ fn combine(run: &Run) -> Vec<String> {
                 it.format
             )]
         }
+        Combine::Place(it) => vec![format!("Set on each shard: {}", it.args.join(", "))],
         Combine::CopyTo { is_binary: true, .. } => {
             vec!["Concatenate, one header, one trailer".to_owned()]
         }

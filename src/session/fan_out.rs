@@ -138,6 +138,9 @@ impl Session {
                 let to = (&map, &shards[..]);
                 copy::split(&mut members, &mut self.client, spec, to, &dates).await.map(Some)
             }
+            Combine::Place(placing) => {
+                self.place(statement, (run, placing), routed, portal, describe).await.map(Some)
+            }
             Combine::CopyGather { gather, before, after } => {
                 self.copy_gathered(gather, routed, (before, after)).await.map(|()| None)
             }
@@ -208,7 +211,7 @@ impl Session {
         merge::run(&mut members, &mut self.client, merge, describe).await
     }
 
-    async fn same_text(
+    pub(super) async fn same_text(
         &mut self,
         sql: &Bytes,
         run: &Run,
@@ -354,7 +357,7 @@ pub(super) fn pick<'a>(members: &'a mut [Member], at: &[usize]) -> Vec<&'a mut M
 
 /// Queues a statement on a server: as a simple query, or bound to a portal's arguments. `hidden` columns are
 /// not the client's; no more than `rows` rows are asked for, unless that is 0.
-fn send(
+pub(super) fn send(
     member: &mut Member,
     sql: &Bytes,
     portal: Option<&Portal>,

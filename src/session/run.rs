@@ -360,7 +360,7 @@ impl Session {
             Target::Any => ShardSet::one(self.any_shard()),
             Target::Home | Target::NoRows => ShardSet::one(home),
             // What every shard has is changed on all, also on those that own no tenant (yet).
-            Target::Shards(_) if matches!(run.combine, Combine::Same | Combine::OneByOne) => {
+            Target::Shards(_) if is_of_all(&run.combine) => {
                 self.database.shards.keys().copied().collect()
             }
             Target::Shards(shards) => shards,
@@ -520,6 +520,11 @@ impl Session {
 /// Whether a failed statement may have left it on the server all the same.
 fn outlives_error(pin: &str) -> bool {
     !pin.starts_with("temporary") && pin != "WITH HOLD cursor"
+}
+
+/// Whether shards without tenants take part, too.
+fn is_of_all(combine: &Combine) -> bool {
+    matches!(combine, Combine::Same | Combine::OneByOne | Combine::Place(_))
 }
 
 /// Whether a statement amid others needs nothing of the proxy.

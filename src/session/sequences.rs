@@ -2,15 +2,27 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
+
+use super::extended::Portal;
+use super::gather::given;
+use super::portable::portable;
+use super::run::Routed;
 use super::{Role, Session};
-use crate::catalog::sequence::{Counters, Name, Unshared};
+use crate::catalog::sequence::{Counter, Counters, Name, Series, Unshared, place_before};
 use crate::error::{PgError, sqlstate};
-use crate::exec::Failure;
-use crate::plan::Numbers;
+use crate::exec::broadcast::{Answers, Describe};
+use crate::exec::{Failure, relay};
+use crate::plan::{Numbers, Placing, Run, Statement};
 use crate::pool::control::ControlError;
 use crate::pool::sequences::{self, Of, ShareError, Sharing, Use, shown};
 use crate::server::Server;
-use crate::shard::ShardId;
+use crate::shard::{ShardId, ShardSet};
+use crate::sql::name::{quoted, quoted_text};
+use crate::wire::backend::view::DataRow;
+use crate::wire::frontend;
+use crate::wire::frontend::view::Bind;
+use crate::wire::pipeline::Action;
 
 impl Session {
     /// After a schema change, in its transaction: sequences that it gave to sharded tables, or changed,
@@ -67,8 +79,8 @@ impl Session {
             let sql = format!(
                 "ALTER TABLE {} ALTER COLUMN {column} SET DATA TYPE {ty} USING pg_catalog.nextval({}::pg_catalog.regclass)",
                 shown(table),
-                crate::sql::name::quoted_text(&shown(name)),
-                column = crate::sql::name::quoted(column),
+                quoted_text(&shown(name)),
+                column = quoted(column),
             );
             for server in self.servers().await?.values_mut() {
                 server.run(&sql).await?;
@@ -88,6 +100,92 @@ impl Session {
         Ok(members.map(|it| (it.shard, it.lease.server())).collect())
     }
 
+    /// `SELECT setval(…)`; its command tag. As on one Postgres it is not undone by a rollback, and it need
+    /// not be: whatever a shard's sequence is set to is a number of that shard.
+    pub(super) async fn place(
+        &mut self,
+        statement: &Statement,
+        (run, placing): (&Run, &Placing),
+        routed: &Routed,
+        portal: Option<&Portal>,
+        describe: Describe,
+    ) -> Result<String, Failure> {
+        let home = self.database.config.home_shard;
+        let at_home = Routed { shards: ShardSet::one(home), ..routed.clone() };
+        let at = self.member(home, Role::Primary).await?;
+        let told = self.ask(at, &placing.asked(), portal).await?;
+        let [Some(schema), Some(name), Some(number), Some(is_called)] = told.as_slice() else {
+            // Of NULL it does nothing, and of no sequence it fails.
+            let (text, sum) = (statement.text.clone(), Answers::Sum);
+            return self.same_text(&text, run, &at_home, portal, sum, describe).await;
+        };
+        let name: Name = (schema.clone(), name.clone());
+        let mut counters = BTreeMap::new();
+        for shard in self.database.shards.keys().copied().collect::<Vec<_>>() {
+            let at = self.member(shard, Role::Primary).await?;
+            let mut server = self.members[at].lease.server();
+            let counter = sequences::one_counter(&mut server, &name).await;
+            let counter = counter.map_err(|error| failed(&shown(&name), &error))?;
+            counters.extend(counter.map(|it| (shard, (at, it))));
+        }
+        let all = counters.iter().map(|(shard, (_, it))| (*shard, *it)).collect();
+        let series = Series::written(&all).filter(|_| all.len() == self.database.shards.len());
+        let (Some(series), Ok(number)) = (series, number.parse::<i64>()) else {
+            let (text, sum) = (statement.text.clone(), Answers::Sum);
+            return self.same_text(&text, run, &at_home, portal, sum, describe).await;
+        };
+        let next = i128::from(number);
+        let next = if is_called == "t" { next + i128::from(series.step.signum()) } else { next };
+        for (shard, (at, counter)) in &counters {
+            let place = place_before(series.from(*shard, next), &series, counter);
+            let place = place.filter(|_| (counter.min..=counter.max).contains(&number));
+            let place = place.ok_or_else(|| out_of_bounds(number, &name.1, counter))?;
+            self.members[*at].lease.server().run(&sequences::setval(&name, place)).await?;
+        }
+        let answer = Bytes::from(placing.answer(number));
+        self.same_text(&answer, run, &at_home, portal, Answers::Sum, describe).await
+    }
+
+    /// The only row of a query, which may look at a portal's parameters, as text.
+    async fn ask(
+        &mut self,
+        at: usize,
+        sql: &str,
+        portal: Option<&Portal>,
+    ) -> Result<Vec<Option<String>>, Failure> {
+        let server = self.members[at].lease.server();
+        let Some(portal) = portal else {
+            return Ok(server.rows(sql).await?.pop().unwrap_or_default());
+        };
+        let bind = Bind::read(&portal.bind)?;
+        let given = given(Some(portal), Some(&bind));
+        let told = portal.prepared.text.told_types();
+        let types = portable(told, sql, |it| bind.formats.of(it));
+        server.statements.unnamed = None;
+        server.push_with(b'P', Action::Skip, |out| {
+            frontend::parse(out, b"", sql.as_bytes(), types.iter().copied());
+        });
+        server.push_with(b'B', Action::Skip, |out| {
+            frontend::bind_each(out, b"", &given.all(), &[]);
+        });
+        server.push_with(b'E', Action::Forward, |out| frontend::execute(out, b"", 0));
+        server.push_sync();
+        let (mut row, mut failed) = (Vec::new(), None);
+        while let Some((tag, frame)) = relay::next_frame(server, &mut self.client).await? {
+            match tag {
+                b'D' => {
+                    let text = |it| String::from_utf8_lossy(&frame[it]).into_owned();
+                    let cells = DataRow::read(&frame)?.map(|it| it.map(|it| it.map(text)));
+                    row = cells.collect::<Result<_, _>>()?;
+                }
+                b'E' => failed = Some(frame),
+                b'N' => self.client.out.extend_from_slice(&frame),
+                _ => (),
+            }
+        }
+        failed.map_or(Ok(row), |frame| Err(Failure::Server(frame)))
+    }
+
     /// The sequences of other shards than the home shard, as the open block sees them.
     pub(super) async fn counters_of_block(&mut self) -> Result<Counters, ControlError> {
         let home = self.database.config.home_shard;
@@ -98,6 +196,43 @@ impl Session {
         }
         Ok(counters)
     }
+}
+
+impl Placing {
+    /// SQL that tells the sequence's schema and name, the number, and whether it counts as given.
+    fn asked(&self) -> String {
+        let arg = |at: usize| self.args.get(at).map_or("true", String::as_str);
+        format!(
+            "SELECT n.nspname, c.relname, sluice.n::pg_catalog.text, \
+             CASE WHEN sluice.b THEN 't' WHEN NOT sluice.b THEN 'f' END FROM (SELECT \
+             ({})::pg_catalog.regclass AS s, ({})::pg_catalog.int8 AS n, ({})::pg_catalog.bool AS b \
+             OFFSET 0) AS sluice LEFT JOIN pg_catalog.pg_class c ON c.oid = sluice.s \
+             AND c.relpersistence <> 't' LEFT JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace",
+            arg(0),
+            arg(1),
+            arg(2)
+        )
+    }
+
+    /// SQL with the answer, which looks at all parameters that there are.
+    fn answer(&self, number: i64) -> String {
+        let types = ["regclass", "int8", "bool"];
+        let looks = self.args.iter().zip(types);
+        let looks: Vec<String> =
+            looks.map(|(arg, ty)| format!("({arg})::pg_catalog.{ty} IS NOT NULL")).collect();
+        let column = quoted(&self.column);
+        format!("SELECT '{number}'::pg_catalog.int8 AS {column} WHERE {}", looks.join(" AND "))
+    }
+}
+
+fn out_of_bounds(number: i64, name: &str, it: &Counter) -> PgError {
+    PgError::new(
+        sqlstate::NUMERIC_VALUE_OUT_OF_RANGE,
+        format!(
+            "setval: value {number} is out of bounds for sequence \"{name}\" ({}..{})",
+            it.min, it.max
+        ),
+    )
 }
 
 fn config_stride(session: &Session) -> i64 {

@@ -49,7 +49,7 @@ const STABLE: &str = "now to_char date_trunc concat to_json to_jsonb row_to_json
     statement_timestamp transaction_timestamp age extract format pg_typeof to_timestamp concat_ws \
     txid_current txid_current_if_assigned currval_stable query_to_xml table_to_xml version \
     pg_backend_pid pg_is_in_recovery jsonb_build_object json_build_object has_table_privilege \
-    pg_listening_channels";
+    pg_listening_channels pg_get_serial_sequence";
 const VOLATILE: &str = "random clock_timestamp nextval setval currval lastval gen_random_uuid \
     pg_sleep pg_advisory_lock pg_advisory_xact_lock pg_try_advisory_lock pg_advisory_unlock \
     pg_notify set_config pg_cancel_backend timeofday setseed";

@@ -85,6 +85,9 @@ impl Planner<'_> {
         match (&table.kind, it.is_from) {
             (TableKind::Sharded { column, key }, true) => {
                 let kind = (*column, *key);
+                if let Some(column) = self.unshared_column(table, it) {
+                    return Plan::forbidden(super::write::unshared(column));
+                }
                 self.copy_in(table, kind, it, range).unwrap_or_else(Plan::refused)
             }
             (TableKind::Sharded { .. }, false) => match options(it) {
@@ -115,6 +118,18 @@ impl Planner<'_> {
             ),
             _ => Plan::run(access, Scope::Home),
         }
+    }
+
+    /// A column that rows without it would number as rows of another shard may be.
+    fn unshared_column<'t>(&self, table: &'t Table, it: &Copy) -> Option<&'t str> {
+        let is_given = |name: &String| it.columns.is_empty() || it.columns.contains(name);
+        let is_unshared = |it: &&crate::catalog::Column| match &it.default {
+            ColumnDefault::Sequence(sequence) => !self.catalog.is_shared(sequence.as_ref()),
+            _ => false,
+        };
+        let mut left_out = table.columns.iter().filter(|it| !is_given(&it.name));
+        let found = left_out.find(is_unshared).filter(|_| !self.catalog.allow_local_keys);
+        found.map(|it| it.name.as_str())
     }
 
     fn copy_in(
@@ -149,12 +164,6 @@ impl Planner<'_> {
                 continue;
             }
             match &column.default {
-                ColumnDefault::Sequence(sequence)
-                    if !self.catalog.allow_local_keys
-                        && !self.catalog.is_shared(sequence.as_ref()) =>
-                {
-                    return Err(super::write::unshared(&column.name));
-                }
                 ColumnDefault::Computed(text)
                     if is_time_default(text) && options.format != CopyFormat::Binary =>
                 {

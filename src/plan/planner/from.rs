@@ -117,6 +117,9 @@ impl<'a> Analyzer<'a> {
             let alias = alias.map_or(&name.name, |it| &it.name);
             return self.one(unknown_rel(alias.clone()));
         };
+        if self.is_shared_sequence(name) {
+            self.forbid(super::sequences::not_read(&name.name));
+        }
         match &table.kind {
             TableKind::View(text) => self.view(text, table, name, alias, spot),
             _ => {

@@ -21,6 +21,7 @@ mod predicate;
 mod print;
 mod refuse;
 mod scatter;
+mod sequences;
 mod session;
 mod splice;
 mod types;
@@ -216,6 +217,7 @@ impl<'a> Planner<'a> {
                 plan.is_shareable = false;
                 plan
             }
+            Stmt::Do if self.says_setval(range) => Plan::forbidden(sequences::not_alone()),
             Stmt::Do => Plan::refused(
                 PgError::refused("DO is not supported with several shards")
                     .detail("The proxy cannot tell which tables the block reads and writes.")
@@ -289,6 +291,9 @@ impl<'a> Planner<'a> {
 
     /// SELECT, VALUES, TABLE, set operations.
     fn query(&self, query: &Query, range: &Range<usize>) -> Plan {
+        if let Some(plan) = self.setval(query, range) {
+            return plan;
+        }
         let mut analyzer = self.analyzer(range);
         analyzer.query(query);
         let mut plan = self.decide(&analyzer, None);
@@ -307,6 +312,7 @@ impl<'a> Planner<'a> {
                 return gathered;
             }
         }
+        plan.is_lifted_by_tenant &= self.may_be_lifted(&analyzer.facts);
         let looks =
             !self.sharded && analyzer.facts.tables.iter().any(|it| it == "pg_prepared_statements");
         plan.uses = looks.then_some(Uses::Statements);
@@ -354,8 +360,12 @@ impl<'a> Planner<'a> {
     fn modify(&self, statement: &Stmt, range: &Range<usize>) -> Plan {
         let mut analyzer = self.analyzer(range);
         let fan = analyzer.modify(statement);
-        let plan = self.decide(&analyzer, Some(fan));
+        let mut plan = self.decide(&analyzer, Some(fan));
         let is_refused = matches!(plan.action, Action::Refuse(_)) || lacks_answer(&plan);
+        plan.is_lifted_by_tenant &= self.may_be_lifted(&analyzer.facts);
+        if analyzer.facts.forbidden.is_some() {
+            return plan;
+        }
         match self.sharded && is_refused {
             true => self
                 .gathered_write(statement, range)
@@ -435,6 +445,11 @@ impl<'a> Planner<'a> {
         Some(Plan::combined(Access::Write, Scope::All, combine))
     }
 
+    /// Whether any shard may run it: no number is taken of a sequence that is the home shard's.
+    fn may_be_lifted(&self, facts: &Facts) -> bool {
+        !facts.has_home_number || self.catalog.allow_local_keys
+    }
+
     /// A write that depends on rows of several shards: these are shipped, and the statement runs over
     /// them where the rows are that it writes.
     fn gathered_write(&self, statement: &Stmt, range: &Range<usize>) -> Option<Plan> {
@@ -476,6 +491,9 @@ impl<'a> Planner<'a> {
         let facts = &found.facts;
         if facts.asks_channels {
             return Plan::forbidden(session::channels_refused());
+        }
+        if let Some(error) = facts.forbidden.as_ref().filter(|_| self.sharded) {
+            return Plan::forbidden(error.clone());
         }
         let reads = facts.volatility < Volatility::Volatile
             && !(facts.has_unknown_function || facts.has_locks)

@@ -146,6 +146,9 @@ impl Planner<'_> {
         inner.is_shareable = false;
         let access = |run: &Run| if it.analyze { run.access } else { Access::Read };
         match &mut inner.action {
+            Action::Run(Run { combine: Combine::Place(_), .. }) => {
+                Plan::forbidden(super::sequences::not_alone())
+            }
             Action::Run(run) => {
                 run.access = access(run);
                 let is_shown = match &run.combine {

@@ -26,6 +26,10 @@ pub(super) struct Facts {
     pub(super) has_reference: bool,
     /// Why the statement is refused wherever there is more than one shard.
     pub(super) refusal: Option<PgError>,
+    /// Why it is refused, even in a session that has named its tenant.
+    pub(super) forbidden: Option<PgError>,
+    /// A number is taken of a sequence that only the home shard may count.
+    pub(super) has_home_number: bool,
     /// Why several shards cannot run the statement.
     pub(super) not_fanned: Option<PgError>,
     pub(super) volatility: Volatility,
@@ -101,6 +105,8 @@ impl<'a> Analyzer<'a> {
             has_home: false,
             has_reference: false,
             refusal: None,
+            forbidden: None,
+            has_home_number: false,
             not_fanned: None,
             volatility: Volatility::Immutable,
             has_unknown_function: false,
@@ -280,7 +286,9 @@ impl<'a> Analyzer<'a> {
     fn call(&mut self, call: &Call) {
         let traits = functions::traits(self.catalog, &self.path, call);
         match traits {
-            Some(traits) => self.known_call(call, traits),
+            // Its argument names a sequence that is on every shard.
+            Some(traits) if self.known_call(call, traits) => return,
+            Some(_) => (),
             None => {
                 self.facts.has_unknown_function = true;
                 self.refuse(refuse::function(&call.name));
@@ -324,7 +332,8 @@ impl<'a> Analyzer<'a> {
         }
     }
 
-    fn known_call(&mut self, call: &Call, traits: Traits) {
+    /// Whether it takes a number of a sequence that shards share.
+    fn known_call(&mut self, call: &Call, traits: Traits) -> bool {
         if !traits.is_table_free {
             self.refuse(refuse::function(&call.name));
         }
@@ -357,17 +366,21 @@ impl<'a> Analyzer<'a> {
         if traits.is_builtin && functions::is_advisory(&call.name) {
             self.facts.has_advisory = true;
         }
-        let home = functions::belongs_home(&call.name).filter(|_| traits.is_builtin && !tells);
+        let is_shared = traits.is_builtin && self.sequence_call(call);
+        let home = functions::belongs_home(&call.name);
+        let home = home.filter(|_| traits.is_builtin && !tells && !is_shared);
         if let Some(pin) = home {
             self.facts.needs_home = true;
             self.facts.pin = self.facts.pin.or(pin);
         }
         let is_fixed = traits.is_builtin && functions::depends_on_settings_only(call);
-        let is_random = self.facts.in_rows && traits.is_builtin && functions::is_random(&call.name);
+        let is_random = is_shared || traits.is_builtin && functions::is_random(&call.name);
+        let is_random = is_random && self.facts.in_rows;
         if traits.volatility > Volatility::Immutable && !is_fixed && !is_random {
             self.facts.has_unstable_value = true;
             self.not_fanned(refuse::not_immutable(&format!("function {}", call.name)));
         }
+        is_shared
     }
 
     fn aggregate(&mut self, call: &Call) {

@@ -161,7 +161,10 @@ impl Analyzer<'_> {
 
     fn assignments(&mut self, set: &[Assign], table: Option<&str>) {
         for assign in set {
+            // Of each row, wherever that is; a subquery is computed once.
+            self.facts.in_rows = table.is_some() && !has_query(&assign.expr);
             self.expr(&assign.expr);
+            self.facts.in_rows = false;
             let is_same =
                 matches!(&assign.expr.kind, Kind::Column(it) if *it == [assign.column.clone()]);
             if table == Some(&assign.column) && !is_same && !self.moves {
@@ -350,7 +353,7 @@ impl Analyzer<'_> {
             }
             match &column.default {
                 ColumnDefault::Sequence(sequence) if self.is_unshared(sequence) => {
-                    self.refuse(unshared(&column.name));
+                    self.forbid(unshared(&column.name));
                 }
                 ColumnDefault::Computed(text)
                     if is_time_default(text) && adds && !columns.contains(&column.name) =>
@@ -586,7 +589,7 @@ impl Analyzer<'_> {
             _ => false,
         };
         if let Some(column) = table.columns.iter().find(takes_number) {
-            self.refuse(unshared(&column.name));
+            self.forbid(unshared(&column.name));
         }
     }
 
@@ -601,6 +604,10 @@ pub(super) fn unshared(column: &str) -> PgError {
     PgError::refused(format!("column {column} takes its value from a sequence that shards do not share"))
         .detail("Each shard counts for itself, so that two rows could get one number, or a shard could not be asked.")
         .hint("Run pgsluice sequences --repair, or give the value in the statement.")
+}
+
+fn has_query(expr: &Expr) -> bool {
+    matches!(expr.kind, Kind::Sub(_)) || expr.children().into_iter().any(has_query)
 }
 
 fn tenant_column(table: Option<&Table>) -> Option<String> {
