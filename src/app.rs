@@ -3,6 +3,7 @@
 mod certificate;
 pub mod check;
 mod reload;
+pub mod sequences;
 mod sweep;
 mod tasks;
 

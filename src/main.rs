@@ -40,6 +40,14 @@ enum Command {
     ///
     /// Exit code: 0 if `pgsluice run` would start and no statement is refused, else 1.
     Check(Check),
+    /// Tells which sequences of sharded tables shards share, and sets up those that they do not.
+    ///
+    /// Of a shared sequence every shard gives numbers of its own, so that none is given twice. The proxy
+    /// shares sequences with the DDL that makes them; those that were there before it, came with a dump
+    /// or were set past it are set up by --repair, beyond every number that was given or is in a row.
+    ///
+    /// Exit code: 0 if all are shared, else 1.
+    Sequences(Sequences),
     /// Starts a sharded, replicated Postgres on this machine with the proxy in front of it.
     ///
     /// Needs the programs of a Postgres server (in PG_BIN, PATH or /usr/lib/postgresql/*/bin). Makes
@@ -73,6 +81,19 @@ struct Check {
     /// Statements, separated by semicolons
     #[arg(long, value_name = "FILE")]
     sql: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct Sequences {
+    /// The configuration
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// Which of the configuration's databases [default: all]
+    #[arg(long, value_name = "NAME")]
+    database: Option<String>,
+    /// Sets up those that are not shared
+    #[arg(long)]
+    repair: bool,
 }
 
 #[derive(Debug, Args)]
@@ -116,6 +137,11 @@ fn main() -> ExitCode {
         Command::Explain(options) => {
             tell(check::explain(&options.config, options.database.as_deref(), &options.sql))
         }
+        Command::Sequences(options) => tell(app::sequences::sequences(
+            &options.config,
+            options.database.as_deref(),
+            options.repair,
+        )),
         Command::Playground(options) => {
             playground::run(&options.into(), |config, ready| app::run(config, false, ready))
                 .map_err(|error| error.to_string())

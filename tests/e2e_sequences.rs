@@ -5,7 +5,7 @@ mod support;
 
 use std::collections::BTreeSet;
 
-use support::proxy::{Proxy, ProxySpec};
+use support::proxy::Proxy;
 use support::wire::{Arguments, Wire};
 
 /// A proxy over four shards, and its shards' databases.
@@ -19,9 +19,8 @@ fn proxy(name: &str, database: &str) -> (Proxy, [String; 2]) {
 fn on_shards(names: &[String; 2], sql: &str) -> Vec<String> {
     use pgsluice::playground::Node;
     let run = |it: usize| {
-        support::shared().sql(Node::Primary(it / 2), &names[it % 2], sql).unwrap()[0][0]
-            .clone()
-            .unwrap_or_default()
+        let rows = support::shared().sql(Node::Primary(it / 2), &names[it % 2], sql).unwrap();
+        rows.first().and_then(|row| row[0].clone()).unwrap_or_default()
     };
     (0..4).map(run).collect()
 }
@@ -153,22 +152,51 @@ fn rows_that_are_there_are_numbered_once() {
 }
 
 #[test]
-fn a_sequence_that_shards_do_not_share_is_not_used() {
+fn a_sequence_that_shards_do_not_share_is_not_used_until_it_is_repaired() {
     let (proxy, names) = proxy("unshared", "");
     let mut client = proxy.client();
     client.run("CREATE TABLE t (tenant_id bigint, id serial)");
     client.run("INSERT INTO t (tenant_id) VALUES (1)");
+    assert!(sequences(&proxy, false).contains("shared: from 1 in steps of 1, of 32 numbers"));
     // As a dump does that is restored past the proxy.
     on_shards(&names, "SELECT setval('t_id_seq', 1234)");
-    let refused =
-        |client: &mut Wire| client.query("INSERT INTO t (tenant_id) VALUES (1)").code() == "0A000";
+    let insert = format!("INSERT INTO t (tenant_id) VALUES {}", rows(1..=20));
+    until(|| client.query(&insert).code() == "0A000");
+    client.run("SET sluice.tenant = '7'");
+    assert_eq!(client.query("INSERT INTO t (tenant_id) VALUES (7)").code(), "0A000");
+    client.run("RESET sluice.tenant");
+    assert_eq!(client.query("COPY t (tenant_id) FROM STDIN").code(), "0A000");
+    client.run("INSERT INTO t (tenant_id, id) VALUES (2, 5000), (3, 17)");
+    let told = sequences(&proxy, false);
+    assert!(told.contains("not shared: shard 0 START 1 INCREMENT 32 stands at "), "{told}");
+    assert!(sequences(&proxy, true).contains("set up, shared"));
+    until(|| client.query(&insert).code().is_empty());
+    assert_eq!(numbers(&mut client, "SELECT id FROM t WHERE id > 5000").len(), 20);
+    // One that a table was given past the proxy, with rows.
+    on_shards(&names, "SET ROLE app; CREATE TABLE old (tenant_id bigint, id serial)");
+    on_shards(&names, "SELECT nextval('old_id_seq') FROM generate_series(1, 70) ORDER BY 1 DESC");
+    let told = sequences(&proxy, true);
+    assert!(told.contains("\"old_id_seq\": set up, shared"), "{told}");
+    let insert = insert.replace("INTO t", "INTO old");
+    until(|| client.query(&insert).code().is_empty());
+    assert!(numbers(&mut client, "SELECT id FROM old").iter().all(|it| *it > 70));
+}
+
+/// What `pgsluice sequences` prints.
+fn sequences(proxy: &Proxy, repair: bool) -> String {
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_pgsluice"));
+    command.arg("sequences").arg("--config").arg(proxy.file());
+    let output = command.args(repair.then_some("--repair")).output().unwrap();
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Waits until the proxy has read the schema anew.
+fn until(mut is_so: impl FnMut() -> bool) {
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
-    while !refused(&mut client) {
-        assert!(std::time::Instant::now() < deadline, "the sequence is still used");
+    while !is_so() {
+        assert!(std::time::Instant::now() < deadline, "it stays as it is");
         std::thread::sleep(std::time::Duration::from_millis(50));
     }
-    let spec: &ProxySpec = &proxy.spec;
-    assert!(spec.database.contains("tenant_id"));
 }
 
 #[test]

@@ -26,11 +26,11 @@ pub struct Report {
 }
 
 impl Report {
-    fn line(&mut self, text: impl std::fmt::Display) {
+    pub(super) fn line(&mut self, text: impl std::fmt::Display) {
         let _ = writeln!(self.text, "{text}");
     }
 
-    fn problem(&mut self, text: impl std::fmt::Display) {
+    pub(super) fn problem(&mut self, text: impl std::fmt::Display) {
         self.problems += 1;
         self.line(text);
     }
@@ -169,7 +169,7 @@ pub fn explain(path: &Path, database: Option<&str>, sql: &str) -> Result<Report,
     })
 }
 
-fn runtime() -> Result<tokio::runtime::Runtime, AppError> {
+pub(super) fn runtime() -> Result<tokio::runtime::Runtime, AppError> {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::cluster::{Database, Host};
-use super::control::{Control, ControlError};
+use super::control::{Control, ControlError, Held};
 use super::sequences;
 use super::suspects::SUSPECTS;
 use crate::catalog::sequence::{self, Counter, Counters, Name};
@@ -38,6 +38,12 @@ pub trait Source {
 impl Source for &Control {
     fn rows(&mut self, sql: &str) -> impl Future<Output = Result<Rows, ControlError>> + Send {
         Control::rows(self, sql)
+    }
+}
+
+impl Source for Held {
+    async fn rows(&mut self, sql: &str) -> Result<Rows, ControlError> {
+        self.run(sql).await
     }
 }
 

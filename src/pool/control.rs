@@ -86,26 +86,58 @@ impl Control {
     pub async fn rows(&self, sql: &str) -> Result<Vec<Vec<Option<String>>>, ControlError> {
         let client = self.client().await?;
         let work = client.simple_query(sql);
-        let messages = match tokio::time::timeout(self.timeout, work).await {
-            Ok(done) => done.map_err(|error| ControlError(describe(&error)))?,
+        match tokio::time::timeout(self.timeout, work).await {
+            Ok(done) => Ok(rows_of(done.map_err(|error| ControlError(describe(&error)))?)),
             Err(_) => {
                 drop(Object::take(client));
-                return Err(ControlError(format!("no answer within {:?}", self.timeout)));
-            }
-        };
-        let mut rows = Vec::new();
-        for message in messages {
-            match message {
-                tokio_postgres::SimpleQueryMessage::Row(row) => {
-                    let cells = (0..row.len()).map(|i| row.get(i).map(str::to_owned));
-                    rows.push(cells.collect());
-                }
-                tokio_postgres::SimpleQueryMessage::RowDescription(_) => rows.clear(),
-                _ => (),
+                Err(ControlError(format!("no answer within {:?}", self.timeout)))
             }
         }
-        Ok(rows)
     }
+
+    /// A connection for several statements.
+    ///
+    /// # Errors
+    /// If none can be made in time.
+    pub async fn hold(&self) -> Result<Held, ControlError> {
+        // Nobody else gets it: it may be in a transaction when it is dropped.
+        Ok(Held { client: Object::take(self.client().await?), timeout: self.timeout })
+    }
+}
+
+/// A connection of its own, which is closed when this is dropped.
+pub struct Held {
+    client: super::control_connection::Connection,
+    timeout: Duration,
+}
+
+impl Held {
+    /// Runs statements without parameters; the rows of the last as text.
+    ///
+    /// # Errors
+    /// If the statement fails or takes longer than ten seconds.
+    pub async fn run(&mut self, sql: &str) -> Result<Vec<Vec<Option<String>>>, ControlError> {
+        let work = self.client.simple_query(sql);
+        match tokio::time::timeout(self.timeout, work).await {
+            Ok(done) => Ok(rows_of(done.map_err(|error| ControlError(describe(&error)))?)),
+            Err(_) => Err(ControlError(format!("no answer within {:?}", self.timeout))),
+        }
+    }
+}
+
+fn rows_of(messages: Vec<tokio_postgres::SimpleQueryMessage>) -> Vec<Vec<Option<String>>> {
+    let mut rows = Vec::new();
+    for message in messages {
+        match message {
+            tokio_postgres::SimpleQueryMessage::Row(row) => {
+                let cells = (0..row.len()).map(|i| row.get(i).map(str::to_owned));
+                rows.push(cells.collect());
+            }
+            tokio_postgres::SimpleQueryMessage::RowDescription(_) => rows.clear(),
+            _ => (),
+        }
+    }
+    rows
 }
 
 /// A column as text; for types that are something else a mistake.

@@ -18,6 +18,9 @@ use crate::sql::comment;
 use crate::wire::frontend;
 use crate::wire::pipeline::Action;
 
+/// The OIDs of `setval`.
+const SETVAL: [u32; 2] = [1576, 1765];
+
 /// Where one execution of a statement goes.
 #[derive(Clone, Debug)]
 pub(super) struct Routed {
@@ -316,6 +319,13 @@ impl Session {
     /// The FunctionCall message: large objects of the home shard.
     pub(super) async fn function_call(&mut self, frame: &Bytes) -> Result<(), Failure> {
         self.check_not_failed()?;
+        let function = frame.get(5..9).and_then(|it| it.try_into().ok()).map(u32::from_be_bytes);
+        if self.database.is_sharded() && function.is_some_and(|it| SETVAL.contains(&it)) {
+            return Err(PgError::refused("setval in a FunctionCall message is not supported")
+                .detail("Each shard's sequence is set to a number of its own.")
+                .hint("SELECT setval('name', number).")
+                .into());
+        }
         let home = self.database.config.home_shard;
         let at = self.member(home, Role::Primary).await?;
         self.members[at].wrote = true;
