@@ -252,3 +252,47 @@ fn sequences_are_set_as_one() {
     assert_eq!(client.run("SELECT nextval('plain')").first(), "8");
     assert_eq!(on_shards(&names, "SELECT last_value::text FROM plain"), ["8", "1", "1", "1"]);
 }
+
+#[test]
+fn ids_are_made_without_anybody_else() {
+    let (proxy, names) = proxy("ids", "");
+    let mut client = proxy.client();
+    client.run("CREATE TABLE t (tenant_id bigint, id bigint DEFAULT sluice.unique_id(), at uuid DEFAULT sluice.uuid_v7(), PRIMARY KEY (tenant_id, id))");
+    let insert = format!("INSERT INTO t (tenant_id) VALUES {} RETURNING id", rows(1..=100));
+    let first = numbers(&mut client, &insert);
+    assert_eq!(first.iter().map(|it| it >> 15 & 127).collect::<BTreeSet<i64>>(), (0..4).collect());
+    let lines: String = (1..=100).map(|it| format!("{it}\n")).collect();
+    client.copy("COPY t (tenant_id) FROM STDIN", lines.as_bytes());
+    client.run("INSERT INTO t (tenant_id) SELECT tenant_id FROM t");
+    client.run("INSERT INTO t (tenant_id, id) VALUES (1, sluice.unique_id()), (2, sluice.unique_id()), (3, sluice.unique_id())");
+    assert_eq!(numbers(&mut client, "SELECT id FROM t").len(), 403);
+    let later: i64 = client.run("SELECT sluice.unique_id()").first().parse().unwrap();
+    assert_eq!(client.run(&format!("SELECT count(*) FROM t WHERE id >= {later}")).first(), "0");
+    let millis = "SELECT abs(extract(epoch FROM clock_timestamp()) * 1000 - 1735689600000 - (sluice.unique_id() >> 22)) < 10000";
+    assert_eq!(client.run(millis).first(), "t");
+    let versions = "SELECT count(DISTINCT at) || ' ' || count(*) FILTER (WHERE substr(at::text, 15, 1) = '7' AND substr(at::text, 20, 1) IN ('8', '9', 'a', 'b')) FROM t";
+    assert_eq!(client.run(versions).first(), "403 403");
+    // Several at once, and a clock that goes back.
+    on_shards(
+        &names,
+        "SELECT setval('sluice.unique_clock', last_value + (3600000::bigint << 15)) FROM sluice.unique_clock",
+    );
+    let many = |_| {
+        let mut client = proxy.client();
+        std::thread::spawn(move || {
+            numbers(&mut client, "SELECT sluice.unique_id() FROM generate_series(1, 5000)")
+        })
+    };
+    let threads: Vec<_> = (0..4).map(many).collect();
+    let all: Vec<BTreeSet<i64>> = threads.into_iter().map(|it| it.join().unwrap()).collect();
+    let together: BTreeSet<i64> = all.iter().flatten().copied().collect();
+    assert_eq!(together.len(), 20_000);
+    assert!(together.first().unwrap() > &later);
+    // A shard made from another's dump makes its own.
+    on_shards(
+        &names,
+        "CREATE OR REPLACE FUNCTION sluice.unique_id() RETURNS bigint LANGUAGE sql AS 'SELECT 1::bigint'",
+    );
+    on_shards(&names, "COMMENT ON FUNCTION sluice.unique_id() IS 'of another'");
+    until(|| numbers(&mut client, "SELECT sluice.unique_id()").first() != Some(&1));
+}

@@ -21,6 +21,8 @@ pub struct Catalog {
     pub search_path: Vec<String>,
     /// Sequences of which no two shards give one number; of others each shard counts for itself.
     pub sequences: HashMap<Name, Series>,
+    /// Whether every shard makes ids of its own by `sluice.unique_id()`.
+    pub makes_ids: bool,
     /// Whether the database's default collation compares bytes (`C`, `POSIX`).
     /// What may change its session unseen.
     pub suspects: Suspects,

@@ -14,8 +14,16 @@ use crate::shard::ShardId;
 /// A schema and a name.
 pub type Name = (String, String);
 
-/// The sequences of each shard.
-pub type Counters = BTreeMap<ShardId, HashMap<Name, Counter>>;
+/// What each shard says of the numbers it gives.
+pub type Counters = BTreeMap<ShardId, Counting>;
+
+/// What a shard says of the numbers it gives.
+#[derive(Clone, Debug, Default)]
+pub struct Counting {
+    pub sequences: HashMap<Name, Counter>,
+    /// Whether it has `sluice.unique_id()` as made for it.
+    pub makes_ids: bool,
+}
 
 /// A sequence as one shard has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -200,9 +208,9 @@ pub fn shared(
     shards: impl Iterator<Item = ShardId> + Clone,
 ) -> HashMap<Name, Series> {
     let mut found = HashMap::new();
-    let Some(names) = shards.clone().next().and_then(|it| counters.get(&it)) else { return found };
-    for name in names.keys() {
-        let of = |shard: ShardId| Some((shard, *counters.get(&shard)?.get(name)?));
+    let Some(one) = shards.clone().next().and_then(|it| counters.get(&it)) else { return found };
+    for name in one.sequences.keys() {
+        let of = |shard: ShardId| Some((shard, *counters.get(&shard)?.sequences.get(name)?));
         let all: Option<BTreeMap<ShardId, Counter>> = shards.clone().map(of).collect();
         if let Some(series) = all.as_ref().and_then(Series::of) {
             found.insert(name.clone(), series);

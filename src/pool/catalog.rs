@@ -9,16 +9,17 @@ use std::time::Duration;
 
 use super::cluster::{Database, Host};
 use super::control::{Control, ControlError, Held};
+use super::ids;
 use super::sequences;
 use super::suspects::SUSPECTS;
-use crate::catalog::sequence::{self, Counter, Counters, Name};
+use crate::catalog::sequence::{self, Counters, Counting, Name};
 use crate::catalog::{
     Catalog, Column, ColumnDefault, Function, FunctionKind, SqlType, Suspects, Table, TableKind,
     Volatility,
 };
 use crate::config;
 use crate::server::Server;
-use crate::shard::KeyType;
+use crate::shard::{KeyType, ShardId};
 
 /// How long another shard may take to tell its schema.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -155,6 +156,9 @@ pub async fn refresh(database: &Database) -> Result<(), ControlError> {
 async fn load_home(database: &Database) -> Result<BTreeMap<String, String>, ControlError> {
     let epoch = database.state.epoch.load(Ordering::Acquire);
     let home = &database.home().primary;
+    if database.config.tenant_column.is_some() {
+        ids::make(&home.control, home.shard).await;
+    }
     let others = database.state.counters.lock().clone();
     let (catalog, signature) = load(&home.control, &database.config, others).await?;
     let old = database.state.catalog.load();
@@ -188,12 +192,23 @@ async fn read_counters(database: &Database) {
     }
 }
 
-async fn counters_of(host: &Host) -> Result<HashMap<Name, Counter>, ControlError> {
-    match sequences::counters(&mut &host.control).await {
+async fn counters_of(host: &Host) -> Result<Counting, ControlError> {
+    let makes_ids = ids::make(&host.control, host.shard).await;
+    let sequences = match sequences::counters(&mut &host.control).await {
         // One may have been dropped between two looks.
         Err(_) => sequences::counters(&mut &host.control).await,
         read => read,
-    }
+    };
+    Ok(Counting { sequences: sequences?, makes_ids })
+}
+
+/// What a shard says of the numbers it gives.
+///
+/// # Errors
+/// As the source.
+pub async fn counting(source: &mut impl Source, shard: ShardId) -> Result<Counting, ControlError> {
+    let makes_ids = ids::are_made(source, shard).await?;
+    Ok(Counting { sequences: sequences::counters(source).await?, makes_ids })
 }
 
 /// Notes where other shards differ from the home shard, and which cannot commit in two phases.
@@ -310,8 +325,10 @@ async fn load(
     let mut uses = Rows::new();
     if config.tenant_column.is_some() && config.shards.len() > 1 {
         uses = control.rows(sequences::USES).await?;
-        counters.insert(config.home_shard, sequences::counters(&mut control).await?);
+        counters.insert(config.home_shard, counting(&mut control, config.home_shard).await?);
     }
+    let makes_ids =
+        config.shards.iter().all(|it| counters.get(&it.id).is_some_and(|it| it.makes_ids));
     uses.sort();
     let shared = sequence::shared(&counters, config.shards.iter().map(|it| it.id));
     let mut told: Vec<_> = shared.iter().collect();
@@ -323,12 +340,13 @@ async fn load(
     add_triggers(&mut tables, &triggers);
     let mut version = std::hash::DefaultHasher::new();
     (&settings, &columns, &keys, &triggers, &functions, &types, &operators).hash(&mut version);
-    (&suspects, &uses, &told).hash(&mut version);
+    (&suspects, &uses, &told, makes_ids).hash(&mut version);
     (&config.tenant_column, &config.reference_tables, &config.trusted_functions).hash(&mut version);
     (config.allow_local_keys, config.auto_prepare).hash(&mut version);
     let catalog = Catalog {
         tables,
         sequences: shared,
+        makes_ids,
         functions: read_functions(&functions),
         suspects: read_suspects(&suspects),
         types: types.iter().filter_map(|row| Some((row[0].clone()?, number(row, 1)))).collect(),

@@ -20,7 +20,7 @@ pub struct Control {
 }
 
 /// A control statement failed; the text says why.
-#[derive(Clone, Debug, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct ControlError(pub String);
 

@@ -5,6 +5,7 @@ pub mod cluster;
 pub mod control;
 mod control_connection;
 pub mod health;
+mod ids;
 mod lease;
 mod line;
 pub mod listen;

@@ -14,6 +14,7 @@ use crate::error::{PgError, sqlstate};
 use crate::exec::broadcast::{Answers, Describe};
 use crate::exec::{Failure, relay};
 use crate::plan::{Numbers, Placing, Run, Statement};
+use crate::pool::catalog;
 use crate::pool::control::ControlError;
 use crate::pool::sequences::{self, Of, ShareError, Sharing, Use, shown};
 use crate::server::Server;
@@ -191,8 +192,8 @@ impl Session {
         let home = self.database.config.home_shard;
         let mut counters = self.database.state.counters.lock().clone();
         for member in self.members.iter_mut().filter(|it| it.in_tx && it.shard != home) {
-            let own = sequences::counters(&mut member.lease.server()).await?;
-            counters.insert(member.shard, own);
+            let shard = member.shard;
+            counters.insert(shard, catalog::counting(&mut member.lease.server(), shard).await?);
         }
         Ok(counters)
     }

@@ -17,6 +17,7 @@
 //! reference languages                  # a configured reference table that does not exist yet
 //! collation C
 //! local_keys
+//! ids                                  # every shard makes ids of its own
 //! auto_prepare                         # literals may become parameters
 //! operators_on text
 //! unsharded
@@ -109,6 +110,14 @@ impl Schema {
             "auto_prepare" => self.catalog.auto_prepare = true,
             "shared" => {
                 self.catalog.sequences.extend(words().map(|it| (("public".into(), it), series)))
+            }
+            "ids" => {
+                self.catalog.makes_ids = true;
+                for name in ["unique_id", "uuid_v7"] {
+                    self.function(name, "volatile");
+                    let own = self.catalog.functions.get_mut(name).unwrap();
+                    own.iter_mut().for_each(|it| it.schema = "sluice".into());
+                }
             }
             "local_keys" => self.catalog.allow_local_keys = true,
             "operators_on" => self.catalog.operators_on.extend(rest.split_whitespace().map(oid)),

@@ -2,8 +2,9 @@
 
 use std::ops::Range;
 
-use super::write::{is_time_default, list_end};
+use super::write::{UNIQUE_ID, is_random_default, is_time_default, list_end};
 use super::{Planner, refuse};
+use crate::catalog::sequence::Name;
 use crate::catalog::{ColumnDefault, Table, TableKind};
 use crate::error::PgError;
 use crate::plan::{Access, Action, Combine, CopyFormat, CopyFrom, Dated, Plan, Scope};
@@ -85,8 +86,8 @@ impl Planner<'_> {
         match (&table.kind, it.is_from) {
             (TableKind::Sharded { column, key }, true) => {
                 let kind = (*column, *key);
-                if let Some(column) = self.unshared_column(table, it) {
-                    return Plan::forbidden(super::write::unshared(column));
+                if let Some(error) = self.unshared_column(table, it) {
+                    return Plan::forbidden(error);
                 }
                 self.copy_in(table, kind, it, range).unwrap_or_else(Plan::refused)
             }
@@ -120,16 +121,24 @@ impl Planner<'_> {
         }
     }
 
-    /// A column that rows without it would number as rows of another shard may be.
-    fn unshared_column<'t>(&self, table: &'t Table, it: &Copy) -> Option<&'t str> {
+    /// Why rows without some column may get a value that a row of another shard has.
+    fn unshared_column(&self, table: &Table, it: &Copy) -> Option<PgError> {
         let is_given = |name: &String| it.columns.is_empty() || it.columns.contains(name);
-        let is_unshared = |it: &&crate::catalog::Column| match &it.default {
-            ColumnDefault::Sequence(sequence) => !self.catalog.is_shared(sequence.as_ref()),
-            _ => false,
+        let why = |it: &crate::catalog::Column| match &it.default {
+            ColumnDefault::Computed(text) if text == UNIQUE_ID && !self.catalog.makes_ids => {
+                Some(super::sequences::no_ids())
+            }
+            ColumnDefault::Sequence(sequence) => {
+                self.is_unshared(sequence).then(|| super::write::unshared(&it.name))
+            }
+            _ => None,
         };
-        let mut left_out = table.columns.iter().filter(|it| !is_given(&it.name));
-        let found = left_out.find(is_unshared).filter(|_| !self.catalog.allow_local_keys);
-        found.map(|it| it.name.as_str())
+        table.columns.iter().filter(|it| !is_given(&it.name)).find_map(why)
+    }
+
+    /// Whether two shards may give one number of it, and that is not allowed.
+    fn is_unshared(&self, sequence: &Option<Name>) -> bool {
+        !self.catalog.allow_local_keys && !self.catalog.is_shared(sequence.as_ref())
     }
 
     fn copy_in(
@@ -169,9 +178,7 @@ impl Planner<'_> {
                 {
                     dated.push((quoted(&column.name), text.clone()));
                 }
-                ColumnDefault::Computed(text)
-                    if !text.contains("gen_random_uuid") && !text.contains("uuid_generate") =>
-                {
+                ColumnDefault::Computed(text) if !is_random_default(text) => {
                     return Err(refuse::not_immutable(&format!(
                         "the default of column {}",
                         column.name

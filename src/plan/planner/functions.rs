@@ -27,7 +27,8 @@ pub(super) fn traits(catalog: &Catalog, path: &[String], call: &Call) -> Option<
     let kind = |kind| candidates.iter().any(|it| it.kind == kind).then_some(kind);
     let trusted = catalog.trusted_functions.contains(&call.name)
         || catalog.trusted_functions.contains(&format!("{}.{}", first.schema, call.name));
-    let is_free = |it: &&Function| it.schema == "pg_catalog" || it.is_table_free;
+    let is_own = |it: &&Function| it.schema == "pg_catalog" || makes_ids(&it.schema, &call.name);
+    let is_free = |it: &&Function| is_own(it) || it.is_table_free;
     let is_free = candidates.iter().all(is_free) && !runs_text(&call.name);
     Some(Traits {
         kind: kind(FunctionKind::Aggregate)
@@ -36,8 +37,13 @@ pub(super) fn traits(catalog: &Catalog, path: &[String], call: &Call) -> Option<
         volatility: candidates.iter().map(|it| it.volatility).max().unwrap_or(Volatility::Volatile),
         is_table_free: trusted || is_free,
         is_trusted: trusted && !is_free,
-        is_builtin: candidates.iter().all(|it| it.schema == "pg_catalog"),
+        is_builtin: candidates.iter().all(is_own),
     })
+}
+
+/// The proxy's functions, which it makes on every shard.
+fn makes_ids(schema: &str, name: &str) -> bool {
+    schema == "sluice" && matches!(name, "unique_id" | "uuid_v7")
 }
 
 /// Functions that run SQL given as text, or read a table given by name.
@@ -205,5 +211,7 @@ pub(super) fn is_advisory(name: &str) -> bool {
 
 /// Functions that give another value for each row, wherever it is computed.
 pub(super) fn is_random(name: &str) -> bool {
-    name == "gen_random_uuid" || name == "random" || name.starts_with("uuid_generate_v")
+    const NAMES: [&str; 6] =
+        ["gen_random_uuid", "random", "uuidv4", "uuidv7", "unique_id", "uuid_v7"];
+    NAMES.contains(&name) || name.starts_with("uuid_generate_v")
 }

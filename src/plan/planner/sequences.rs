@@ -191,6 +191,13 @@ fn untold(what: &str) -> PgError {
         .hint("Use INSERT … RETURNING, or take the number by SELECT nextval first.")
 }
 
+/// Not every shard is known to make ids of its own.
+pub(super) fn no_ids() -> PgError {
+    PgError::refused("sluice.unique_id() is not ready on every shard")
+        .detail("A shard could not be asked, or the function could not be made there.")
+        .hint("Let the user of the shards' URLs create schema sluice, and own what is in it.")
+}
+
 /// A sequence read as a table.
 pub(super) fn not_read(name: &str) -> PgError {
     PgError::refused(format!("sequence {name} cannot be read as a table"))

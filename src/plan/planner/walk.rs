@@ -366,6 +366,9 @@ impl<'a> Analyzer<'a> {
         if traits.is_builtin && functions::is_advisory(&call.name) {
             self.facts.has_advisory = true;
         }
+        if traits.is_builtin && call.name == "unique_id" && !self.catalog.makes_ids {
+            self.forbid(super::sequences::no_ids());
+        }
         let is_shared = traits.is_builtin && self.sequence_call(call);
         let home = functions::belongs_home(&call.name);
         let home = home.filter(|_| traits.is_builtin && !tells && !is_shared);

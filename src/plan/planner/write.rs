@@ -355,6 +355,9 @@ impl Analyzer<'_> {
                 ColumnDefault::Sequence(sequence) if self.is_unshared(sequence) => {
                     self.forbid(unshared(&column.name));
                 }
+                ColumnDefault::Computed(text) if text == UNIQUE_ID && !self.catalog.makes_ids => {
+                    self.forbid(super::sequences::no_ids());
+                }
                 ColumnDefault::Computed(text)
                     if is_time_default(text) && adds && !columns.contains(&column.name) =>
                 {
@@ -701,9 +704,14 @@ pub(super) fn list_end(sql: &str, range: &Range<usize>, word: &str) -> Option<us
     tokens[..word].iter().rfind(is_close).map(|it| it.range.start)
 }
 
-fn is_random_default(text: &str) -> bool {
-    text.contains("gen_random_uuid") || text.contains("uuid_generate")
+/// Defaults that give another value for each row, wherever it is computed.
+pub(super) fn is_random_default(text: &str) -> bool {
+    const OWN: [&str; 4] = [UNIQUE_ID, "sluice.uuid_v7()", "uuidv7()", "uuidv4()"];
+    text.contains("gen_random_uuid") || text.contains("uuid_generate") || OWN.contains(&text)
 }
+
+/// The default whose values shards make apart.
+pub(super) const UNIQUE_ID: &str = "sluice.unique_id()";
 
 fn no_key(column: &str, detail: &str) -> PgError {
     PgError::refused(format!("the tenant column {column} has no value the proxy can read"))
