@@ -296,3 +296,31 @@ fn ids_are_made_without_anybody_else() {
     on_shards(&names, "COMMENT ON FUNCTION sluice.unique_id() IS 'of another'");
     until(|| numbers(&mut client, "SELECT sluice.unique_id()").first() != Some(&1));
 }
+
+#[test]
+fn reference_tables_have_the_same_numbers_everywhere() {
+    let (proxy, names) = proxy("reference", "");
+    let mut client = proxy.client();
+    client.run("CREATE TABLE plans (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, name text, at timestamptz DEFAULT now(), code uuid DEFAULT gen_random_uuid(), no bigint DEFAULT sluice.unique_id())");
+    client.run("INSERT INTO plans (name) VALUES ('it''s'), ('b')");
+    let value = [Some(b"c".to_vec())];
+    let arguments = Arguments { types: &[25], values: &value, format: 0 };
+    let insert = "INSERT INTO plans (name) VALUES ($1), ($1) RETURNING id";
+    let answer = client.extended(insert, &arguments);
+    assert_eq!((answer.rows.len(), answer.first()), (2, "3".to_owned()));
+    client.run("BEGIN");
+    client.run("INSERT INTO plans (name) VALUES ('d')");
+    client.run("ROLLBACK");
+    client.run("INSERT INTO plans (name) VALUES ('e')");
+    assert_eq!(
+        client.run("SELECT string_agg(id::text, ',' ORDER BY id) FROM plans").first(),
+        "1,2,3,4,6"
+    );
+    assert_eq!(
+        client.run("SELECT count(DISTINCT code) || '/' || count(DISTINCT no) FROM plans").first(),
+        "5/5"
+    );
+    let digest = on_shards(&names, "SELECT md5(string_agg(p::text, ',' ORDER BY id)) FROM plans p");
+    assert!(digest.iter().all(|it| *it == digest[0]), "{digest:?}");
+    assert_eq!(client.query("INSERT INTO plans (id, name) VALUES (9, 'x')").code(), "428C9");
+}

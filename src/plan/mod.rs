@@ -232,6 +232,8 @@ pub enum Combine {
     /// A write of a reference table, or DDL: the same text everywhere; every shard must report the
     /// same command tag, one answer is forwarded.
     Same,
+    /// Rows of a reference table that leave columns out: the home shard computes these.
+    Filled(Box<Filled>),
     /// DDL that cannot run in a transaction: one shard after the other.
     OneByOne,
     /// A multi-row INSERT: each row to the shard of its key.
@@ -250,6 +252,22 @@ pub enum Combine {
     Place(Box<Placing>),
     /// Only one shard can run it; refused with this if there are several.
     Refuse(PgError),
+}
+
+/// An INSERT … VALUES into a reference table that leaves columns out whose defaults differ each time.
+/// Byte ranges are of the planned text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Filled {
+    /// Each row's text including its parentheses.
+    pub rows: Vec<Range<usize>>,
+    /// The columns, quoted.
+    pub columns: Vec<String>,
+    /// Their defaults.
+    pub defaults: Vec<String>,
+    /// Where in the text the list of columns ends.
+    pub list_end: usize,
+    /// Whether one may be GENERATED ALWAYS AS IDENTITY.
+    pub overrides: bool,
 }
 
 /// A `SELECT setval(…)`.

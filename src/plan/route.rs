@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use super::key::{self, Found};
 pub use super::key::{Arguments, Call, KeyValue, Keys};
-use super::{Combine, CopyFrom, Dated, KeySource, Run, Scope, Split};
+use super::{Combine, CopyFrom, Dated, Filled, KeySource, Run, Scope, Split};
 use crate::error::PgError;
 use crate::shard::{Map, ShardId, ShardSet};
 use crate::sql::copy::CopyFormat;
@@ -177,6 +177,32 @@ pub fn split_sql(
     }
     text.push_str(call.sql.get(last.end..)?);
     Some(text)
+}
+
+/// The text of an INSERT with the columns of [`Filled`] and their values, by rows. `None` if the rows are
+/// not where the plan says.
+pub fn filled_sql(
+    filled: &Filled,
+    call: &Call<'_>,
+    values: &[Vec<Option<String>>],
+) -> Option<String> {
+    let place = |offset| Some(locate(call.planned, call.slots, offset)?.offset);
+    let end = place(filled.list_end)?;
+    let mut text = call.sql.get(..end)?.to_owned();
+    filled.columns.iter().for_each(|it| text.push_str(&format!(", {it}")));
+    text.push_str(if filled.overrides { ") OVERRIDING SYSTEM VALUE" } else { ")" });
+    let mut copied = end + 1;
+    for (row, values) in filled.rows.iter().zip(values) {
+        let close = place(row.end)?.checked_sub(1)?;
+        text.push_str(call.sql.get(copied..close)?);
+        for value in values {
+            text.push_str(", ");
+            text.push_str(&value.as_deref().map_or_else(|| "NULL".to_owned(), quoted_text));
+        }
+        copied = close;
+    }
+    text.push_str(call.sql.get(copied..)?);
+    (values.len() == filled.rows.len()).then_some(text)
 }
 
 /// The text of a COPY … FROM with the columns of [`Dated`] at the end of its list.

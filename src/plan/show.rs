@@ -129,6 +129,11 @@ fn combine(run: &Run) -> Vec<String> {
         }
         Combine::Sum => vec!["Sum of all shards".to_owned()],
         Combine::Same => vec!["Same on all shards".to_owned()],
+        Combine::Filled(it) => {
+            let filled = it.columns.iter().zip(&it.defaults);
+            let filled: Vec<String> = filled.map(|(name, it)| format!("{name} = {it}")).collect();
+            vec![format!("Same on all shards, of the home shard: {}", filled.join(", "))]
+        }
         Combine::OneByOne => vec!["One shard after the other".to_owned()],
         Combine::Split(split) => vec![format!("Split: {split}")],
         Combine::CopyFrom(it) => {

@@ -17,7 +17,10 @@ const VERSION: u8 = 1;
 ///
 /// # Errors
 /// As the source.
-pub(super) async fn are_made(source: &mut impl Source, shard: ShardId) -> Result<bool, ControlError> {
+pub(super) async fn are_made(
+    source: &mut impl Source,
+    shard: ShardId,
+) -> Result<bool, ControlError> {
     let rows = source
         .rows(
             "SELECT pg_catalog.obj_description(\

@@ -11,7 +11,7 @@ use crate::exec::broadcast::{self, Answers, Describe};
 use crate::exec::{Failure, Member, copy, merge};
 use crate::merge::{Bound, Limits, Merge, MergeSpec};
 use crate::plan::route::{self, Arguments, Rows};
-use crate::plan::{Access, Combine, Dated, Run, Split, Statement};
+use crate::plan::{Access, Combine, Dated, Filled, Run, Split, Statement};
 use crate::shard::ShardId;
 use crate::wire::frontend;
 use crate::wire::frontend::view::{Bind, Target};
@@ -116,6 +116,17 @@ impl Session {
                     self.number(numbers).await?;
                 }
                 Ok(Some(tag))
+            }
+            Combine::Filled(filled) => {
+                let arguments = portal.map(Portal::arguments).transpose()?.unwrap_or_default();
+                let is_bound = portal.is_some();
+                let args = if is_bound { arguments.as_route() } else { Arguments::None };
+                let values = self.values(filled).await?;
+                let sql = route::filled_sql(filled, &statement.call(args), &values);
+                let sql = Bytes::from(sql.ok_or_else(|| {
+                    PgError::new(sqlstate::INTERNAL_ERROR, "a row was not found")
+                })?);
+                self.same_text(&sql, run, routed, portal, Answers::Same, describe).await.map(Some)
             }
             Combine::Split(split) => self.split(statement, split, portal, describe).await.map(Some),
             Combine::Scatter(it) => self.scatter(statement, it, routed, portal).await.map(Some),
@@ -280,6 +291,21 @@ impl Session {
         }
         let mut members = pick(&mut self.members, &at);
         broadcast::in_order(&mut members, &mut self.client, &order, describe).await
+    }
+
+    /// The values of columns that the home shard computes, by rows, as text.
+    async fn values(&mut self, filled: &Filled) -> Result<Vec<Vec<Option<String>>>, Failure> {
+        let home = self.database.config.home_shard;
+        let at = self.member(home, Role::Primary).await?;
+        self.members[at].wrote = true;
+        let asked: Vec<String> =
+            filled.defaults.iter().map(|it| format!("({it})::pg_catalog.text")).collect();
+        let sql = format!(
+            "SELECT {} FROM pg_catalog.generate_series(1, {})",
+            asked.join(", "),
+            filled.rows.len()
+        );
+        Ok(self.members[at].lease.server().rows(&sql).await?)
     }
 
     /// The values of columns whose default is the transaction's time, as text: those of the home shard.

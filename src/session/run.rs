@@ -534,7 +534,8 @@ fn outlives_error(pin: &str) -> bool {
 
 /// Whether shards without tenants take part, too.
 fn is_of_all(combine: &Combine) -> bool {
-    matches!(combine, Combine::Same | Combine::OneByOne | Combine::Place(_))
+    use Combine as C;
+    matches!(combine, C::Same | C::Filled(_) | C::OneByOne | C::Place(_))
 }
 
 /// Whether a statement amid others needs nothing of the proxy.

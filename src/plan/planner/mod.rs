@@ -585,6 +585,9 @@ impl<'a> Planner<'a> {
         }
         match fan {
             Some(Fan::Same) => Plan::combined(access, Scope::All, Combine::Same),
+            Some(Fan::Filled(filled)) => {
+                Plan::combined(access, Scope::All, Combine::Filled(Box::new(filled)))
+            }
             Some(Fan::Refuse(error)) => refusal(
                 &error.message,
                 "Write it without LIMIT, windows and joins, or with literals.",
@@ -692,6 +695,7 @@ fn combine(
     match fan {
         Some(Fan::Sum) => Ok(Combine::Sum),
         Some(Fan::Same) => Ok(Combine::Same),
+        Some(Fan::Filled(filled)) => Ok(Combine::Filled(Box::new(filled))),
         Some(Fan::Split(split)) => Ok(Combine::Split(split)),
         Some(Fan::Refuse(error)) => Err(error),
         None => match &found.merged {

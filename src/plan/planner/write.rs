@@ -14,8 +14,8 @@ use super::walk::Analyzer;
 use crate::catalog::sequence::Name;
 use crate::catalog::{ColumnDefault, Table, TableKind};
 use crate::error::{PgError, sqlstate};
-use crate::plan::{Dated, KeySource, Split};
-use crate::sql::name::quoted;
+use crate::plan::{Dated, Filled, KeySource, Split};
+use crate::sql::name::{quoted, quoted_text};
 use crate::sql::parse::tokens::{Token, TokenKind, tokens};
 use crate::sql::parse::tree::{
     Alias, Assign, Body, Conflict, ConflictTarget, Delete, Expr, Insert, Kind, Literal, MergeInto,
@@ -30,6 +30,8 @@ pub(super) enum Fan {
     /// The same text everywhere; all answer alike.
     Same,
     Split(Split),
+    /// The same rows everywhere, with columns that one shard computes.
+    Filled(Filled),
     Refuse(PgError),
 }
 
@@ -305,9 +307,13 @@ impl Analyzer<'_> {
 
     fn insert_unsharded(&mut self, it: &Insert, rel: Rel, table: &Table) -> Fan {
         let is_reference = table.kind == TableKind::Reference;
+        let mut filled = None;
         if is_reference {
             let columns = column_list(it, table);
-            self.check_same_defaults(it, table, &columns);
+            filled = self.filled(it, table, &columns);
+            if filled.is_none() {
+                self.check_same_defaults(it, table, &columns);
+            }
         }
         let dist = it.source.as_ref().map(|it| self.query(it).dist);
         self.insert_rest(it, rel);
@@ -316,9 +322,59 @@ impl Analyzer<'_> {
         match dist {
             _ if is_reference && picks => Fan::Refuse(several_matches()),
             Some(Err(error)) if is_reference => Fan::Refuse(error),
+            Some(Ok(Dist::Free)) if filled.is_some() => filled.map_or(Fan::Same, Fan::Filled),
             None | Some(Ok(Dist::Free)) if is_reference => Fan::Same,
             _ => Fan::Refuse(mixed()),
         }
+    }
+
+    /// The columns of a reference table that rows leave out, if the home shard can compute all that would
+    /// differ from shard to shard; `None` also if there are none.
+    fn filled(&self, it: &Insert, table: &Table, columns: &[String]) -> Option<Filled> {
+        let (mut names, mut defaults) = (Vec::new(), Vec::new());
+        let is_given = |name: &String| columns.contains(name);
+        for column in table.columns.iter().filter(|it| !is_given(&it.name)) {
+            let default = match &column.default {
+                ColumnDefault::Sequence(sequence) => {
+                    let (schema, name) = sequence.as_ref()?;
+                    let full = quoted_text(&format!("{}.{}", quoted(schema), quoted(name)));
+                    format!("pg_catalog.nextval({full}::pg_catalog.regclass)")
+                }
+                ColumnDefault::Computed(text) => {
+                    let is_alone = is_time_default(text) || ONE_EACH.contains(&text.as_str());
+                    let is_ready = text != UNIQUE_ID || self.catalog.makes_ids;
+                    is_alone.then_some(text).filter(|_| is_ready)?.clone()
+                }
+                ColumnDefault::Constant | ColumnDefault::Generated => continue,
+            };
+            names.push(quoted(&column.name));
+            defaults.push(default);
+        }
+        // The value of an identity column is overridden, but only where the proxy gives it.
+        let counts =
+            |it: &&crate::catalog::Column| matches!(it.default, ColumnDefault::Sequence(_));
+        let overrides = table.columns.iter().filter(counts).any(|it| !is_given(&it.name));
+        let mut given = table.columns.iter().filter(|it| is_given(&it.name));
+        let is_plain = given.all(|column| {
+            !is_left_out(it, columns, &column.name) && !(overrides && counts(&column))
+        });
+        if names.is_empty() || !is_plain || !is_listed(it) || it.with.is_some() {
+            return None;
+        }
+        let tokens = tokens(self.sql, &self.range);
+        if tokens.iter().any(|it| it.depth == 0 && it.is("overriding")) {
+            return None;
+        }
+        let rows = row_ranges(self.sql, &self.range);
+        let list_end = list_end(self.sql, &self.range, "values")?;
+        let count = it.source.as_ref().and_then(plain_values).map(<[_]>::len);
+        (count == Some(rows.len())).then_some(Filled {
+            rows,
+            columns: names,
+            defaults,
+            list_end,
+            overrides,
+        })
     }
 
     /// Columns that a reference table's rows would fill differently on each shard.
@@ -709,6 +765,19 @@ pub(super) fn is_random_default(text: &str) -> bool {
     const OWN: [&str; 4] = [UNIQUE_ID, "sluice.uuid_v7()", "uuidv7()", "uuidv4()"];
     text.contains("gen_random_uuid") || text.contains("uuid_generate") || OWN.contains(&text)
 }
+
+/// Defaults of nothing but a built-in function, apart from the time of the transaction.
+const ONE_EACH: [&str; 9] = [
+    UNIQUE_ID,
+    "sluice.uuid_v7()",
+    "gen_random_uuid()",
+    "uuidv7()",
+    "uuidv4()",
+    "random()",
+    "clock_timestamp()",
+    "statement_timestamp()",
+    "CURRENT_TIME",
+];
 
 /// The default whose values shards make apart.
 pub(super) const UNIQUE_ID: &str = "sluice.unique_id()";
