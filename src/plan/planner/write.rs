@@ -186,6 +186,9 @@ impl Analyzer<'_> {
         let (rel, table) = self.write_target(&it.table, it.alias.as_ref());
         let kind = table.map(|it| it.kind.clone());
         let (tenant, is_reference) = (tenant_column(table), is_reference(table));
+        if let Some(table) = table.cloned() {
+            self.check_set_to_default(&it.set, &table);
+        }
         let names = self.target_names(rel);
         let from = self.items_of_from(&it.from);
         self.levels.push(names.and(&from));
@@ -202,6 +205,32 @@ impl Analyzer<'_> {
         };
         self.levels.pop();
         fan
+    }
+
+    /// `SET column = DEFAULT`.
+    fn check_set_to_default(&mut self, set: &[Assign], table: &Table) {
+        let is_reference = table.kind == TableKind::Reference;
+        let is_sharded = matches!(table.kind, TableKind::Sharded { .. });
+        for assign in set.iter().filter(|it| it.expr.kind == Kind::Default) {
+            let Some(at) = table.column(&assign.column) else { continue };
+            let differs = match &table.columns[at].default {
+                ColumnDefault::Sequence(sequence) if is_sharded && self.is_unshared(sequence) => {
+                    self.forbid(unshared(&assign.column));
+                    true
+                }
+                ColumnDefault::Computed(text) if text == UNIQUE_ID && !self.catalog.makes_ids => {
+                    self.forbid(super::sequences::no_ids());
+                    true
+                }
+                ColumnDefault::Sequence(_) => is_reference,
+                ColumnDefault::Computed(text) => is_reference || !is_random_default(text),
+                ColumnDefault::Constant | ColumnDefault::Generated => false,
+            };
+            if differs && (is_reference || is_sharded) {
+                let what = format!("the default of column {}", assign.column);
+                self.not_fanned(refuse::not_immutable(&what));
+            }
+        }
     }
 
     fn delete(&mut self, it: &Delete) -> Fan {
@@ -256,6 +285,7 @@ impl Analyzer<'_> {
         self.check_defaults(it, &table, &columns);
         if let Some(conflict) = &it.conflict {
             self.check_conflict(conflict, &table, column, &it.table.name);
+            self.check_set_to_default(conflict.set.as_deref().unwrap_or_default(), &table);
         }
         let fan = match &it.source {
             Some(source) => match plain_values(source) {
@@ -309,6 +339,8 @@ impl Analyzer<'_> {
         let is_reference = table.kind == TableKind::Reference;
         let mut filled = None;
         if is_reference {
+            let set = it.conflict.as_ref().and_then(|it| it.set.as_deref());
+            self.check_set_to_default(set.unwrap_or_default(), table);
             let columns = column_list(it, table);
             filled = self.filled(it, table, &columns);
             if filled.is_none() {
