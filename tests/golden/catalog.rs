@@ -109,7 +109,7 @@ impl Schema {
             "collation" => self.catalog.default_collation_is_c = rest == "C",
             "auto_prepare" => self.catalog.auto_prepare = true,
             "shared" => {
-                self.catalog.sequences.extend(words().map(|it| (("public".into(), it), series)))
+                self.catalog.sequences.extend(words().map(|it| (("public".into(), it), series)));
             }
             "ids" => {
                 self.catalog.makes_ids = true;

@@ -338,7 +338,7 @@ impl<'a> Planner<'a> {
         let facts = &analyzer.facts;
         let acts = facts.has_locks || facts.modifies || facts.has_advisory;
         let is_read = !(acts || facts.set_configs > 0 || facts.pin.is_some());
-        if !is_read || facts.refusal.is_some() || !analyzer.graph.has_sharded() {
+        if !is_read || facts.is_refused() || !analyzer.graph.has_sharded() {
             return None;
         }
         let is_stable = facts.volatility < Volatility::Volatile && !facts.has_unknown_function;
@@ -426,7 +426,7 @@ impl<'a> Planner<'a> {
         let rows = analyzer.scatter(it)?;
         let facts = &analyzer.facts;
         let acts = facts.has_locks || facts.has_advisory || facts.set_configs > 0;
-        if acts || facts.pin.is_some() || facts.refusal.is_some() {
+        if acts || facts.pin.is_some() || facts.is_refused() {
             return None;
         }
         let scatter = scatter::scattered(analyzer.gathering?, rows, it, self.sql, range)?;
@@ -477,7 +477,7 @@ impl<'a> Planner<'a> {
         let varies = facts.not_fanned.is_some()
             || facts.has_unknown_function
             || facts.volatility == Volatility::Volatile;
-        if acts || facts.pin.is_some() || facts.refusal.is_some() || runs != Runs::Home && varies {
+        if acts || facts.pin.is_some() || facts.is_refused() || runs != Runs::Home && varies {
             return None;
         }
         let needs_home = runs == Runs::Home || facts.has_home || facts.needs_home;

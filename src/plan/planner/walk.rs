@@ -64,6 +64,13 @@ pub(super) struct Facts {
     pub(super) tables: Vec<String>,
 }
 
+impl Facts {
+    /// Whether there is a reason not to run it over several shards at all.
+    pub(super) fn is_refused(&self) -> bool {
+        self.refusal.is_some() || self.forbidden.is_some()
+    }
+}
+
 /// The state of the walk.
 pub(super) struct Analyzer<'a> {
     pub(super) catalog: &'a Catalog,

@@ -388,7 +388,7 @@ impl Analyzer<'_> {
         let overrides = table.columns.iter().filter(counts).any(|it| !is_given(&it.name));
         let mut given = table.columns.iter().filter(|it| is_given(&it.name));
         let is_plain = given.all(|column| {
-            !is_left_out(it, columns, &column.name) && !(overrides && counts(&column))
+            !(is_left_out(it, columns, &column.name) || overrides && counts(&column))
         });
         if names.is_empty() || !is_plain || !is_listed(it) || it.with.is_some() {
             return None;
