@@ -56,7 +56,8 @@ async fn of_database(
         let mut done = "";
         if series.is_none() && repair {
             let own: Vec<&Use> = uses.iter().filter(|it| it.sequence == *name).collect();
-            match set_up(database, name, &own).await {
+            let guessed = Series::guessed(&shards);
+            match set_up(database, name, guessed, &own).await {
                 Ok(()) => (series, done) = (look(database, name).await?.0, "set up, "),
                 Err(error) => {
                     report.problem(format_args!("{of}: not set up: {error}"));
@@ -99,14 +100,21 @@ async fn look(
 
 /// Sets a sequence up on all shards, beyond what any shard has given and any row holds. No two-phase
 /// commit: what is half done is not shared, and done again by the next run.
-async fn set_up(database: &Database, name: &Name, uses: &[&Use]) -> Result<(), ShareError> {
+async fn set_up(
+    database: &Database,
+    name: &Name,
+    guessed: Option<Series>,
+    uses: &[&Use],
+) -> Result<(), ShareError> {
+    let stride = database.config.sequence_stride;
     let mut servers = BTreeMap::new();
     for shard in database.shards.values() {
         let mut held = shard.primary.control.hold().await?;
         held.run(BEGIN).await?;
         servers.insert(shard.id, held);
     }
-    let sharing = Sharing { known: None, stride: database.config.sequence_stride, is_fresh: false };
+    let given = guessed.map(|it| Series { stride, ..it });
+    let sharing = Sharing { known: None, stride, is_fresh: false, given };
     sequences::share(&mut servers, name, sharing, async |held: &mut Held| used(held, uses).await)
         .await?;
     for held in servers.values_mut() {

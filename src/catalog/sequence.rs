@@ -102,6 +102,21 @@ impl Series {
         counters.iter().all(is_part).then_some(series)
     }
 
+    /// The series that most shards are a part of, where others are not: a shard was added, or changed.
+    pub fn guessed(counters: &BTreeMap<ShardId, Counter>) -> Option<Self> {
+        let pairs = counters.iter().enumerate().flat_map(|(i, a)| {
+            counters.iter().skip(i + 1).map(move |b| [a, b].map(|(shard, it)| (*shard, *it)))
+        });
+        let of_pair = |pair: [(ShardId, Counter); 2]| Self::written(&BTreeMap::from(pair));
+        let parts = |series: &Self| {
+            let is_part = |(shard, it): &(&ShardId, &Counter)| {
+                i128::from(it.increment) == series.increment() && it.start == series.start(**shard)
+            };
+            counters.iter().filter(is_part).count()
+        };
+        pairs.filter_map(of_pair).max_by_key(parts)
+    }
+
     /// What the user means by sequences that are to be shared, in which `known` was the series before
     /// a change: its own start and increment, and the proxy's stride.
     ///
@@ -115,7 +130,7 @@ impl Series {
         if counters.values().any(|it| it.cycle) {
             return Err(Unshared::Cycles);
         }
-        if let Some(series) = Self::written(counters) {
+        if let Some(series) = Self::written(counters).filter(|it| it.goes_on(known)) {
             return Ok(series);
         }
         let mut all = counters.values();
@@ -134,6 +149,11 @@ impl Series {
             _ => one.increment,
         };
         Ok(Self { first, step, stride })
+    }
+
+    /// Whether it is not an increment of the user's that makes it differ from what it was.
+    pub fn goes_on(&self, known: Option<Self>) -> bool {
+        known.is_none_or(|it| it.stride == self.stride)
     }
 
     fn checked_increment(&self) -> Option<i64> {

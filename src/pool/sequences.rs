@@ -203,6 +203,8 @@ pub struct Sharing {
     pub stride: i64,
     /// Whether what it has given does not count.
     pub is_fresh: bool,
+    /// What it must become, whatever it is.
+    pub given: Option<Series>,
 }
 
 /// Makes shards share a sequence, if they do not yet: each is set to its first number beyond all that
@@ -222,11 +224,16 @@ pub async fn share<S: Source>(
         let counter = one_counter(server, name).await?;
         counters.insert(*shard, counter.ok_or(ShareError::Unshared(Unshared::Missing(*shard)))?);
     }
-    if !sharing.is_fresh && Series::of(&counters).is_some() {
+    let is_in_order = Series::of(&counters).is_some_and(|it| it.goes_on(sharing.known));
+    if !sharing.is_fresh && is_in_order {
         return Ok(false);
     }
-    let series =
-        Series::meant(&counters, sharing.known, sharing.stride).map_err(ShareError::Unshared)?;
+    let meant = match sharing.given {
+        Some(_) if counters.values().any(|it| it.cycle) => Err(Unshared::Cycles),
+        Some(series) => Ok(series),
+        None => Series::meant(&counters, sharing.known, sharing.stride),
+    };
+    let series = meant.map_err(ShareError::Unshared)?;
     counters
         .iter()
         .try_for_each(|(shard, it)| series.check(*shard, it))

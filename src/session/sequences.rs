@@ -50,6 +50,7 @@ impl Session {
                 stride: config_stride(self),
                 // What a new column's own sequence has given is given again.
                 is_fresh: known.is_none() && filled.iter().any(|it| it.is_owner),
+                given: None,
             };
             let is_new = self.share(&name, sharing).await?;
             if is_new && known.is_none() {

@@ -89,3 +89,53 @@ ANALYZE items, orders
 --! simple
 --! bare
 ANALYZE items; ANALYZE orders
+
+--! bare
+--! simple
+CREATE TABLE numbered (tenant_id bigint, id bigserial, no int GENERATED ALWAYS AS IDENTITY, PRIMARY KEY (tenant_id, id))
+
+--! bare
+--! simple
+--! then SELECT count(DISTINCT id), count(DISTINCT no), min(id), count(*) FROM numbered
+INSERT INTO numbered (tenant_id) SELECT g FROM generate_series(1, 40) g
+
+--! bare
+--! simple
+--! then SELECT count(DISTINCT id), count(DISTINCT no), count(*) FROM numbered
+INSERT INTO numbered (tenant_id, id) VALUES (1, DEFAULT), (2, nextval('numbered_id_seq')), (3, DEFAULT), (4, DEFAULT)
+
+--! bare
+--! simple
+INSERT INTO numbered (tenant_id, no) VALUES (1, 5)
+
+--! bare
+--! simple
+--! then SELECT count(DISTINCT extra), count(*) FROM numbered
+ALTER TABLE numbered ADD COLUMN extra serial
+
+--! bare
+SELECT setval('numbered_id_seq', 5000)
+
+--! bare
+SELECT setval('numbered_id_seq', 5000, false) AS place
+
+--! bare
+SELECT setval('numbered_id_seq', 0)
+
+--! bare
+--! simple
+ALTER SEQUENCE numbered_id_seq RESTART WITH 9000
+
+--! bare
+--! simple
+--! then SELECT count(*), bool_and(id >= 9000) FROM numbered WHERE tenant_id > 100
+INSERT INTO numbered (tenant_id) VALUES (101), (102), (103), (104), (105)
+
+--! bare
+--! simple
+--! then SELECT count(*) FROM numbered
+TRUNCATE numbered RESTART IDENTITY
+
+--! bare
+--! simple
+DROP TABLE numbered

@@ -55,8 +55,24 @@ fn a_change_keeps_what_it_does_not_name() {
     assert_eq!(meant(&other_start), Ok(Series { first: 9, ..same }));
     let other_step = [counter(5, 3, 5, true), counter(7, 3, 7, true)];
     assert_eq!(meant(&other_step), Ok(Series { step: 3, ..same }));
+    let wide_step = [counter(5, 6, 5, true), counter(7, 6, 7, true)];
+    assert_eq!(meant(&wide_step), Ok(Series { step: 6, ..same }), "although they would not meet");
     assert_eq!(Series::meant(&over(&other_step), None, 32), Err(Unshared::Unlike));
     assert_eq!(meant(&[counter(5, 3, 5, true), counter(5, 4, 5, true)]), Err(Unshared::Unlike));
+}
+
+#[test]
+fn a_shard_that_was_added_is_no_part_of_it() {
+    let of = |start| counter(start, 32, start, false);
+    let added = over(&[of(1), of(2), of(3), of(1)]);
+    assert_eq!(
+        (Series::written(&added), Series::meant(&added, None, 32)),
+        (None, Err(Unshared::Unlike))
+    );
+    assert_eq!(Series::guessed(&added), Some(Series { first: 1, step: 1, stride: 32 }));
+    let plain = over(&[of(1), of(2), counter(1, 1, 1, false)]);
+    assert_eq!(Series::guessed(&plain), Some(Series { first: 1, step: 1, stride: 32 }));
+    assert_eq!(Series::guessed(&over(&[of(1); 3])), None);
 }
 
 #[test]
