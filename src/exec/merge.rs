@@ -9,7 +9,8 @@ use crate::merge::{Merge, Step};
 use crate::net::Client;
 
 /// Merges the answers of members, to which the statement was sent, into the client's output. Every
-/// member's stream is read only as far as the merge needs it, so that memory stays bounded.
+/// member's stream is read only as far as the merge needs it, so that memory stays bounded. Gives the
+/// command tag.
 ///
 /// # Errors
 /// The first error of a shard or of the merge; the rest of every stream is then dropped.
@@ -18,15 +19,15 @@ pub async fn run(
     client: &mut Client,
     mut merge: Merge,
     describe: Describe,
-) -> Result<(), Failure> {
+) -> Result<String, Failure> {
     let merged = steps(members, client, &mut merge, describe).await;
     if matches!(merged, Err(Failure::Gone)) {
-        return merged;
+        return Err(Failure::Gone);
     }
     for member in members {
         settle(member, merged.is_err()).await?;
     }
-    merged
+    merged.map(|()| merge.tag())
 }
 
 async fn steps(

@@ -95,6 +95,16 @@ impl Merge {
         self.output.pause_after(rows);
     }
 
+    /// Leaves CommandComplete to the caller.
+    pub fn withhold_tag(&mut self) {
+        self.output.withhold_tag();
+    }
+
+    /// The command tag, at the end.
+    pub fn tag(&self) -> String {
+        self.output.tag()
+    }
+
     /// Takes the whole RowDescription frame of a shard. The first one gives the client's frame,
     /// without hidden columns; the others must agree with it in names, types and formats. Refuses
     /// (0A000) what cannot be merged exactly.

@@ -39,6 +39,8 @@ pub struct MergeSpec {
     /// Sort keys. Without `group` or `distinct` the shards' streams come sorted by them.
     pub sort: Vec<SortKey>,
     pub limit: Option<Bound>,
+    /// Whether shards change rows while they give theirs.
+    pub modifies: bool,
     pub offset: Option<Bound>,
 }
 

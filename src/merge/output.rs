@@ -64,16 +64,33 @@ pub(super) struct Output {
     sent: u64,
     /// Rows after which an Execute pauses.
     pause: Option<u64>,
+    /// Whether CommandComplete is left to whoever commits what the statement has changed.
+    withholds_tag: bool,
 }
 
 impl Output {
     pub(super) fn new(limit: Option<i64>, offset: i64) -> Self {
         let positive = |bound: i64| u64::try_from(bound).unwrap_or(0);
-        Self { skip: positive(offset), left: limit.map(positive), sent: 0, pause: None }
+        Self {
+            skip: positive(offset),
+            left: limit.map(positive),
+            sent: 0,
+            pause: None,
+            withholds_tag: false,
+        }
     }
 
     pub(super) fn pause_after(&mut self, rows: u64) {
         self.pause = Some(rows);
+    }
+
+    pub(super) fn withhold_tag(&mut self) {
+        self.withholds_tag = true;
+    }
+
+    /// The command tag.
+    pub(super) fn tag(&self) -> String {
+        format!("SELECT {}", self.sent)
     }
 
     fn is_paused(&self) -> bool {
@@ -101,6 +118,8 @@ impl Output {
         if self.is_paused() {
             return backend::portal_suspended(out);
         }
-        backend::command_complete(out, &format!("SELECT {}", self.sent));
+        if !self.withholds_tag {
+            backend::command_complete(out, &self.tag());
+        }
     }
 }

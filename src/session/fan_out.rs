@@ -96,7 +96,7 @@ impl Session {
                     {
                         self.gather(statement, gather, run.access, routed, portal).await
                     }
-                    (done, _) => done.map(|()| None),
+                    (done, _) => done,
                 }
             }
             Combine::Gather(gather) => {
@@ -200,7 +200,7 @@ impl Session {
         routed: &Routed,
         portal: Option<&Portal>,
         describe: Describe,
-    ) -> Result<(), Failure> {
+    ) -> Result<Option<String>, Failure> {
         let limit = bound(spec.limit, portal, sqlstate::INVALID_LIMIT, "LIMIT")?;
         let offset = bound(spec.offset, portal, sqlstate::INVALID_OFFSET, "OFFSET")?.unwrap_or(0);
         if limit.is_some_and(|limit| limit.checked_add(offset).is_none()) {
@@ -211,15 +211,21 @@ impl Session {
         let is_plain = asked > 0 && spec.group.is_none() && !spec.distinct;
         let rows = i64::from(asked).saturating_add(offset);
         let rows = i32::try_from(rows).ok().filter(|_| is_plain).unwrap_or(0);
+        let access = if spec.modifies { Access::Write } else { Access::Read };
         let sql = Bytes::copy_from_slice(spec.shard_sql.as_bytes());
-        let at = self.send_all(&sql, routed, Access::Read, portal, (spec.hidden, rows)).await?;
+        let at = self.send_all(&sql, routed, access, portal, (spec.hidden, rows)).await?;
         let limits = Limits { bytes: self.cluster.config.limits.merge_bytes };
         let mut merge = Merge::new(spec, at.len(), limit, offset, limits);
         if asked > 0 {
             merge.pause_after(u64::from(asked.unsigned_abs()));
         }
+        // The client hears of what has changed once it is safe.
+        if spec.modifies {
+            merge.withhold_tag();
+        }
         let mut members = pick(&mut self.members, &at);
-        merge::run(&mut members, &mut self.client, merge, describe).await
+        let tag = merge::run(&mut members, &mut self.client, merge, describe).await?;
+        Ok(spec.modifies.then_some(tag))
     }
 
     pub(super) async fn same_text(

@@ -328,3 +328,29 @@ UPDATE orders SET tenant_id = 3, id = 3 WHERE id = 1
 UPDATE notes SET tenant_id = 'other', body = repeat('long', 9) WHERE id = 2
 
 UPDATE orders SET tenant_id = tenant_id, amount = 1 WHERE id = 3
+
+-- Data-modifying WITH whose parts stay with their tenants.
+
+--! then SELECT * FROM orders
+WITH gone AS (DELETE FROM orders WHERE amount > 300 RETURNING *) INSERT INTO orders SELECT tenant_id, id + 2000, item_id, plan_id, amount, 'archived' FROM gone
+
+--! then SELECT * FROM orders
+WITH paid AS (UPDATE orders SET amount = amount + 1 WHERE status = 'paid' RETURNING tenant_id AS t, id, amount AS a) SELECT count(*), sum(a), max(t) FROM paid
+
+--! then SELECT * FROM orders
+WITH paid AS (UPDATE orders SET amount = amount + 1 WHERE status = 'paid' RETURNING *) SELECT p.tenant_id, p.id, amount, i.name FROM paid p JOIN items i ON i.tenant_id = p.tenant_id AND i.id = p.id ORDER BY 1, 2
+
+--! then SELECT * FROM items
+WITH gone AS (DELETE FROM orders WHERE id = 2 RETURNING tenant_id, item_id) UPDATE items i SET qty = 0 FROM gone g WHERE g.tenant_id = i.tenant_id AND g.item_id = i.id RETURNING i.tenant_id, i.id
+
+--! then SELECT count(*) FROM orders
+WITH gone AS (DELETE FROM orders RETURNING tenant_id) SELECT * FROM gone WHERE tenant_id = 5
+
+--! then SELECT count(*) FROM orders
+WITH gone AS (DELETE FROM orders WHERE id < 4 RETURNING tenant_id), made AS (INSERT INTO orders (tenant_id, id) SELECT DISTINCT tenant_id, 5000 FROM gone RETURNING *) SELECT tenant_id, count(*) FROM made GROUP BY 1
+
+--! then SELECT count(*) FROM orders
+WITH gone AS (DELETE FROM orders WHERE id < 4 RETURNING tenant_id, id) SELECT id, count(*) FROM gone GROUP BY id ORDER BY 2 DESC, 1 LIMIT 2
+
+--! then SELECT count(*) FROM orders
+WITH gone AS (DELETE FROM orders WHERE tenant_id = 4 RETURNING *) INSERT INTO orders SELECT 5, id + 900, item_id, plan_id, amount, status FROM gone

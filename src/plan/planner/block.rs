@@ -377,6 +377,37 @@ impl Analyzer<'_> {
         }
     }
 
+    /// The columns of RETURNING, and whether they are all. What is asked of them later does not say which
+    /// rows are changed.
+    pub(super) fn returned_columns(&self, targets: &[Target]) -> (Vec<OutCol>, bool) {
+        let (mut cols, mut complete) = (Vec::new(), true);
+        let col = |name: String, node: Option<NodeId>, ty: Option<Type>| OutCol {
+            name,
+            ty,
+            nodes: node.into_iter().collect(),
+            exact: node.is_some_and(|it| self.is_exact(it)),
+            passes_down: false,
+        };
+        for target in targets {
+            match &target.expr.kind {
+                Kind::Star(names) => {
+                    let (found, all) = self.star(names).unwrap_or_default();
+                    complete &= all;
+                    cols.extend(found.into_iter().map(|it| col(it.name, it.node, it.ty)));
+                }
+                kind => {
+                    let name = target.alias.clone().unwrap_or_else(|| output_name(&target.expr));
+                    let node = match kind {
+                        Kind::Column(names) => self.resolve(names).node(),
+                        _ => None,
+                    };
+                    cols.push(col(name, node, type_of(&self.levels, &target.expr)));
+                }
+            }
+        }
+        (cols, complete)
+    }
+
     /// The result columns, and whether they are all.
     fn columns(&self, query: &Query, select: &Select) -> (Vec<OutCol>, bool) {
         let (mut cols, mut complete) = (Vec::new(), true);

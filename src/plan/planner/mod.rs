@@ -42,6 +42,7 @@ use super::{
 };
 use crate::catalog::{Catalog, TableKind, Volatility};
 use crate::error::{PgError, sqlstate};
+use crate::merge::MergeSpec;
 use crate::sql::parse::tree::{
     Body, DdlKind, Expr, Kind, Literal, Query, Statement, Stmt, Target, TypeName,
 };
@@ -699,7 +700,14 @@ fn combine(
         Some(Fan::Split(split)) => Ok(Combine::Split(split)),
         Some(Fan::Refuse(error)) => Err(error),
         None => match &found.merged {
-            Some(Ok(spec)) => Ok(Combine::Merge(spec.clone())),
+            // It would end before all shards have done their part.
+            Some(Ok(spec)) if found.facts.modifies && spec.limit.is_some() => Err(
+                refuse::over_shards("LIMIT over a data-modifying WITH", "Every row is changed."),
+            ),
+            Some(Ok(spec)) => {
+                let modifies = found.facts.modifies;
+                Ok(Combine::Merge(MergeSpec { modifies, ..spec.clone() }))
+            }
             Some(Err(error)) => Err(error.clone()),
             None => Err(unmerged(found.wants_merge)),
         },

@@ -94,6 +94,8 @@ pub(super) struct Analyzer<'a> {
     pub(super) facts: Facts,
     /// What would have to be gathered, if that is asked.
     pub(super) gathering: Option<super::gather::Gathering>,
+    /// The columns of the RETURNING looked at last, and whether they are all.
+    pub(super) returned: Option<(Vec<super::block::OutCol>, bool)>,
     /// Whether an UPDATE may move rows to other shards.
     pub(super) moves: bool,
     /// The key that it gives them, if its text or parameters tell.
@@ -149,6 +151,7 @@ impl<'a> Analyzer<'a> {
             view_depth: 0,
             facts,
             gathering: None,
+            returned: None,
             moves: false,
             new_key: None,
         }

@@ -40,7 +40,9 @@ impl Analyzer<'_> {
     pub(super) fn modifying_cte(&mut self, statement: &Stmt) -> Outcome {
         let error =
             refuse::over_shards("a data-modifying WITH", "Its parts must all run on one shard.");
-        self.modify(statement);
+        self.returned = None;
+        let fan = self.modify(statement);
+        let returned = self.returned.take().unwrap_or_default();
         if let Some(table) = &self.facts.writes_reference {
             self.facts.refusal.get_or_insert(
                 PgError::refused(format!("reference table {table} cannot be written in WITH"))
@@ -49,6 +51,11 @@ impl Analyzer<'_> {
             );
         }
         self.not_gathered(error.clone());
+        if matches!(fan, Fan::Sum) {
+            // Each shard changes rows of its own tenants and goes on with these.
+            let (cols, complete) = returned;
+            return Outcome { cols, complete, dist: Ok(Dist::Tenant) };
+        }
         self.not_fanned(error.clone());
         Outcome { cols: Vec::new(), complete: false, dist: Err(error) }
     }
@@ -159,6 +166,7 @@ impl Analyzer<'_> {
                 _ => self.expr(&target.expr),
             }
         }
+        self.returned = Some(self.returned_columns(targets));
     }
 
     fn assignments(&mut self, set: &[Assign], table: Option<&str>) {

@@ -283,10 +283,13 @@ pub struct Cte {
 }
 
 impl PartialEq for Cte {
-    /// Modifying statements are never equal.
+    /// MERGE is never equal.
     fn eq(&self, other: &Self) -> bool {
         let bodies = match (&self.body, &other.body) {
             (Stmt::Query(a), Stmt::Query(b)) => a == b,
+            (Stmt::Insert(a), Stmt::Insert(b)) => a == b,
+            (Stmt::Update(a), Stmt::Update(b)) => a == b,
+            (Stmt::Delete(a), Stmt::Delete(b)) => a == b,
             _ => false,
         };
         bodies
@@ -611,7 +614,7 @@ pub struct TypeName {
 }
 
 /// INSERT.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Insert {
     pub with: Option<With>,
     pub table: TableName,
@@ -626,7 +629,7 @@ pub struct Insert {
 }
 
 /// ON CONFLICT.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Conflict {
     pub target: ConflictTarget,
     pub set: Option<Vec<Assign>>,
@@ -645,14 +648,14 @@ pub enum ConflictTarget {
 }
 
 /// `column = expr` of SET; `expr` of a multiple assignment appears once per column.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Assign {
     pub column: String,
     pub expr: Expr,
 }
 
 /// UPDATE.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Update {
     pub with: Option<With>,
     pub table: TableName,
@@ -664,7 +667,7 @@ pub struct Update {
 }
 
 /// DELETE.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Delete {
     pub with: Option<With>,
     pub table: TableName,
