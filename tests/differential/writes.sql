@@ -354,3 +354,13 @@ WITH gone AS (DELETE FROM orders WHERE id < 4 RETURNING tenant_id, id) SELECT id
 
 --! then SELECT count(*) FROM orders
 WITH gone AS (DELETE FROM orders WHERE tenant_id = 4 RETURNING *) INSERT INTO orders SELECT 5, id + 900, item_id, plan_id, amount, status FROM gone
+
+--! then SELECT * FROM orders
+UPDATE orders SET tenant_id = tenant_id + 1, id = id + 7000 -- to the next one
+
+--! then SELECT * FROM orders
+UPDATE orders SET tenant_id = 77, id = tenant_id * 100 + id /* all of them */ WHERE id < 3 -- those
+
+--! then SELECT * FROM orders WHERE tenant_id > 1000
+INSERT INTO orders (tenant_id, id) -- made
+SELECT 1000 + n, 1 FROM generate_series(1, 5) n -- of nothing

@@ -102,7 +102,9 @@ fn typed(
 fn parts(sql: &str, range: &Range<usize>, it: &Update) -> Option<Parts> {
     let tokens = tokens(sql, range);
     let outer = |word: &str| tokens.iter().position(|it| it.depth == 0 && it.is(word));
-    let start = |at: usize| tokens.get(at).map_or(range.end, |it| it.range.start);
+    // A comment may follow the last token.
+    let last = tokens.last()?.range.end;
+    let start = |at: usize| tokens.get(at).map_or(last, |it| it.range.start);
     let set = outer("set")?;
     // ONLY, and `*` after the name.
     if !tokens.first()?.is("update")
@@ -129,7 +131,7 @@ fn parts(sql: &str, range: &Range<usize>, it: &Update) -> Option<Parts> {
         head: range.start..start(end),
         set: exprs,
         filter: filter.map(|at| tokens[at].range.end..start(returning)),
-        returning: start(returning)..range.end,
+        returning: start(returning)..last,
     })
 }
 

@@ -186,6 +186,8 @@ fn parts(sql: &str, range: &Range<usize>, it: &Insert) -> Option<Parts> {
     if it.alias.is_some() {
         at += 2;
     }
+    // A comment may follow the last token.
+    let last = tokens.last()?.range.end;
     let start = |at: usize| tokens.get(at).map(|it| it.range.start);
     let before = start(insert)?..start(at)?;
     if !it.columns.is_empty() {
@@ -205,13 +207,13 @@ fn parts(sql: &str, range: &Range<usize>, it: &Insert) -> Option<Parts> {
         true => None,
         false => rest.iter().rposition(|it| outer(it, "returning")),
     };
-    let after = conflict.or(returning).and_then(|it| start(at + it)).unwrap_or(range.end);
+    let after = conflict.or(returning).and_then(|it| start(at + it)).unwrap_or(last);
     let source = start(at)?..after;
     Some(Parts {
         with: tokens.first()?.range.start..start(insert)?,
         before,
         overriding,
         source,
-        after: after..range.end,
+        after: after..last,
     })
 }
