@@ -243,14 +243,35 @@ impl Sides {
     }
 }
 
-fn folder() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/differential")
+/// Tables with rows, and statements over them.
+struct Suite {
+    /// Below `tests/`; it holds `schema.sql` and the statements.
+    folder: &'static str,
+    sharded: &'static [&'static str],
+    /// Tables of the home shard alone.
+    home: &'static [&'static str],
 }
 
-fn cases() -> Vec<(String, Case)> {
+const OURS: Suite = Suite {
+    folder: "differential",
+    sharded: &["items", "orders", "notes", "devices"],
+    home: &["settings"],
+};
+
+const TPCH: Suite = Suite {
+    folder: "differential/tpch",
+    sharded: &["supplier", "part", "partsupp", "customer", "orders", "lineitem"],
+    home: &[],
+};
+
+fn folder(suite: &Suite) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(suite.folder)
+}
+
+fn cases(suite: &Suite) -> Vec<(String, Case)> {
     let mut found = Vec::new();
     let mut paths: Vec<_> =
-        std::fs::read_dir(folder()).unwrap().map(|it| it.unwrap().path()).collect();
+        std::fs::read_dir(folder(suite)).unwrap().map(|it| it.unwrap().path()).collect();
     paths.sort();
     for path in paths.iter().filter(|it| it.extension().is_some_and(|it| it == "sql")) {
         let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
@@ -264,8 +285,8 @@ fn cases() -> Vec<(String, Case)> {
 }
 
 /// The same rows everywhere, then each shard loses those that are not its own.
-fn fill(names: &[String; 2], single: &str) {
-    let schema = std::fs::read_to_string(folder().join("schema.sql")).unwrap();
+fn fill(suite: &Suite, names: &[String; 2], single: &str) {
+    let schema = std::fs::read_to_string(folder(suite).join("schema.sql")).unwrap();
     let run = |port: u16, database: &str, sql: &str| {
         let app = Login { user: "app".into(), ..Login::superuser("shard", port, database) };
         Login { password: Some("app".into()), ..app }.run(sql).unwrap()
@@ -279,11 +300,11 @@ fn fill(names: &[String; 2], single: &str) {
         }
         run(port, name, &schema);
         let bucket = "get_byte(decode(md5(tenant_id::text), 'hex'), 0)";
-        for table in ["items", "orders", "notes", "devices"] {
+        for table in suite.sharded {
             run(port, name, &format!("DELETE FROM {table} WHERE {bucket} / 64 <> {shard}"));
         }
-        if shard > 0 {
-            run(port, name, "DELETE FROM settings");
+        for table in suite.home.iter().filter(|_| shard > 0) {
+            run(port, name, &format!("DELETE FROM {table}"));
         }
     }
 }
@@ -292,7 +313,7 @@ fn fill(names: &[String; 2], single: &str) {
 fn answers_are_those_of_one_postgres_or_refused() {
     let single = support::database("single");
     let (spec, names) = support::four_shards("diff");
-    fill(&names, &single);
+    fill(&OURS, &names, &single);
     support::shared().wait_for_replicas().unwrap();
     let proxy = Proxy::start(spec);
     proxy.wait_for_tables(7);
@@ -301,7 +322,7 @@ fn answers_are_those_of_one_postgres_or_refused() {
     let mut sides = Sides { one: login(), proxy: proxy.client() };
     let (mut refused, mut wrong, mut equal) =
         (BTreeMap::<String, Vec<String>>::new(), Vec::new(), 0);
-    let cases = cases();
+    let cases = cases(&OURS);
     for (file, case) in &cases {
         let mut seen: Vec<(String, String)> = Vec::new();
         // What stays is done last.
@@ -347,7 +368,7 @@ fn statements_that_run_prepared_are_answered_alike() {
     let single = support::database("single_prepared");
     let (mut spec, names) = support::four_shards("diff_prepared");
     spec.database.push_str("auto_prepare = true\n");
-    fill(&names, &single);
+    fill(&OURS, &names, &single);
     support::shared().wait_for_replicas().unwrap();
     let proxy = Proxy::start(spec);
     proxy.wait_for_tables(7);
@@ -359,7 +380,7 @@ fn statements_that_run_prepared_are_answered_alike() {
         let word = sql.split_whitespace().next().unwrap_or_default().to_ascii_uppercase();
         ["SELECT", "INSERT", "UPDATE", "DELETE"].contains(&word.as_str())
     };
-    for (file, case) in cases().iter().filter(|(_, it)| !it.is_block && is_plain(&it.sql)) {
+    for (file, case) in cases(&OURS).iter().filter(|(_, it)| !it.is_block && is_plain(&it.sql)) {
         if !case.protocols().contains(&Protocol::Simple) {
             continue;
         }
@@ -377,12 +398,50 @@ fn statements_that_run_prepared_are_answered_alike() {
     whole(&names, &single);
 }
 
+/// TPC-H's queries, over all tenants and within each: none is refused.
+#[test]
+fn tpch_is_answered_as_by_one_postgres() {
+    let single = support::database("single_tpch");
+    let (mut spec, names) = support::four_shards("tpch");
+    spec.database = spec.database.replace("\"plans\", \"countries\"", "\"nation\", \"region\"");
+    fill(&TPCH, &names, &single);
+    for name in names.iter().chain([&single]) {
+        // Compiling a statement takes longer than running it here.
+        let sql = format!("ALTER DATABASE {name} SET jit = off");
+        support::shared().sql_everywhere("postgres", &sql).unwrap();
+    }
+    support::shared().wait_for_replicas().unwrap();
+    let proxy = Proxy::start(spec);
+    proxy.wait_for_tables(8);
+    let port = support::shared().primary_port(0);
+    let one = Wire::login(port, "app", "app", &single).unwrap();
+    let mut sides = Sides { one, proxy: proxy.client() };
+    let mut failed = Vec::new();
+    let cases = cases(&TPCH);
+    for (_, case) in &cases {
+        let rows = sides.one.run(&case.sql).rows;
+        assert!(rows.iter().flatten().any(Option::is_some), "no rows: {}", case.sql);
+        for (protocol, in_tx) in
+            [(Protocol::Simple, true), (Protocol::Text, false), (Protocol::Binary, false)]
+        {
+            match sides.compare(case, protocol, in_tx) {
+                Verdict::Equal => (),
+                Verdict::Refused(told) | Verdict::Wrong(told) => {
+                    failed.push(format!("{protocol:?}: {}\n{told}", case.sql));
+                }
+            }
+        }
+    }
+    assert!(cases.len() >= 44);
+    assert!(failed.is_empty(), "{} failed:\n\n{}", failed.len(), failed.join("\n"));
+}
+
 fn golden(refused: &BTreeMap<String, Vec<String>>) {
     let mut text = String::new();
     for (file, entries) in refused {
         writeln!(text, "# {file}\n\n{}\n", entries.join("\n\n")).unwrap();
     }
-    let path = folder().join("refused");
+    let path = folder(&OURS).join("refused");
     if std::env::var_os("UPDATE_GOLDEN").is_some() {
         return std::fs::write(path, text).unwrap();
     }
@@ -403,7 +462,7 @@ fn golden(refused: &BTreeMap<String, Vec<String>>) {
 fn whole(names: &[String; 2], single: &str) {
     let read =
         |node, database: &str, sql: &str| support::shared().sql(node, database, sql).unwrap();
-    for table in ["items", "orders", "notes", "devices"] {
+    for table in OURS.sharded {
         let sql = format!("SELECT row_to_json(it)::text FROM {table} it");
         let mut one = read(Node::Primary(0), single, &sql);
         let mut shards = Vec::new();

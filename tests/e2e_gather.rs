@@ -81,11 +81,16 @@ fn large_statements_leave_settings_as_they_were() {
     let (_proxy, mut client) = filled("large", "");
     client.run("INSERT INTO t (tenant_id, id) VALUES (1, 1), (2, 1), (3, 1)");
     client.run("INSERT INTO t SELECT tenant_id, n, at, day, repeat(n::text, 100) FROM t, generate_series(2, 6000) n");
-    let settings = "SELECT current_setting('work_mem') || current_setting('enable_mergejoin')";
+    let settings = "SELECT current_setting('work_mem') || current_setting('enable_mergejoin') \
+        || current_setting('enable_nestloop') || current_setting('jit')";
     let before = client.run(settings).first();
     for block in ["", "BEGIN"] {
         client.run(block);
         assert_eq!(client.run("SELECT count(DISTINCT note) FROM t").first(), "5999");
+        assert_eq!(client.run(settings).first(), before);
+        let joined = "SELECT count(DISTINCT (t.id, t.note, t.day, t.tenant_id)) FROM t JOIN t o ON o.id = t.id \
+            AND o.note = t.note AND o.day IS NOT DISTINCT FROM t.day AND o.tenant_id + 0 = t.tenant_id + 0";
+        assert_eq!(client.run(joined).first(), "17997");
         assert_eq!(client.run(settings).first(), before);
     }
     let update = "UPDATE t SET day = NULL WHERE note = (SELECT max(note) FROM t)";

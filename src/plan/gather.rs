@@ -110,6 +110,11 @@ impl Fragment {
 }
 
 impl Gather {
+    /// Whether shipped rows are joined, and with no table of the home shard, which may be a large one.
+    pub fn joins_fragments(&self) -> bool {
+        self.fragments.len() > 1 && !self.needs_home && self.runs == Runs::Read
+    }
+
     /// What every shard runs: the rows of all fragments, read in one snapshot. The first column is the
     /// fragment's index (`int2`), then follow the needed columns of all fragments, NULL in the rows of
     /// others. `now` is the number of the parameter for [`NOW`], a `timestamptz`.

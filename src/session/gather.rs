@@ -309,7 +309,7 @@ impl Session {
         }
         for i in &at {
             let server = self.members[*i].lease.server();
-            push(server, &sql, described, given, arrays);
+            push(server, &sql, described, given, arrays, gather.joins_fragments());
             server.flush().await?;
         }
         let answers = match gather.runs {
@@ -331,7 +331,7 @@ impl Session {
     ) -> Result<(), Failure> {
         let sql = gather.final_sql(described.parameters.len() + 1);
         let server = self.members[at].lease.server();
-        push(server, &sql, described, given, arrays);
+        push(server, &sql, described, given, arrays, gather.joins_fragments());
         let mut is_parsed = false;
         while let Some((tag, frame)) = relay::next_frame(server, &mut self.client).await? {
             match tag {
@@ -359,51 +359,69 @@ impl Session {
     }
 }
 
-/// Queues the statement over shipped rows.
+/// Queues the statement over shipped rows; `joins` if what it joins was all shipped.
 pub(super) fn push(
     server: &mut Server,
     sql: &str,
     described: &Described,
     given: &Given<'_>,
     arrays: &[Bytes],
+    joins: bool,
 ) {
     let bytes: usize = arrays.iter().map(Bytes::len).sum();
     let is_large = bytes > LARGE_BYTES;
     if is_large {
-        hide(server, &more_memory(bytes));
+        hide(server, &planned_for(bytes, joins));
     }
     parse(server, sql, described, given);
     bind(server, b"", given, arrays);
     server.push_with(b'E', Action::Forward, |out| frontend::execute(out, b"", given.max_rows));
     if is_large {
-        hide(server, LESS_MEMORY);
+        hide(server, &planned_as_before());
     }
     server.push_sync();
 }
 
-/// Rows above this are given memory to be sorted and joined in.
-const LARGE_BYTES: usize = 1 << 20;
+/// Above this, rows are given memory to be sorted and joined in, and the planner is told what it cannot know.
+const LARGE_BYTES: usize = 64 << 10;
 
-/// The settings for a statement over so many bytes. Shipped rows have no order and no statistics, so that
-/// joins by sorting are never the better ones.
-fn more_memory(bytes: usize) -> String {
-    let save = |name: &str| {
-        format!("set_config('sluice_gather.{name}', pg_catalog.current_setting('{name}'), true)")
+/// What is set for a statement over many rows, and set back after it.
+const PLANNING: [&str; 4] = ["work_mem", "enable_mergejoin", "enable_nestloop", "jit"];
+
+/// The settings for a statement over so many bytes. Shipped rows have no order and no statistics: joins by
+/// sorting are never the better ones, and of a join by several columns the planner expects a single row, so
+/// that it takes loops, which have no index to use. What it switches off counts as so expensive that it
+/// would also compile the statement.
+fn planned_for(bytes: usize, joins: bool) -> String {
+    let off = |is_off: bool, name: &str| match is_off {
+        true => "'off'".to_owned(),
+        false => format!("pg_catalog.current_setting('{name}')"),
     };
-    format!(
-        "SELECT pg_catalog.{}, pg_catalog.{}, pg_catalog.set_config('enable_mergejoin', 'off', true), \
-         pg_catalog.set_config('work_mem', greatest({}, \
-         pg_catalog.pg_size_bytes(pg_catalog.current_setting('work_mem')) / 1024) || 'kB', true)",
-        save("work_mem"),
-        save("enable_mergejoin"),
+    let memory = format!(
+        "greatest({}, pg_catalog.pg_size_bytes(pg_catalog.current_setting('work_mem')) / 1024) || 'kB'",
         3 * bytes / 1024
-    )
+    );
+    let values = [memory, off(true, PLANNING[1]), off(joins, PLANNING[2]), off(joins, PLANNING[3])];
+    let saved = PLANNING.map(|it| (saved(it), format!("pg_catalog.current_setting('{it}')")));
+    let set = PLANNING.map(str::to_owned).into_iter().zip(values);
+    set_all(saved.into_iter().chain(set))
 }
 
-const LESS_MEMORY: &str = "SELECT pg_catalog.set_config('work_mem', \
-    pg_catalog.current_setting('sluice_gather.work_mem'), true), \
-    pg_catalog.set_config('enable_mergejoin', \
-    pg_catalog.current_setting('sluice_gather.enable_mergejoin'), true)";
+fn planned_as_before() -> String {
+    let back = |it: &str| (it.to_owned(), format!("pg_catalog.current_setting('{}')", saved(it)));
+    set_all(PLANNING.map(back).into_iter())
+}
+
+fn saved(name: &str) -> String {
+    format!("sluice_gather.{name}")
+}
+
+fn set_all(settings: impl Iterator<Item = (String, String)>) -> String {
+    let calls: Vec<String> = settings
+        .map(|(name, value)| format!("pg_catalog.set_config('{name}', {value}, true)"))
+        .collect();
+    format!("SELECT {}", calls.join(", "))
+}
 
 /// Queues a statement without parameters whose answer nobody sees.
 fn hide(server: &mut Server, sql: &str) {

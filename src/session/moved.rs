@@ -61,7 +61,7 @@ impl Session {
         for (i, shard) in at.iter().zip(&shards) {
             let sql = moved.update_sql(&map, *shard, now);
             let server = self.members[*i].lease.server();
-            push(server, &sql, &described, &given, &[]);
+            push(server, &sql, &described, &given, &[], false);
             server.flush().await?;
         }
         let mut members = pick(&mut self.members, &at);

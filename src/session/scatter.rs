@@ -185,7 +185,7 @@ impl Session {
             self.check_second_write(*shard)?;
             let i = self.member(*shard, Role::Primary).await?;
             self.members[i].wrote = true;
-            push(self.members[i].lease.server(), &sql, described, given, arrays);
+            push(self.members[i].lease.server(), &sql, described, given, arrays, false);
             at.push(i);
         }
         for i in &at {

@@ -250,11 +250,20 @@ fn case_results<'e>(children: &'e [Expr], detail: &str) -> Vec<&'e Expr> {
     whens[..whole].iter().skip(1).step_by(2).chain(&whens[whole..]).collect()
 }
 
-/// The type all of them have; untyped NULLs aside.
+/// The type all of them have, or the widest of their numbers; untyped NULLs aside.
 fn common<'e>(levels: &[Names], exprs: impl Iterator<Item = &'e Expr>) -> Option<Type> {
     let mut types = exprs.filter(|it| it.kind != Kind::Literal(Literal::Null));
     let first = type_of(levels, types.next()?)?;
-    types.all(|it| type_of(levels, it).is_some_and(|it| it.oid == first.oid)).then_some(first)
+    types.try_fold(first, |common, it| match type_of(levels, it)? {
+        it if it.oid == common.oid => Some(common),
+        it => wider(common.oid, it.oid),
+    })
+}
+
+/// The wider of two exact numbers' types.
+fn wider(left: u32, right: u32) -> Option<Type> {
+    let rank = |oid: u32| [21, 23, INT8, NUMERIC].iter().position(|it| *it == oid);
+    Some(Type::of(if rank(left)? >= rank(right)? { left } else { right }))
 }
 
 fn operator(levels: &[Names], op: &Op) -> Option<Type> {
@@ -279,15 +288,12 @@ fn operator(levels: &[Names], op: &Op) -> Option<Type> {
 
 /// Integers and numerics; the wider operand decides.
 fn arithmetic(levels: &[Names], op: &Op) -> Option<Type> {
-    let rank = |oid: u32| [21, 23, INT8, NUMERIC].iter().position(|it| *it == oid);
     let right = type_of(levels, op.right.as_ref()?)?;
     let left = match &op.left {
         Some(left) => type_of(levels, left)?,
         None => right,
     };
-    let (left, right) = (left.oid, right.oid);
-    let wider = if rank(left)? >= rank(right)? { left } else { right };
-    Some(Type::of(wider))
+    wider(left.oid, right.oid)
 }
 
 fn function(levels: &[Names], name: &str, args: &[Expr]) -> Option<Type> {
