@@ -238,3 +238,6 @@ SELECT sum((SELECT count(*) FROM orders o WHERE o.tenant_id = i.id)), avg(coales
 SELECT sum(nullif(qty, 2.5::float8)), count(DISTINCT id) FROM items
 
 SELECT sum(u) FROM unnest(ARRAY[1, 2, NULL]) u, orders WHERE orders.id = u
+
+-- Its rows are not read.
+SELECT 1 AS one FROM items WHERE 1 / (qty - qty) = 1 HAVING 1 < 2

@@ -139,3 +139,13 @@ SELECT a.id FROM items a JOIN items b ON a.id = b.id + 7 WHERE a.mood = $1
 
 --! params enum ok|enum sad
 SELECT mood, $2 = mood, count(*) FROM items WHERE mood IN ($1, $2) GROUP BY 1, 2 HAVING count(*) > 1
+
+-- What a subquery orders stays in order.
+--! ordered
+SELECT * FROM (SELECT tenant_id, id FROM items WHERE qty > 3 ORDER BY qty, tenant_id, id) it LIMIT 7
+
+--! ordered
+WITH it AS (SELECT tenant_id, id FROM items ORDER BY id DESC, tenant_id), same AS (SELECT * FROM it WHERE id > 2) SELECT tenant_id, id FROM same OFFSET 5
+
+--! ordered
+SELECT tenant_id FROM (SELECT tenant_id, count(*) FROM orders GROUP BY tenant_id ORDER BY sum(amount) DESC, tenant_id) it LIMIT 5

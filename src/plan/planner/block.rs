@@ -34,6 +34,8 @@ pub(super) struct Outcome {
     /// Whether `cols` are all columns, in order.
     pub(super) complete: bool,
     pub(super) dist: Result<Dist, PgError>,
+    /// Whether Postgres gives the rows in an order that the query asks for.
+    pub(super) is_ordered: bool,
 }
 
 /// A result column.
@@ -67,6 +69,8 @@ pub(super) struct State {
     pub(super) has_aggregate: bool,
     /// An aggregate's result depends on the order of its input.
     pub(super) is_ordered: bool,
+    /// An item of FROM gives its rows in an order, which Postgres keeps where nothing changes it.
+    pub(super) is_fed_in_order: bool,
     pub(super) windows: Vec<Window>,
     pub(super) reads_reference: bool,
 }
@@ -178,7 +182,9 @@ impl Analyzer<'_> {
             exact: false,
             passes_down: false,
         };
-        Outcome { cols: (0..width).map(col).collect(), complete: true, dist: self.by_tenant() }
+        let cols = (0..width).map(col).collect();
+        let is_ordered = !query.order.is_empty();
+        Outcome { cols, complete: true, dist: self.by_tenant(), is_ordered }
     }
 
     /// ORDER BY, LIMIT and OFFSET.
@@ -223,13 +229,25 @@ impl Analyzer<'_> {
             self.gather_parts(query, select, dist);
         }
         let (cols, complete) = self.columns(query, select);
+        let is_ordered = !query.order.is_empty()
+            || self.block_is_fed_in_order()
+                && !self.is_grouped(select)
+                && select.distinct == Distinct::No;
         if self.blocks.len() == 1 && self.wants_merge && dist != Ok(Dist::Free) {
-            let merged = dist.clone().and_then(|_| super::merge::plan(self, query, select));
+            let merged = dist.clone().and_then(|_| match is_ordered && query.order.is_empty() {
+                true => Err(ordered_inside()),
+                false => super::merge::plan(self, query, select),
+            });
             self.merged = Some(merged);
         }
         let dist = dist.and_then(|dist| self.whole(dist, query, select));
         self.levels.pop();
-        Outcome { cols, complete, dist }
+        Outcome { cols, complete, dist, is_ordered }
+    }
+
+    fn block_is_fed_in_order(&self) -> bool {
+        // A join has an order of its own.
+        self.blocks.last().is_some_and(|it| it.is_fed_in_order && it.members.len() == 1)
     }
 
     /// Whether FROM and WHERE fall apart by tenant.
@@ -513,7 +531,7 @@ impl Analyzer<'_> {
         if self.blocks.len() == 1 && self.wants_merge {
             self.merged = Some(Err(set_operations()));
         }
-        Outcome { cols, complete, dist }
+        Outcome { cols, complete, dist, is_ordered: !query.order.is_empty() }
     }
 }
 
@@ -567,6 +585,14 @@ fn correlated() -> PgError {
         "a subquery that is not correlated by the tenant column",
         "Its rows may lie on another shard than the row it is computed for.",
     )
+}
+
+fn ordered_inside() -> PgError {
+    refuse::over_shards(
+        "ORDER BY in a subquery of FROM",
+        "Its order is that of the answer, but each shard would sort its own rows.",
+    )
+    .hint("Order the outermost query.")
 }
 
 pub(super) fn windows() -> PgError {

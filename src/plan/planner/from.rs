@@ -204,6 +204,8 @@ impl<'a> Analyzer<'a> {
         let outside = self.enter_view(text);
         let outcome = self.view_query(query);
         let is_apart = matches!(outcome.dist, Ok(Dist::Tenant));
+        // A view is shipped as a table is.
+        let outcome = Outcome { is_ordered: false, ..outcome };
         let mut rel = self.derive(outcome, name.name.clone());
         rel.schema = Some(name.schema.clone().unwrap_or_else(|| self.schema_of(name)));
         if rel.complete && rel.cols.len() == table.columns.len() {
@@ -305,6 +307,9 @@ impl<'a> Analyzer<'a> {
                 place: None,
                 sql_type: None,
             });
+        }
+        if let Some(block) = self.blocks.last_mut() {
+            block.is_fed_in_order |= outcome.is_ordered && outcome.dist == Ok(Dist::Tenant);
         }
         match outcome.dist {
             Ok(Dist::Tenant) => self.add_member(&exact),

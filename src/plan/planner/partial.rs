@@ -97,8 +97,12 @@ fn partial(analyzer: &Analyzer<'_>, query: &Query, select: &Select) -> Option<(F
     let name = |(i, part): (usize, &Part)| format!("{} AS {}", part.sql, column(i));
     let parts: Vec<String> = it.parts.iter().enumerate().map(name).collect();
     let keys: Vec<&str> = it.keys.iter().map(|key| it.parts[key.at].sql.as_str()).collect();
-    let group =
-        if keys.is_empty() { String::new() } else { format!(" GROUP BY {}", keys.join(", ")) };
+    let group = match (keys.as_slice(), parts.as_slice()) {
+        // One group, of which nothing is asked: one Postgres does not read the rows either.
+        ([], []) => " LIMIT 0".to_owned(),
+        ([], _) => String::new(),
+        _ => format!(" GROUP BY {}", keys.join(", ")),
+    };
     let columns = it.parts.iter().enumerate().map(|(i, part)| FragmentColumn {
         name: column(i),
         type_oid: part.oid,

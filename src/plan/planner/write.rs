@@ -57,7 +57,7 @@ impl Analyzer<'_> {
             return Outcome { cols, complete, dist: Ok(Dist::Tenant) };
         }
         self.not_fanned(error.clone());
-        Outcome { cols: Vec::new(), complete: false, dist: Err(error) }
+        Outcome { cols: Vec::new(), complete: false, dist: Err(error), is_ordered: false }
     }
 
     /// Looks at a data-modifying statement.

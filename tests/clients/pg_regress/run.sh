@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# PostgreSQL's own regression suite, directly and through pgsluice with one shard.
+# PostgreSQL's own regression suite, directly and through pgsluice with one shard; and its reads through
+# pgsluice with four.
 #
-# Usage: run.sh [MODE]...    MODE is direct, session or transaction; all three if none is named.
+# Usage: run.sh [MODE]...    MODE is direct, session, transaction or shards; all of them if none is named.
 #
 # The suite is built from the source package of the installed server's minor version (apt), or from
 # the unpacked source that PG_SOURCE names. Everything is kept below DIR (/var/tmp/pgsluice-regress);
-# PGSLUICE names the binary. Prints what failed, and at the end one line per mode; fails if a test
+# PGSLUICE names the binary, TESTS the tests or files to run. Prints what failed, and at the end one line per mode; fails if a test
 # that is not listed in `exceptions` fails.
 set -euo pipefail
 
@@ -46,8 +47,6 @@ source_tree() {
 }
 
 build() {
-  source=$(source_tree)
-  suite=$source/src/test/regress
   [ ! -f "$suite/regress.so" ] || return 0
   (
     cd "$source"
@@ -86,13 +85,27 @@ fresh_database() {
   done
 }
 
+# shards_of MODE: the database's further lines.
+shards_of() {
+  local url=postgres://postgres:postgres@127.0.0.1:$server_port shard
+  if [ "$1" != shards ]; then
+    printf '[[database.shard]]\nid = 0\nprimary = "%s/regression"\n' "$url"
+    return
+  fi
+  printf 'tenant_column = "tenant_id"\nhome_shard = 0\n'
+  for shard in 0 1 2 3; do
+    printf '[[database.shard]]\nid = %s\nrange = [%s, %s]\nprimary = "%s/shard%s"\n' \
+      $shard $((shard * 64)) $((shard * 64 + 63)) "$url" $shard
+  done
+}
+
 start_proxy() {
   mkdir -p "$dir/proxy"
   cat >"$dir/proxy/pgsluice.toml" <<CONF
 [listen]
 address = "127.0.0.1:$proxy_port"
 [pool]
-mode = "$1"
+mode = "${1/shards/transaction}"
 size = 60
 wait_timeout = "30s"
 [[user]]
@@ -101,9 +114,7 @@ password = "postgres"
 admin = true
 [[database]]
 name = "regression"
-[[database.shard]]
-id = 0
-primary = "postgres://postgres:postgres@127.0.0.1:$server_port/regression"
+$(shards_of "$1")
 CONF
   # A session of its own for each client: a server that served another one has its libraries loaded,
   # its statistics unsent and its temporary schema made, which guc, stats and temp look at.
@@ -144,6 +155,25 @@ run() {
   sed -nE 's/^(test)? +([a-z0-9_.]+) +\.\.\. +(FAILED|failed).*/\2/p' "$out/log" | sort >"$out/failed"
 }
 
+# The reads over four shards, and over one Postgres; results in DIR/shards.
+shards() {
+  local python=python3 database
+  if ! python3 -c 'import psycopg' 2>/dev/null; then
+    python=$dir/venv/bin/python
+    [ -x "$python" ] || { python3 -m venv "$dir/venv" && "$dir/venv/bin/pip" install -q 'psycopg[binary]'; }
+  fi
+  for database in one twin0 twin1 twin2 shard0 shard1 shard2 shard3; do
+    server -d postgres -c "CREATE DATABASE $database TEMPLATE template0"
+  done
+  start_proxy shards
+  local status=0 target="host=127.0.0.1 user=postgres password=postgres"
+  "$python" "$here/shards.py" "$suite" "$dir/shards" "$target port=$server_port" \
+    "$target port=$proxy_port" ${TESTS:-} || status=1
+  stop_proxy
+  [ $status = 0 ] || printf 'shards: answers differ, see %s\n' "$dir/shards/different"
+  return $status
+}
+
 report() {
   local status=0 mode
   for mode in "$@"; do
@@ -164,14 +194,18 @@ report() {
   return $status
 }
 
-[ $# -gt 0 ] || set -- direct session transaction
+[ $# -gt 0 ] || set -- direct session transaction shards
 mkdir -p "$dir"
-build
+suite=$(source_tree)/src/test/regress
+source=${suite%/src/test/regress}
 trap 'stop_proxy; stop_server' EXIT
 # A server of its own for each: roles and statistics of one run are not for the next.
+status=0 suites=()
 for mode in "$@"; do
+  [ "$mode" = shards ] || build
   start_server
-  run "$mode"
+  if [ "$mode" = shards ]; then shards || status=1; else run "$mode"; suites+=("$mode"); fi
   stop_server
 done
-report "$@"
+[ ${#suites[@]} = 0 ] || report "${suites[@]}" || status=1
+exit $status
