@@ -68,7 +68,7 @@ listen_addresses = '127.0.0.1'
 port = $server_port
 unix_socket_directories = '$dir/run'
 fsync = off
-max_prepared_transactions = 2
+max_prepared_transactions = ${1:-2}
 CONF
   "${as_user[@]}" "$bin/pg_ctl" -D "$data" -l "$dir/run/server.log" -w start >/dev/null
   server() { PGOPTIONS="" "$bin/psql" -h 127.0.0.1 -p "$server_port" -U postgres -XqAt "$@"; }
@@ -203,7 +203,8 @@ trap 'stop_proxy; stop_server' EXIT
 status=0 suites=()
 for mode in "$@"; do
   [ "$mode" = shards ] || build
-  start_server
+  # Databases of one server are the shards.
+  if [ "$mode" = shards ]; then start_server 20; else start_server; fi
   if [ "$mode" = shards ]; then shards || status=1; else run "$mode"; suites+=("$mode"); fi
   stop_server
 done

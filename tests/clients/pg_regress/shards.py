@@ -231,7 +231,8 @@ class Sides:
                 self.sums[name] = digest
                 self.copy_rows(name)
         # Whatever is DDL makes the proxy read the schema anew.
-        self.proxy.run("COMMENT ON SCHEMA public IS 'changed'")
+        result = self.proxy.run("COMMENT ON SCHEMA public IS 'changed'")
+        assert result.status == psycopg.pq.ExecStatus.COMMAND_OK, result.error_message.decode()
 
     def copy_rows(self, name):
         columns = self.one.rows(
