@@ -250,6 +250,8 @@ class Sides:
             result = server.run(f"COPY {name} ({columns}) FROM STDIN", b"".join(own))
             if result.status == psycopg.pq.ExecStatus.FATAL_ERROR:
                 print(f"cannot copy {name}: {result.error_message.decode()}", file=sys.stderr)
+        if len(lines) > LARGE:
+            self.everywhere(f"ANALYZE {name}")
 
     def compare(self, sql):
         """`(outcome, text)`: equal, error, undetermined, refused, different."""
