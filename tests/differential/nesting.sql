@@ -149,3 +149,11 @@ WITH it AS (SELECT tenant_id, id FROM items ORDER BY id DESC, tenant_id), same A
 
 --! ordered
 SELECT tenant_id FROM (SELECT tenant_id, count(*) FROM orders GROUP BY tenant_id ORDER BY sum(amount) DESC, tenant_id) it LIMIT 5
+
+--! ordered
+SELECT * FROM item_list LIMIT 9
+
+SELECT count(*), sum(qty) FROM item_list WHERE id > 3
+
+--! ordered
+SELECT tenant_id, id FROM item_list WHERE qty IN (SELECT max(qty) FROM items)

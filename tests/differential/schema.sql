@@ -61,5 +61,6 @@ CREATE TABLE settings (key text PRIMARY KEY, value text);
 INSERT INTO settings VALUES ('theme', 'light'), ('mail', 'on');
 
 CREATE VIEW big_items AS SELECT tenant_id, id, name, qty FROM items WHERE qty > 5;
+CREATE VIEW item_list AS SELECT tenant_id, id, qty FROM items ORDER BY qty DESC NULLS LAST, tenant_id, id;
 CREATE FUNCTION twice(a integer) RETURNS integer LANGUAGE sql IMMUTABLE AS 'SELECT a * 2';
 CREATE FUNCTION count_items() RETURNS bigint LANGUAGE sql STABLE AS 'SELECT count(*) FROM items';

@@ -203,9 +203,8 @@ impl<'a> Analyzer<'a> {
         };
         let outside = self.enter_view(text);
         let outcome = self.view_query(query);
-        let is_apart = matches!(outcome.dist, Ok(Dist::Tenant));
-        // A view is shipped as a table is.
-        let outcome = Outcome { is_ordered: false, ..outcome };
+        // What is shipped comes in no order.
+        let is_apart = matches!(outcome.dist, Ok(Dist::Tenant)) && !outcome.is_ordered;
         let mut rel = self.derive(outcome, name.name.clone());
         rel.schema = Some(name.schema.clone().unwrap_or_else(|| self.schema_of(name)));
         if rel.complete && rel.cols.len() == table.columns.len() {
