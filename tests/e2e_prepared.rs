@@ -198,3 +198,17 @@ fn a_type_made_again_by_prepared_statements_is_the_new_one() {
         client.run("DEALLOCATE ALL");
     }
 }
+
+/// What a literal means is told by the settings of the client that has it parsed.
+#[test]
+fn unnamed_statements_read_literals_by_their_own_settings() {
+    let (proxy, _) = one_server("literals", "");
+    let sql = "SELECT extract(epoch FROM timestamptz '2020-01-01 00:00:07')::bigint::text";
+    let mut client = proxy.client();
+    for (zone, expected) in [("UTC", "1577836807"), ("Asia/Tokyo", "1577804407")] {
+        client.run(&format!("SET timezone = '{zone}'"));
+        for _ in 0..3 {
+            assert_eq!(unnamed(&mut client, sql).first(), expected, "{zone}");
+        }
+    }
+}
