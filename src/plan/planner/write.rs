@@ -54,7 +54,7 @@ impl Analyzer<'_> {
         if matches!(fan, Fan::Sum) {
             // Each shard changes rows of its own tenants and goes on with these.
             let (cols, complete) = returned;
-            return Outcome { cols, complete, dist: Ok(Dist::Tenant) };
+            return Outcome { cols, complete, dist: Ok(Dist::Tenant), is_ordered: false };
         }
         self.not_fanned(error.clone());
         Outcome { cols: Vec::new(), complete: false, dist: Err(error), is_ordered: false }
