@@ -212,3 +212,25 @@ fn unnamed_statements_read_literals_by_their_own_settings() {
         }
     }
 }
+
+#[test]
+fn named_statements_read_literals_by_their_own_settings() {
+    let (proxy, _) = one_server("own_literals", "");
+    let sql = "SELECT extract(epoch FROM timestamptz '2020-01-01 00:00')::int8";
+    let mut epochs = Vec::new();
+    for zone in ["UTC", "Asia/Tokyo", "UTC"] {
+        let mut client = proxy.client();
+        client.run(&format!("SET TimeZone = '{zone}'"));
+        prepare(&mut client, b"s", sql);
+        epochs.push(execute(&mut client, b"s").first());
+    }
+    assert_eq!(epochs, ["1577836800", "1577804400", "1577836800"]);
+    let now = "SELECT timestamptz 'now' = now()";
+    for _ in 0..3 {
+        let mut client = proxy.client();
+        client.run("BEGIN");
+        prepare(&mut client, b"n", now);
+        assert_eq!(execute(&mut client, b"n").first(), "t");
+        client.run("COMMIT");
+    }
+}

@@ -325,6 +325,11 @@ impl Session {
             Some(Setting::Statement(it) | Setting::Value(it)) => it,
             None => "",
         };
+        if self.has_local_settings() && parse.sql.contains(&b'\'') {
+            return None;
+        }
+        let with_settings = self.literal_settings(parse.sql).map(|it| format!("{path}{it}"));
+        let path = with_settings.as_deref().unwrap_or(path);
         let version = self.schema_version(self.database.state.catalog.load().as_ref()?);
         let database = &*self.database.name;
         self.proxy.prepared.find(&Parsed { sql: parse.sql, types, path, database, version })

@@ -110,6 +110,17 @@ fn arguments<'a>(frame: &'a [u8], text: &'a Text) -> Result<Bound<'a>, PgError> 
     Ok(bound(&Bind::read(frame)?, frame, text))
 }
 
+/// Whether a literal may be read as a moment of the clock, which is that of its Parse.
+fn reads_clock(sql: &[u8]) -> bool {
+    const WORDS: [&[u8]; 4] = [b"now", b"today", b"tomorrow", b"yesterday"];
+    let quotes = sql.iter().enumerate().filter(|(_, it)| **it == b'\'');
+    let rest = |at: usize| sql[at + 1..].trim_ascii_start();
+    let begins = |rest: &[u8], word: &[u8]| {
+        rest.get(..word.len()).is_some_and(|it| it.eq_ignore_ascii_case(word))
+    };
+    quotes.map(|(at, _)| rest(at)).any(|rest| WORDS.iter().any(|it| begins(rest, it)))
+}
+
 /// As Postgres reports it.
 fn stale_plan() -> PgError {
     PgError::new(sqlstate::FEATURE_NOT_SUPPORTED, "cached plan must not change result type")
@@ -210,6 +221,27 @@ impl Session {
         }
     }
 
+    /// Whether the block may have settings that end with it.
+    pub(super) fn has_local_settings(&self) -> bool {
+        self.tx.as_ref().is_some_and(|tx| !tx.replay.is_empty())
+    }
+
+    /// The session's settings that tell what literals of a text mean, if it has some of either: literals are
+    /// read when a statement is parsed.
+    pub(super) fn literal_settings(&self, sql: &[u8]) -> Option<String> {
+        const NAMES: [&str; 4] = ["timezone", "datestyle", "intervalstyle", "array_nulls"];
+        if self.settings.is_empty() || !sql.contains(&b'\'') {
+            return None;
+        }
+        let mut text = String::new();
+        for name in NAMES {
+            if let Some(Setting::Statement(it) | Setting::Value(it)) = self.settings.get(name) {
+                text.push_str(&format!("\0{name}={it}"));
+            }
+        }
+        (!text.is_empty()).then_some(text)
+    }
+
     /// The statement of a Parse, planned and shared.
     pub(super) async fn prepare(
         &mut self,
@@ -244,12 +276,18 @@ impl Session {
             Some(Setting::Statement(it) | Setting::Value(it)) => it.clone(),
             None => String::new(),
         };
+        let path = match self.literal_settings(&sql) {
+            Some(settings) => format!("{path}{settings}"),
+            None => path,
+        };
         let database = Arc::clone(&self.database.name);
         // The texts outlive this message: they must not keep its whole read buffer alive.
         let sql = Bytes::copy_from_slice(&sql);
         // Temporary tables, and a schema that only this transaction sees, are nobody else's.
-        let is_own =
-            self.pin.is_some() || !matches!(self.schema_of_block, SchemaOfBlock::Unchanged);
+        let is_own = self.pin.is_some()
+            || !matches!(self.schema_of_block, SchemaOfBlock::Unchanged)
+            || reads_clock(&sql)
+            || self.has_local_settings() && sql.contains(&b'\'');
         let schema = match is_own {
             true => self.proxy.prepared.own_schema(),
             false => self.catalog_version(),
