@@ -55,7 +55,8 @@ impl Session {
             sqlstate::SERIALIZATION_FAILURE,
             "a commit over several shards is half done, so that no snapshot can be taken",
         );
-        Err(error.hint("run the transaction again; SHOW TRANSACTIONS and the log tell what is left prepared").into())
+        let hint = "run it again; what is left prepared is in pg_prepared_xacts of the shards";
+        Err(error.hint(hint).into())
     }
 
     /// Holds a primary of every shard, and the lock alone.
