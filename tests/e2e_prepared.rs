@@ -211,6 +211,16 @@ fn unnamed_statements_read_literals_by_their_own_settings() {
             assert_eq!(unnamed(&mut client, sql).first(), expected, "{zone}");
         }
     }
+    client.run("BEGIN");
+    client.run("SET LOCAL timezone = 'UTC'");
+    assert_eq!(unnamed(&mut client, sql).first(), "1577836807");
+    client.run("COMMIT");
+    assert_eq!(unnamed(&mut client, sql).first(), "1577804407");
+    for _ in 0..3 {
+        client.run("BEGIN");
+        assert_eq!(unnamed(&mut client, "SELECT timestamptz ' Now' = now()").first(), "t");
+        client.run("COMMIT");
+    }
 }
 
 #[test]

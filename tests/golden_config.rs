@@ -135,7 +135,7 @@ fn the_documentation_tells_every_key() {
     if std::env::var_os("UPDATE_GOLDEN").is_some() {
         fs::write(path, &now).unwrap();
     } else {
-        assert_eq!(text, now, "UPDATE_GOLDEN=1 writes it anew");
+        assert!(text == now, "{} is out of date; UPDATE_GOLDEN=1 writes it anew", path.display());
     }
 }
 

@@ -220,10 +220,7 @@ impl Session {
     /// Under which name a server is to have a client's statement.
     pub(in crate::session) fn place_of(&self, name: &[u8], prepared: &Prepared) -> Place {
         let is_known = || prepared.text.is_valid(self.catalog_version());
-        // What a literal means is told when it is parsed: by TimeZone and DateStyle, or the clock ('now').
-        let is_same_anytime = || !prepared.text.sql().contains(&b'\'');
-        let may_reuse = self.cluster.config.pool.reuse_unnamed && is_known() && is_same_anytime();
-        match !name.is_empty() || may_reuse {
+        match !name.is_empty() || (self.cluster.config.pool.reuse_unnamed && is_known()) {
             true => Place::Named,
             false => Place::Unnamed,
         }
