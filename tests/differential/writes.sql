@@ -364,3 +364,9 @@ UPDATE orders SET tenant_id = 77, id = tenant_id * 100 + id /* all of them */ WH
 --! then SELECT * FROM orders WHERE tenant_id > 1000
 INSERT INTO orders (tenant_id, id) -- made
 SELECT 1000 + n, 1 FROM generate_series(1, 5) n -- of nothing
+
+--! then SELECT count(*) FROM orders
+INSERT INTO orders (tenant_id, id, status) VALUES (1, 1, 'old'), (2, 99, 'new'), (3, 99, 'new'), (4, 1, 'old'), (5, 99, 'new') ON CONFLICT DO NOTHING RETURNING tenant_id, id, status
+
+--! then SELECT count(*), sum(amount) FROM orders
+INSERT INTO orders (tenant_id, id, amount) SELECT t, 3 * t, -1 FROM generate_series(1, 12) t ON CONFLICT (tenant_id, id) DO UPDATE SET amount = -2 WHERE orders.status = 'new' RETURNING *

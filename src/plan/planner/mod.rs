@@ -431,9 +431,6 @@ impl<'a> Planner<'a> {
             return None;
         }
         let scatter = scatter::scattered(analyzer.gathering?, rows, it, self.sql, range)?;
-        if !scatter.insertion.is_ordered && !it.returning.is_empty() {
-            return None;
-        }
         let combine = Combine::Scatter(Box::new(scatter));
         // Keys of one shard are found when it runs; it is then sent as it is.
         if let Action::Run(Run { scope: Scope::Keys { with_home: false, .. }, .. }) = &plan.action {

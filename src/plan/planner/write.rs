@@ -510,13 +510,8 @@ impl Analyzer<'_> {
         if rows.len() != keys.len() {
             return Fan::Refuse(mixed());
         }
+        // Rows left out leave no trace of where they were: the others come shard by shard.
         let is_ordered = it.conflict.as_ref().is_none_or(updates_all);
-        if !is_ordered && !it.returning.is_empty() {
-            return Fan::Refuse(refuse::over_shards(
-                "INSERT … ON CONFLICT … RETURNING",
-                "Rows that were not inserted are not returned, so that the order of the others is not known.",
-            ));
-        }
         let dated = match self.facts.dated.is_empty() {
             true => None,
             false => match list_end(self.sql, &self.range, "values") {
