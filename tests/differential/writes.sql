@@ -370,3 +370,20 @@ INSERT INTO orders (tenant_id, id, status) VALUES (1, 1, 'old'), (2, 99, 'new'),
 
 --! then SELECT count(*), sum(amount) FROM orders
 INSERT INTO orders (tenant_id, id, amount) SELECT t, 3 * t, -1 FROM generate_series(1, 12) t ON CONFLICT (tenant_id, id) DO UPDATE SET amount = -2 WHERE orders.status = 'new' RETURNING *
+
+-- MERGE of rows with those of their own tenants.
+
+--! then SELECT * FROM orders
+MERGE INTO orders o USING items i ON o.tenant_id = i.tenant_id AND o.id = i.id WHEN MATCHED AND i.qty > 5 THEN DELETE WHEN MATCHED THEN UPDATE SET amount = i.qty, status = i.name || '!' WHEN NOT MATCHED AND i.id < 8 THEN INSERT (tenant_id, id, amount) VALUES (i.tenant_id, i.id, -1)
+
+--! then SELECT * FROM orders
+MERGE INTO orders o USING plans p ON p.plan_id = o.plan_id AND o.id < 3 WHEN MATCHED THEN UPDATE SET amount = p.price
+
+--! then SELECT * FROM orders
+MERGE INTO orders o USING (SELECT tenant_id, max(id) AS most FROM items WHERE flag GROUP BY tenant_id) s ON s.tenant_id = o.tenant_id AND o.id = 2 WHEN MATCHED THEN UPDATE SET amount = most WHEN NOT MATCHED THEN INSERT VALUES (s.tenant_id, 2, NULL, NULL, most)
+
+MERGE INTO orders o USING plans p ON p.plan_id = o.plan_id AND o.tenant_id = p.price WHEN NOT MATCHED THEN INSERT (tenant_id, id) VALUES (p.price, 1)
+
+MERGE INTO orders o USING items i ON o.tenant_id = i.tenant_id AND o.id = i.id WHEN NOT MATCHED THEN INSERT (tenant_id, id) VALUES (i.id, i.tenant_id)
+
+MERGE INTO orders o USING items i ON o.id = i.id WHEN MATCHED THEN DELETE

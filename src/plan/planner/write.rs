@@ -619,6 +619,13 @@ impl Analyzer<'_> {
             self.merge_when(when, table.as_ref(), &it.table.name);
         }
         self.targets(&it.returning);
+        let stays = match (by_source, inserts) {
+            (true, _) => false,
+            (false, false) => true,
+            // Rows without a match are inserted where they are: only if that is where they belong.
+            (false, true) => self.inserts_stay(it, table.as_ref()),
+        };
+        let fan = if stays { self.fan(false) } else { Fan::Refuse(mixed()) };
         self.levels.pop();
         if let Some(table) = &self.facts.writes_reference {
             let error =
@@ -626,10 +633,33 @@ impl Analyzer<'_> {
                     .hint("Write it as INSERT … ON CONFLICT, UPDATE or DELETE.");
             self.refuse(error);
         }
-        Fan::Refuse(refuse::over_shards(
-            "MERGE",
-            "A row and its match may lie on different shards.",
-        ))
+        match fan {
+            Fan::Sum => Fan::Sum,
+            _ => Fan::Refuse(refuse::over_shards(
+                "MERGE",
+                "A row and its match may lie on different shards.",
+            )),
+        }
+    }
+
+    /// Whether the source's rows are tenants' own and each is inserted under its own tenant.
+    fn inserts_stay(&self, it: &MergeInto, table: Option<&Table>) -> bool {
+        let (Some(table), Some(state)) = (table, self.blocks.last()) else { return false };
+        let (Some(tenant), Some(first)) = (tenant_column(Some(table)), state.members.first())
+        else {
+            return false;
+        };
+        let key_of = |columns: &[String]| match columns {
+            [] => table.column(&tenant),
+            columns => columns.iter().position(|it| *it == tenant),
+        };
+        let stays = |when: &When| match &when.action {
+            WhenAction::Insert { columns, values } => key_of(columns)
+                .and_then(|at| self.node_of(values.get(at)?))
+                .is_some_and(|node| state.classes.same(node, *first)),
+            _ => true,
+        };
+        state.members.len() > 1 && it.whens.iter().all(stays)
     }
 
     fn merge_when(&mut self, when: &When, table: Option<&Table>, name: &str) {
