@@ -136,7 +136,10 @@ impl Generator<'_> {
         let filter = self.filter();
         self.depth -= 1;
         self.scopes.pop();
-        let conflict = if self.choices.chance(30) { " ON CONFLICT DO NOTHING" } else { "" };
+        // Rows of several tenants may have one id: which of them would stay is open.
+        let is_open = has_tenant.is_none() && source.columns.iter().any(|it| it.is_tenant);
+        let skips = self.choices.chance(30) && !is_open;
+        let conflict = if skips { " ON CONFLICT DO NOTHING" } else { "" };
         let text = format!(
             "INSERT INTO {} ({}) SELECT {} FROM {} AS {alias}{filter}{conflict}",
             table.name,
