@@ -241,3 +241,5 @@ SELECT sum(u) FROM unnest(ARRAY[1, 2, NULL]) u, orders WHERE orders.id = u
 
 -- Its rows are not read.
 SELECT 1 AS one FROM items WHERE 1 / (qty - qty) = 1 HAVING 1 < 2
+
+SELECT avg(amount), count(DISTINCT i.name) FROM ONLY orders o JOIN ONLY items AS i ON i.id = o.item_id

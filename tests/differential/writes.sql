@@ -387,3 +387,6 @@ MERGE INTO orders o USING plans p ON p.plan_id = o.plan_id AND o.tenant_id = p.p
 MERGE INTO orders o USING items i ON o.tenant_id = i.tenant_id AND o.id = i.id WHEN NOT MATCHED THEN INSERT (tenant_id, id) VALUES (i.id, i.tenant_id)
 
 MERGE INTO orders o USING items i ON o.id = i.id WHEN MATCHED THEN DELETE
+
+--! then SELECT count(*) FROM items
+WITH gone AS (DELETE FROM items WHERE id > 5 RETURNING *) SELECT * FROM gone

@@ -235,7 +235,7 @@ fn reference_in(table: &Table, it: &Copy, name: &TableName) -> Plan {
     }
 }
 
-fn is_concatenation(it: &crate::merge::MergeSpec) -> bool {
+pub(super) fn is_concatenation(it: &crate::merge::MergeSpec) -> bool {
     it.hidden == 0
         && it.group.is_none()
         && !it.distinct

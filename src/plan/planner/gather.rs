@@ -90,8 +90,12 @@ impl Text {
 
     /// Puts `new` in the place of the table's name.
     fn replace(&mut self, spot: Spot, name: &TableName, new: &str) -> Option<()> {
-        let range = self.name_at(spot.at, 1 + usize::from(name.schema.is_some()))?;
+        let mut range = self.name_at(spot.at, 1 + usize::from(name.schema.is_some()))?;
         let before = self.token_at(spot.at)?.checked_sub(1).and_then(|it| self.tokens.get(it));
+        // The fragment has it, and a view's text takes none.
+        if let Some(only) = before.filter(|it| it.is("only")) {
+            range.start = only.range.start;
+        }
         let is_table_command = before.is_some_and(|it| it.is("table"));
         let alias = match spot.has_alias || is_table_command {
             true => String::new(),

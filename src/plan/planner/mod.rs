@@ -701,6 +701,9 @@ fn combine(
             Some(Ok(spec)) if found.facts.modifies && spec.limit.is_some() => Err(
                 refuse::over_shards("LIMIT over a data-modifying WITH", "Every row is changed."),
             ),
+            Some(Ok(spec)) if found.facts.modifies && copy::is_concatenation(spec) => {
+                Ok(Combine::Sum)
+            }
             Some(Ok(spec)) => {
                 let modifies = found.facts.modifies;
                 Ok(Combine::Merge(MergeSpec { modifies, ..spec.clone() }))
