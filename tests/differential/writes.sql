@@ -390,3 +390,26 @@ MERGE INTO orders o USING items i ON o.id = i.id WHEN MATCHED THEN DELETE
 
 --! then SELECT count(*) FROM items
 WITH gone AS (DELETE FROM items WHERE id > 5 RETURNING *) SELECT * FROM gone
+
+-- A condition on what a part gives says nothing of which rows the part changes.
+
+--! then SELECT count(*) FROM orders
+WITH gone AS (DELETE FROM orders WHERE id = 1 RETURNING *) SELECT g.tenant_id, i.id FROM gone g JOIN items i ON i.tenant_id = g.tenant_id WHERE i.tenant_id = 5
+
+--! then SELECT count(*), sum(o.amount), sum(i.qty) FROM orders o, items i WHERE i.tenant_id = o.tenant_id
+WITH more AS (UPDATE orders SET amount = 3 WHERE id < 3 RETURNING tenant_id) UPDATE items i SET qty = 1 FROM more m WHERE m.tenant_id = i.tenant_id AND i.tenant_id = 5 AND i.id = 1
+
+--! then SELECT count(*) FROM orders
+WITH gone AS (DELETE FROM orders WHERE id = 1 RETURNING *) DELETE FROM items i USING gone g WHERE g.tenant_id = i.tenant_id AND g.tenant_id IN (5, 6)
+
+--! then SELECT * FROM orders
+MERGE INTO orders o USING items i ON o.tenant_id = i.tenant_id AND o.id = i.id AND i.tenant_id = 5 WHEN NOT MATCHED AND i.id > 5 THEN INSERT (tenant_id, id, amount) VALUES (i.tenant_id, i.id + 40, 4)
+
+--! then SELECT count(*), sum(amount) FROM orders
+WITH gone AS (DELETE FROM orders WHERE id = 1 RETURNING *), most AS (SELECT max(id) AS m FROM items) SELECT g.tenant_id, m FROM gone g, most
+
+--! then SELECT * FROM orders
+UPDATE orders o SET tenant_id = tenant_id + 1, id = id + 3000 WHERE EXISTS (SELECT 1 FROM orders x WHERE x.tenant_id = o.tenant_id AND x.id = o.id + 1)
+
+--! params int8 null|int8 3
+INSERT INTO orders (tenant_id, id) SELECT $1::bigint, $2 FROM generate_series(1, 2)
