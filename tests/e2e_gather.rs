@@ -261,3 +261,34 @@ fn binary_copies_are_one_stream() {
         assert_eq!(client.run(same).first(), rows.to_string());
     }
 }
+
+#[test]
+fn rows_that_would_not_move_alike_stay() {
+    let (_proxy, mut client) = filled("stay", "");
+    client.run("INSERT INTO t (tenant_id, id) VALUES (1, 1), (2, 1), (6, 1)");
+    let update = "UPDATE t SET tenant_id = tenant_id + 10, note = 'moved'";
+    for (made, undone, why) in [
+        (
+            "CREATE TABLE child (tenant_id bigint, t_id int, FOREIGN KEY (tenant_id, t_id) REFERENCES t ON DELETE CASCADE)",
+            "DROP TABLE child",
+            "a foreign key of child",
+        ),
+        (
+            "ALTER TABLE t ENABLE ROW LEVEL SECURITY",
+            "ALTER TABLE t DISABLE ROW LEVEL SECURITY",
+            "row-level security",
+        ),
+    ] {
+        client.run(made);
+        let refused = client.query(update);
+        assert_eq!(refused.code(), "0A000", "{made}");
+        assert!(refused.detail.contains(why), "{}", refused.detail);
+        client.run(undone);
+    }
+    assert_eq!(client.run("SELECT count(*) FROM t WHERE note IS NULL").first(), "3");
+    assert_eq!(client.run(update).tags, ["UPDATE 3"]);
+    // Two statements in one string are one transaction: the error undoes the move.
+    let both = client.query("UPDATE t SET tenant_id = tenant_id + 100; SELECT 1 / 0");
+    assert_eq!(both.code(), "22012");
+    assert_eq!(client.run("SELECT max(tenant_id) FROM t WHERE note = 'moved'").first(), "16");
+}

@@ -10,6 +10,7 @@ use bytes::{Buf, Bytes};
 use smallvec::SmallVec;
 
 use super::extended::batch::{self, Fresh, Place};
+use super::extended::has_literal;
 use super::extended::{Portal, bound};
 use super::run::Routed;
 use super::spliced::Spliced;
@@ -325,7 +326,7 @@ impl Session {
             Some(Setting::Statement(it) | Setting::Value(it)) => it,
             None => "",
         };
-        if self.has_local_settings() && parse.sql.contains(&b'\'') {
+        if self.has_local_settings() && has_literal(parse.sql) {
             return None;
         }
         let with_settings = self.literal_settings(parse.sql).map(|it| format!("{path}{it}"));

@@ -110,10 +110,16 @@ fn arguments<'a>(frame: &'a [u8], text: &'a Text) -> Result<Bound<'a>, PgError> 
     Ok(bound(&Bind::read(frame)?, frame, text))
 }
 
+/// Whether a text has literals in quotes, of either kind.
+pub(super) fn has_literal(sql: &[u8]) -> bool {
+    let opens = |it: &[u8]| it[0] == b'$' && !it[1].is_ascii_digit();
+    sql.contains(&b'\'') || sql.windows(2).any(opens)
+}
+
 /// Whether a literal may be read as a moment of the clock, which is that of its Parse.
 fn reads_clock(sql: &[u8]) -> bool {
     const WORDS: [&[u8]; 4] = [b"now", b"today", b"tomorrow", b"yesterday"];
-    let quotes = sql.iter().enumerate().filter(|(_, it)| **it == b'\'');
+    let quotes = sql.iter().enumerate().filter(|(_, it)| matches!(**it, b'\'' | b'$'));
     let rest = |at: usize| sql[at + 1..].trim_ascii_start();
     let begins = |rest: &[u8], word: &[u8]| {
         rest.get(..word.len()).is_some_and(|it| it.eq_ignore_ascii_case(word))
@@ -230,7 +236,7 @@ impl Session {
     /// read when a statement is parsed.
     pub(super) fn literal_settings(&self, sql: &[u8]) -> Option<String> {
         const NAMES: [&str; 4] = ["timezone", "datestyle", "intervalstyle", "array_nulls"];
-        if self.settings.is_empty() || !sql.contains(&b'\'') {
+        if self.settings.is_empty() || !has_literal(sql) {
             return None;
         }
         let mut text = String::new();
@@ -287,7 +293,7 @@ impl Session {
         let is_own = self.pin.is_some()
             || !matches!(self.schema_of_block, SchemaOfBlock::Unchanged)
             || reads_clock(&sql)
-            || self.has_local_settings() && sql.contains(&b'\'');
+            || self.has_local_settings() && has_literal(&sql);
         let schema = match is_own {
             true => self.proxy.prepared.own_schema(),
             false => self.catalog_version(),

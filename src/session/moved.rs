@@ -31,7 +31,7 @@ impl Session {
         let sql = portal.map_or(&statement.text[..], |it| it.prepared.text.sql());
         let types = portal.map_or(&[][..], |it| it.prepared.text.types());
         let mut described = self.describe_at(place, sql, types).await?;
-        self.check_references(place, &moved.table).await?;
+        self.check_move(place, &moved.table).await?;
         if moved.asks_time {
             given.now = self.ask_time(place).await?;
             described.parameters.push(TIMESTAMPTZ);
@@ -72,18 +72,24 @@ impl Session {
         Ok(format!("UPDATE {}", count_of(&stayed) + count_of(&went)))
     }
 
-    /// A row that moves is deleted on its shard: what other tables do about that must not happen.
-    async fn check_references(&mut self, at: usize, table: &str) -> Result<(), Failure> {
+    /// A row that moves is deleted on its shard: what other tables do about that must not happen, policies
+    /// for DELETE are others than those for UPDATE, and children of the table would come back as rows of its own.
+    async fn check_move(&mut self, at: usize, table: &str) -> Result<(), Failure> {
+        let table_oid = format!("{}::pg_catalog.regclass", quoted_text(table));
         let sql = format!(
-            "SELECT conrelid::pg_catalog.regclass FROM pg_catalog.pg_constraint WHERE contype = 'f' \
-             AND confrelid = {}::pg_catalog.regclass \
-             AND (confdeltype NOT IN ('a', 'r') OR confupdtype NOT IN ('a', 'r')) LIMIT 1",
-            quoted_text(table)
+            "SELECT 'a foreign key of ' || conrelid::pg_catalog.regclass || ' would delete or change its rows with them' \
+               FROM pg_catalog.pg_constraint WHERE contype = 'f' AND confrelid = {table_oid} \
+               AND (confdeltype NOT IN ('a', 'r') OR confupdtype NOT IN ('a', 'r')) \
+             UNION ALL SELECT 'it has row-level security, which tells DELETE from UPDATE' \
+               FROM pg_catalog.pg_class WHERE oid = {table_oid} AND relrowsecurity \
+             UNION ALL SELECT inhrelid::pg_catalog.regclass || ' inherits from it, and its rows would become the parent''s' \
+               FROM pg_catalog.pg_inherits JOIN pg_catalog.pg_class c ON c.oid = inhparent \
+               WHERE inhparent = {table_oid} AND c.relkind = 'r' LIMIT 1"
         );
         let rows = self.members[at].lease.server().rows(&sql).await?;
-        let Some(Some(other)) = rows.into_iter().flatten().next() else { return Ok(()) };
+        let Some(Some(why)) = rows.into_iter().flatten().next() else { return Ok(()) };
         Err(PgError::refused(format!("rows of {table} cannot move to another shard"))
-            .detail(format!("A foreign key of {other} would delete or change its rows with them."))
+            .detail(why)
             .hint("INSERT the rows under the new tenant, move what belongs to them, and DELETE the old ones.")
             .into())
     }
