@@ -101,6 +101,9 @@ pub struct Column {
     pub sql_type: SqlType,
 }
 
+/// Types from this OID on are made by users: it means something on one server only (`FirstNormalObjectId`).
+pub const FIRST_USER_OID: u32 = 16_384;
+
 /// How SQL writes a column's type.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SqlType {

@@ -39,6 +39,44 @@ pub struct Carried {
     pub cast: Option<String>,
 }
 
+impl Carried {
+    /// How values of a type travel; `name` gives that of a type that is no built-in scalar.
+    pub fn of(oid: u32, name: impl FnOnce() -> Option<String>) -> Self {
+        const TEXT: u32 = 25;
+        match Self::scalar(oid) {
+            Some(element) => Self { element, oid, cast: None },
+            None => Self { element: "text", oid: TEXT, cast: name() },
+        }
+    }
+
+    /// The name of a built-in scalar type whose values are the same in binary on every server.
+    pub fn scalar(oid: u32) -> Option<&'static str> {
+        Some(match oid {
+            16 => "bool",
+            17 => "bytea",
+            20 => "int8",
+            21 => "int2",
+            23 => "int4",
+            25 => "text",
+            700 => "float4",
+            701 => "float8",
+            1042 => "bpchar",
+            1043 => "varchar",
+            1082 => "date",
+            1083 => "time",
+            1114 => "timestamp",
+            1184 => "timestamptz",
+            1186 => "interval",
+            1266 => "timetz",
+            1700 => "numeric",
+            2950 => "uuid",
+            114 => "json",
+            3802 => "jsonb",
+            _ => return None,
+        })
+    }
+}
+
 impl Insertion {
     /// A shard's statement. Parameters from `$first` on are arrays, one per value; that before is for [`NOW`].
     pub fn shard_sql(&self, first: usize, columns: &[Carried]) -> String {

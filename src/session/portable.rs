@@ -2,10 +2,9 @@
 
 use std::borrow::Cow;
 
+use crate::catalog::FIRST_USER_OID;
 use crate::sql::lexer::{Kind, Lexer};
 
-/// Types above this are made by users: their OIDs mean something on one server only.
-const FIRST_USER_OID: u32 = 16_384;
 const TEXT: u32 = 25;
 const BYTEA: u32 = 17;
 

@@ -86,7 +86,7 @@ impl Session {
         let columns = columns.map_err(as_unlike)?.columns;
         let types = columns.get(1..=insertion.width).unwrap_or_default();
         let unknown: BTreeSet<u32> =
-            types.iter().copied().filter(|it| scalar(*it).is_none()).collect();
+            types.iter().copied().filter(|it| Carried::scalar(*it).is_none()).collect();
         let mut names = Vec::new();
         if !unknown.is_empty() {
             let list: Vec<String> = unknown.iter().map(ToString::to_string).collect();
@@ -102,11 +102,7 @@ impl Session {
             let is_it = |row: &&Vec<Option<String>>| row[0].as_deref() == Some(&oid.to_string());
             names.iter().find(is_it).and_then(|row| row[1].clone())
         };
-        let carried = types.iter().map(|oid| match scalar(*oid) {
-            Some(element) => Carried { element, oid: *oid, cast: None },
-            None => Carried { element: "text", oid: TEXT, cast: name(*oid) },
-        });
-        Ok(carried.collect())
+        Ok(types.iter().map(|oid| Carried::of(*oid, || name(*oid))).collect())
     }
 
     /// No rows yet.
@@ -250,33 +246,4 @@ fn as_unlike(failure: Failure) -> Failure {
         Failure::Server(frame) => unlike(&crate::server::error_of(&frame).message).into(),
         other => other,
     }
-}
-
-const TEXT: u32 = 25;
-
-/// The name of a built-in scalar type whose values are the same in binary on every server.
-fn scalar(oid: u32) -> Option<&'static str> {
-    Some(match oid {
-        16 => "bool",
-        17 => "bytea",
-        20 => "int8",
-        21 => "int2",
-        23 => "int4",
-        25 => "text",
-        700 => "float4",
-        701 => "float8",
-        1042 => "bpchar",
-        1043 => "varchar",
-        1082 => "date",
-        1083 => "time",
-        1114 => "timestamp",
-        1184 => "timestamptz",
-        1186 => "interval",
-        1266 => "timetz",
-        1700 => "numeric",
-        2950 => "uuid",
-        114 => "json",
-        3802 => "jsonb",
-        _ => return None,
-    })
 }

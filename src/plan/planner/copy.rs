@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::write::{UNIQUE_ID, is_random_default, is_time_default, list_end};
 use super::{Planner, refuse};
 use crate::catalog::sequence::Name;
-use crate::catalog::{ColumnDefault, Table, TableKind};
+use crate::catalog::{ColumnDefault, FIRST_USER_OID, Table, TableKind};
 use crate::error::PgError;
 use crate::plan::{Access, Action, Combine, CopyFormat, CopyFrom, Dated, Plan, Scope};
 use crate::sql::name::quoted;
@@ -207,7 +207,6 @@ fn insertable(table: &Table) -> impl Iterator<Item = &String> {
 
 /// Whether the binary values of the copied columns are the same on every server.
 fn is_portable(table: &Table, it: &Copy) -> bool {
-    const FIRST_USER_OID: u32 = 16_384;
     let copied = |name: &String| it.columns.is_empty() || it.columns.contains(name);
     let mut columns = table.columns.iter().filter(|it| copied(&it.name));
     columns.all(|it| it.type_oid < FIRST_USER_OID)
