@@ -3,6 +3,7 @@
 
 mod array;
 pub mod cache;
+pub mod create_as;
 pub mod gather;
 pub mod key;
 pub mod moved;
@@ -20,6 +21,7 @@ use crate::error::PgError;
 use crate::merge::MergeSpec;
 use crate::shard::KeyType;
 pub use crate::sql::copy::CopyFormat;
+use create_as::CreateAs;
 use gather::Gather;
 use moved::Move;
 pub use preparable::Preparable;
@@ -242,6 +244,8 @@ pub enum Combine {
     Scatter(Box<Scatter>),
     /// An UPDATE of the tenant column: rows move to the shards of their new keys.
     Move(Box<Move>),
+    /// CREATE TABLE AS: the table everywhere, each row where it belongs.
+    CreateAs(Box<CreateAs>),
     /// COPY … FROM STDIN: each row to the shard of its key.
     CopyFrom(CopyFrom),
     /// COPY … TO STDOUT: streams are concatenated (text and CSV).

@@ -124,6 +124,13 @@ fn combine(run: &Run) -> Vec<String> {
             let rows = rows_of(&it.insertion);
             ships.chain([then, rows]).collect()
         }
+        Combine::CreateAs(it) => {
+            let ships = it.source.fragments.iter().map(|it| format!("Ship {it}"));
+            let then = format!("Then on the home shard: {}", it.source);
+            let made = format!("On every shard: {}", it.create.replace('\n', " "));
+            let rows = "Rows to their shards, without a tenant column to the home shard".to_owned();
+            ships.chain([then, made, rows]).collect()
+        }
         Combine::Move(it) => {
             vec!["Rows that stay are updated, others deleted".to_owned(), rows_of(&it.insertion)]
         }

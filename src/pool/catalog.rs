@@ -18,6 +18,7 @@ use crate::catalog::{
     Volatility,
 };
 use crate::config;
+use crate::plan::planner;
 use crate::server::Server;
 use crate::shard::{KeyType, ShardId};
 
@@ -343,7 +344,7 @@ async fn load(
     (&suspects, &uses, &told, makes_ids).hash(&mut version);
     (&config.tenant_column, &config.reference_tables, &config.trusted_functions).hash(&mut version);
     (config.allow_local_keys, config.auto_prepare).hash(&mut version);
-    let catalog = Catalog {
+    let mut catalog = Catalog {
         tables,
         sequences: shared,
         makes_ids,
@@ -361,7 +362,32 @@ async fn load(
         auto_prepare: config.auto_prepare,
         version: version.finish(),
     };
+    place_materialized_views(&mut catalog, &columns);
     Ok((catalog, signature(&columns)))
+}
+
+/// Tells where the rows of materialized views are. One may be over another.
+fn place_materialized_views(catalog: &mut Catalog, rows: &Rows) {
+    let views: Vec<(String, String, &str)> = rows
+        .iter()
+        .filter(|row| row[2].as_deref() == Some("m"))
+        .filter_map(|row| Some((row[0].clone()?, row[1].clone()?, row[12].as_deref()?)))
+        .collect();
+    let mut is_settled = views.is_empty();
+    while !is_settled {
+        is_settled = true;
+        for (schema, name, text) in &views {
+            let stored = planner::stored(text, &[], catalog);
+            let place = (schema.clone(), name.clone());
+            let Some(table) = catalog.tables.get_mut(&place) else { continue };
+            if table.kind != TableKind::Home {
+                continue;
+            }
+            let columns = &table.columns;
+            table.kind = planner::kind_of(stored, |at| columns.get(at).map_or(0, |it| it.type_oid));
+            is_settled &= table.kind == TableKind::Home;
+        }
+    }
 }
 
 fn number(row: &[Option<String>], i: usize) -> u32 {

@@ -131,6 +131,9 @@ impl Session {
             Combine::Split(split) => self.split(statement, split, portal, describe).await.map(Some),
             Combine::Scatter(it) => self.scatter(statement, it, routed, portal).await.map(Some),
             Combine::Move(it) => self.move_rows(statement, it, routed, portal).await.map(Some),
+            Combine::CreateAs(it) => {
+                self.create_as(statement, (run, it), routed, portal).await.map(Some)
+            }
             Combine::CopyFrom(spec) => {
                 let dates = self.dates(spec.dated.as_ref()).await?;
                 let sql = match &spec.dated {

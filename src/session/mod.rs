@@ -3,6 +3,7 @@
 
 mod authenticate;
 mod barrier;
+mod create_as;
 mod explain;
 mod express;
 mod extended;

@@ -139,3 +139,67 @@ TRUNCATE numbered RESTART IDENTITY
 --! bare
 --! simple
 DROP TABLE numbered
+
+--! bare
+--! then SELECT * FROM copied ORDER BY tenant_id, id
+--! then SELECT tenant_id, count(*) FROM copied GROUP BY tenant_id ORDER BY 1
+CREATE TABLE copied AS SELECT * FROM items
+
+--! bare
+--! then SELECT * FROM counted_by_status ORDER BY status
+CREATE TABLE counted_by_status AS SELECT status, count(*) AS n, sum(amount) AS total, 'x' AS label, NULL AS nothing, now() > '2020-01-01' AS late FROM orders GROUP BY status
+
+--! bare
+CREATE TABLE IF NOT EXISTS counted_by_status AS SELECT 1 AS a
+
+--! bare
+CREATE TABLE counted_by_status AS SELECT 1 AS a
+
+--! bare
+--! then SELECT * FROM named ORDER BY 1, 2
+CREATE TABLE named (tenant_id, total) AS SELECT i.tenant_id, sum(o.amount) FROM items i JOIN orders o ON o.item_id = i.id WHERE i.qty > 1 GROUP BY 1
+
+--! bare
+--! then SELECT * FROM nobody
+CREATE TABLE nobody WITH (fillfactor = 70) AS TABLE orders WITH NO DATA
+
+--! bare
+--! then SELECT * FROM picked ORDER BY 1, 2, 3
+WITH i AS (SELECT * FROM items WHERE qty > 3) SELECT i.tenant_id, i.id, i.mood INTO picked FROM i ORDER BY 1, 2 LIMIT 11
+
+--! bare
+--! then SELECT * FROM few ORDER BY 1
+CREATE UNLOGGED TABLE few AS SELECT key AS code, value AS name FROM settings UNION ALL SELECT code, name FROM countries UNION SELECT status, 's' FROM orders
+
+--! bare
+--! then SELECT * FROM one_tenant
+CREATE TABLE one_tenant AS SELECT id, name FROM items WHERE tenant_id = 5 ORDER BY id WITH DATA
+
+--! bare
+CREATE TABLE broken AS SELECT id / (id - 3) AS x FROM items
+
+--! bare
+CREATE TABLE broken AS SELECT nothing FROM items
+
+--! bare
+--! then SELECT * FROM by_tenant ORDER BY tenant_id
+--! then SELECT * FROM by_tenant WHERE tenant_id = 7
+CREATE MATERIALIZED VIEW by_tenant AS SELECT tenant_id, count(*) AS n, max(qty) AS most FROM items GROUP BY tenant_id
+
+--! bare
+--! then SELECT sum(n) FROM by_tenant
+UPDATE items SET qty = 99 WHERE tenant_id = 7
+
+--! bare
+--! then SELECT * FROM by_tenant WHERE most = 99
+REFRESH MATERIALIZED VIEW by_tenant
+
+--! bare
+CREATE MATERIALIZED VIEW all_of_them AS SELECT count(*) AS n FROM items
+
+--! bare
+--! then SELECT (SELECT count(*) FROM copied), (SELECT count(*) FROM counted_by_status)
+TRUNCATE copied, counted_by_status
+
+--! bare
+DROP TABLE copied, counted_by_status, named, nobody, picked, few, one_tenant

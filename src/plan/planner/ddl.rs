@@ -11,8 +11,8 @@ use crate::plan::{Access, Combine, Numbers, Plan, Scope};
 use crate::shard::KeyType;
 use crate::sql::name::quoted;
 use crate::sql::parse::tree::{
-    AlterTable, ColumnDef, Constraint, CreateAs, CreateTable, Ddl, DdlKind, Expr, Kind, Maintain,
-    Stmt, TableName,
+    AlterTable, ColumnDef, Constraint, CreateTable, Ddl, DdlKind, Expr, Kind, Maintain, Stmt,
+    TableName,
 };
 
 const HINT_LOCAL: &str =
@@ -20,7 +20,7 @@ const HINT_LOCAL: &str =
 
 /// Where a table's rows live, or will live.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Class {
+pub(super) enum Class {
     Sharded,
     Reference,
     Home,
@@ -32,7 +32,7 @@ impl Planner<'_> {
         find(self.catalog, &self.path(), name)
     }
 
-    fn class(&self, name: &TableName) -> Class {
+    pub(super) fn class(&self, name: &TableName) -> Class {
         match self.table(name).map(|it| &it.kind) {
             Some(TableKind::Sharded { .. } | TableKind::Unusable(_)) => Class::Sharded,
             Some(TableKind::Reference) => Class::Reference,
@@ -54,87 +54,43 @@ impl Planner<'_> {
         }
     }
 
-    pub(super) fn create_as(&self, it: &CreateAs, range: &Range<usize>) -> Plan {
-        let mut home = Plan::run(Access::Write, Scope::Home);
-        home.is_shareable = false;
-        home.changes_schema = self.sharded && !it.is_temporary;
-        home.pin = it.is_temporary.then_some("temporary table");
-        if !self.sharded {
-            home.alters = !it.is_temporary;
-            home.uses = super::session::executed(&it.query);
-            return home;
-        }
-        let mut analyzer = self.analyzer(range);
-        match &it.query {
-            Stmt::Query(query) => drop(analyzer.query(query)),
-            _ => return Plan::forbidden(super::walk::opaque("CREATE TABLE AS EXECUTE")),
-        }
-        if let Some(error) = analyzer.facts.refusal {
-            return Plan::refused(error);
-        }
-        let what = match (it.is_materialized_view, it.is_temporary) {
-            (true, _) => "CREATE MATERIALIZED VIEW",
-            (false, true) => "CREATE TEMPORARY TABLE AS",
-            (false, false) => "CREATE TABLE AS",
-        };
-        if analyzer.graph.has_sharded() {
-            return Plan::refused(
-                PgError::refused(format!("{what} from sharded tables is not supported"))
-                    .detail("The rows would lie on another shard than a table of that name.")
-                    .hint("CREATE TABLE first, then INSERT … SELECT within one tenant."),
-            );
-        }
-        match (it.is_materialized_view, it.is_temporary) {
-            (_, true) => self.temporary(&it.table, "temporary table"),
-            (true, false) if analyzer.facts.has_home => home,
-            (true, false) => everywhere(),
-            (false, false) => Plan::refused(
-                PgError::refused(format!("{what} is not supported with several shards"))
-                    .detail(
-                        "The table must exist on every shard, its rows on the home shard alone.",
-                    )
-                    .hint("CREATE TABLE first, then INSERT … SELECT."),
-            ),
-        }
-    }
-
     /// A temporary table lives on the home shard, and the session keeps that server.
     fn temporary(&self, name: &TableName, pin: &'static str) -> Plan {
-        let bare = TableName { catalog: None, schema: None, name: name.name.clone() };
-        if matches!(self.class(&bare), Class::Sharded | Class::Reference) {
-            return Plan::forbidden(
-                PgError::refused(format!("a temporary table cannot be called {}", name.name))
-                    .detail("It would hide a table with rows on several shards.")
-                    .hint("Choose another name."),
-            );
+        if let Some(error) = self.hides(name) {
+            return Plan::forbidden(error);
         }
         let mut plan = Plan::run(Access::Write, Scope::Home).pinned(pin);
         plan.is_shareable = false;
         plan
     }
 
-    pub(super) fn truncate(&self, tables: &[TableName]) -> Plan {
-        self.on_tables("TRUNCATE", tables)
+    /// Why a temporary table cannot have this name.
+    pub(super) fn hides(&self, name: &TableName) -> Option<PgError> {
+        let bare = TableName { catalog: None, schema: None, name: name.name.clone() };
+        let hides = matches!(self.class(&bare), Class::Sharded | Class::Reference);
+        hides.then(|| {
+            PgError::refused(format!("a temporary table cannot be called {}", name.name))
+                .detail("It would hide a table with rows on several shards.")
+                .hint("Choose another name.")
+        })
     }
 
-    pub(super) fn lock(&self, tables: &[TableName]) -> Plan {
-        self.on_tables("LOCK TABLE", tables)
+    /// The class that a table of this name would have, as far as its name tells.
+    pub(super) fn class_by_name(&self, name: &TableName) -> Class {
+        let full = name.schema.as_ref().map(|schema| format!("{schema}.{}", name.name));
+        let listed = &self.catalog.reference_tables;
+        match listed.contains(&name.name) || full.is_some_and(|it| listed.contains(&it)) {
+            true => Class::Reference,
+            false => Class::Unknown,
+        }
     }
 
-    fn on_tables(&self, what: &str, tables: &[TableName]) -> Plan {
-        let is_spread = |it| matches!(self.class(it), Class::Sharded | Class::Reference);
-        if !self.sharded || self.is_home(tables) {
-            return Plan::run(Access::Write, Scope::Home);
+    /// TRUNCATE and LOCK TABLE. A table of the home shard has no rows on the others.
+    pub(super) fn on_tables(&self, tables: &[TableName]) -> Plan {
+        match !self.sharded || self.is_home(tables) {
+            true => Plan::run(Access::Write, Scope::Home),
+            false => Plan::combined(Access::Write, Scope::All, Combine::Same),
         }
-        if tables.iter().all(is_spread) {
-            return Plan::combined(Access::Write, Scope::All, Combine::Same);
-        }
-        Plan::forbidden(
-            PgError::refused(format!(
-                "{what} of tables of the home shard together with others is not supported"
-            ))
-            .hint("Name them in statements of their own."),
-        )
     }
 
     pub(super) fn maintain(&self, it: &Maintain) -> Plan {
@@ -144,7 +100,11 @@ impl Planner<'_> {
             plan.is_shareable = false;
             return plan;
         }
-        Plan::combined(Access::Write, Scope::All, Combine::OneByOne)
+        let combine = match it.what {
+            "REFRESH MATERIALIZED VIEW" => Combine::Same,
+            _ => Combine::OneByOne,
+        };
+        Plan::combined(Access::Write, Scope::All, combine)
     }
 
     pub(super) fn ddl(&self, it: &Ddl, range: &Range<usize>) -> Plan {
@@ -264,9 +224,7 @@ impl Planner<'_> {
     }
 
     fn check_create(&self, it: &CreateTable) -> Result<(), PgError> {
-        let full = it.table.schema.as_ref().map(|schema| format!("{schema}.{}", it.table.name));
-        let listed = &self.catalog.reference_tables;
-        if listed.contains(&it.table.name) || full.is_some_and(|it| listed.contains(&it)) {
+        if self.class_by_name(&it.table) == Class::Reference {
             return Ok(());
         }
         let tenant = self.catalog.tenant_column.as_deref();
@@ -423,7 +381,7 @@ impl Planner<'_> {
     }
 }
 
-fn everywhere() -> Plan {
+pub(super) fn everywhere() -> Plan {
     Plan { changes_schema: true, ..Plan::combined(Access::Write, Scope::All, Combine::Same) }
 }
 
@@ -494,7 +452,7 @@ fn touches_sequence(change: &AlterTable) -> bool {
     }
 }
 
-fn shown(name: &TableName) -> String {
+pub(super) fn shown(name: &TableName) -> String {
     let schema = name.schema.as_ref().map(|it| format!("{}.", quoted(it)));
     schema.unwrap_or_default() + &quoted(&name.name)
 }

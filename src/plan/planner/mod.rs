@@ -7,6 +7,7 @@
 mod block;
 mod classes;
 mod copy;
+mod create_as;
 mod ddl;
 mod from;
 mod functions;
@@ -32,6 +33,7 @@ use std::collections::HashSet;
 use std::ops::Range;
 use std::rc::Rc;
 
+pub use self::create_as::{kind_of, stored};
 use self::from::find;
 use self::gather::Gathering;
 use self::walk::{Analyzer, Facts};
@@ -101,7 +103,11 @@ pub fn plan(
 
 /// The tables that a schema change names.
 fn changed_tables(statement: &Stmt) -> Vec<String> {
-    let Stmt::Ddl(ddl) = statement else { return Vec::new() };
+    let ddl = match statement {
+        Stmt::Ddl(ddl) => ddl,
+        Stmt::CreateAs(it) => return vec![it.table.name.clone()],
+        _ => return Vec::new(),
+    };
     match &ddl.kind {
         DdlKind::CreateTable(it) => vec![it.table.name.clone()],
         DdlKind::CreateView { view, .. } => vec![view.name.clone()],
@@ -208,8 +214,7 @@ impl<'a> Planner<'a> {
             Stmt::Fixed("LOAD") => Plan::run(Access::Write, Scope::Home).pinned("LOAD"),
             Stmt::Fixed(_) => Plan::run(Access::Write, Scope::Home),
             Stmt::CreateAs(it) => self.create_as(it, range),
-            Stmt::Truncate(tables) => self.truncate(tables),
-            Stmt::Lock(tables) => self.lock(tables),
+            Stmt::Truncate(tables) | Stmt::Lock(tables) => self.on_tables(tables),
             Stmt::Maintain(it) => self.maintain(it),
             Stmt::Ddl(it) => self.ddl(it, range),
             Stmt::Do if !self.sharded => {

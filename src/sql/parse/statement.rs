@@ -30,7 +30,13 @@ fn convert(node: &Node) -> Stmt {
         Node::ReindexStmt(it) => maintain("REINDEX", it.relation.as_ref()),
         Node::ClusterStmt(it) => maintain("CLUSTER", it.relation.as_ref()),
         Node::CheckPointStmt(_) => maintain("CHECKPOINT", None),
-        Node::RefreshMatViewStmt(it) => maintain("REFRESH MATERIALIZED VIEW", it.relation.as_ref()),
+        Node::RefreshMatViewStmt(it) => {
+            let what = match it.concurrent {
+                true => "REFRESH MATERIALIZED VIEW CONCURRENTLY",
+                false => "REFRESH MATERIALIZED VIEW",
+            };
+            maintain(what, it.relation.as_ref())
+        }
         Node::DoStmt(_) => Stmt::Do,
         Node::CallStmt(it) => call(it),
         Node::NotifyStmt(_) => Stmt::Fixed("NOTIFY"),
@@ -41,34 +47,46 @@ fn convert(node: &Node) -> Stmt {
 
 fn select(it: &pb::SelectStmt) -> Stmt {
     let inner = Stmt::Query(Box::new(query::query(it)));
-    let Some(rel) = leftmost_into(it) else { return inner };
-    into(rel, false, inner)
+    match leftmost_into(it).and_then(|it| into(it, inner.clone())) {
+        Some(into) => Stmt::CreateAs(Box::new(CreateAs { is_select_into: true, ..into })),
+        None => inner,
+    }
 }
 
 /// INTO of the leftmost SELECT of a set operation, where Postgres looks for it.
-fn leftmost_into(it: &pb::SelectStmt) -> Option<&pb::RangeVar> {
+fn leftmost_into(it: &pb::SelectStmt) -> Option<&pb::IntoClause> {
     let mut select = it;
     while let Some(left) = &select.larg {
         select = left;
     }
-    select.into_clause.as_ref()?.rel.as_ref()
+    select.into_clause.as_deref()
 }
 
-fn into(rel: &pb::RangeVar, is_materialized_view: bool, query: Stmt) -> Stmt {
-    Stmt::CreateAs(Box::new(CreateAs {
+fn into(it: &pb::IntoClause, query: Stmt) -> Option<CreateAs> {
+    let rel = it.rel.as_ref()?;
+    Some(CreateAs {
         table: query::table_name(rel),
         is_temporary: ddl::is_temporary(rel),
-        is_materialized_view,
+        is_materialized_view: false,
+        columns: super::words(&it.col_names),
+        with_data: !it.skip_data,
+        if_not_exists: false,
+        is_select_into: false,
         query,
-    }))
+    })
 }
 
 fn create_as(it: &pb::CreateTableAsStmt) -> Stmt {
-    let rel = it.into.as_ref().and_then(|it| it.rel.as_ref());
-    match rel {
-        Some(rel) => {
-            into(rel, it.objtype() == pb::ObjectType::ObjectMatview, statement(it.query.as_deref()))
-        }
+    let made = it
+        .into
+        .as_deref()
+        .and_then(|into_clause| into(into_clause, statement(it.query.as_deref())));
+    match made {
+        Some(made) => Stmt::CreateAs(Box::new(CreateAs {
+            is_materialized_view: it.objtype() == pb::ObjectType::ObjectMatview,
+            if_not_exists: it.if_not_exists,
+            ..made
+        })),
         None => Stmt::Unknown("CREATE TABLE AS".to_owned()),
     }
 }

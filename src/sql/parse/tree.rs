@@ -117,6 +117,12 @@ pub struct CreateAs {
     pub table: TableName,
     pub is_temporary: bool,
     pub is_materialized_view: bool,
+    /// The columns' own names, if any are given.
+    pub columns: Vec<String>,
+    /// Not WITH NO DATA.
+    pub with_data: bool,
+    pub if_not_exists: bool,
+    pub is_select_into: bool,
     pub query: Stmt,
 }
 
