@@ -243,3 +243,15 @@ SELECT sum(u) FROM unnest(ARRAY[1, 2, NULL]) u, orders WHERE orders.id = u
 SELECT 1 AS one FROM items WHERE 1 / (qty - qty) = 1 HAVING 1 < 2
 
 SELECT avg(amount), count(DISTINCT i.name) FROM ONLY orders o JOIN ONLY items AS i ON i.id = o.item_id
+
+SELECT json_agg(x) FROM (SELECT status, count(*) AS n FROM orders GROUP BY status ORDER BY status) x
+
+SELECT json_build_object('items', (SELECT json_agg(x) FROM (SELECT tenant_id, id, name FROM items WHERE id = 2 ORDER BY tenant_id) x), 'orders', (SELECT count(*) FROM orders))
+
+WITH x AS (SELECT name, tenant_id FROM items WHERE id < 3 ORDER BY name, tenant_id, id) SELECT string_agg(name, ',') FROM x WHERE tenant_id <> 3
+
+SELECT (SELECT string_agg(n::text, '') FROM generate_series(1, 3) n), count(DISTINCT status) FROM orders
+
+SELECT sum(current_date - day) > 0, sum(at - '2025-01-01') FILTER (WHERE tenant_id <> 3), sum(char_length(name)), sum(mod(id, 3)), sum(jsonb_array_length(to_jsonb(tags))), sum(date_part('month', day)), avg(date_part('year', at)) FILTER (WHERE tenant_id <> 3) FROM items WHERE flag OR id > (SELECT min(id) FROM orders)
+
+SELECT string_agg(name, ',') FROM (SELECT name, status FROM items JOIN orders ON orders.item_id = items.id ORDER BY name) x GROUP BY status

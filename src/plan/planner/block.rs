@@ -13,7 +13,7 @@ use super::types::{Type, exact_number, output_name, type_of};
 use super::walk::Analyzer;
 use crate::error::PgError;
 use crate::sql::parse::tree::{
-    Body, Distinct, Expr, Kind, Literal, Query, Select, SetOp, Stmt, Target, Window, With,
+    Body, Distinct, Expr, From, Kind, Literal, Query, Select, SetOp, Stmt, Target, Window, With,
 };
 
 /// How a block's rows depend on the shard.
@@ -71,6 +71,10 @@ pub(super) struct State {
     pub(super) is_ordered: bool,
     /// An item of FROM gives its rows in an order, which Postgres keeps where nothing changes it.
     pub(super) is_fed_in_order: bool,
+    /// Subqueries in FROM that say in which order they give their rows.
+    pub(super) ordered_inputs: usize,
+    /// All rows come in an order that the statement tells, and are one group.
+    pub(super) is_told_order: bool,
     pub(super) windows: Vec<Window>,
     pub(super) reads_reference: bool,
 }
@@ -196,6 +200,7 @@ impl Analyzer<'_> {
     fn select(&mut self, query: &Query, select: &Select) -> Outcome {
         let names = self.items_of_from(&select.from);
         self.levels.push(names);
+        self.note_told_order(select);
         if let Some(filter) = &select.filter {
             self.predicate(filter, &Mode::Filter);
         }
@@ -243,6 +248,20 @@ impl Analyzer<'_> {
         let dist = dist.and_then(|dist| self.whole(dist, query, select));
         self.levels.pop();
         Outcome { cols, complete, dist, is_ordered }
+    }
+
+    /// Notes whether an aggregate meets the rows in an order that is the same wherever it is computed: that of
+    /// the one subquery or function in FROM.
+    fn note_told_order(&mut self, select: &Select) {
+        let is_one_group = select.group.is_empty() && !select.has_grouping_sets;
+        if let Some(state) = self.blocks.last_mut() {
+            let is_told = match select.from.as_slice() {
+                [From::Function { calls, .. }] => calls.len() == 1,
+                [From::Table { .. } | From::Query { .. }] => state.ordered_inputs == 1,
+                _ => false,
+            };
+            state.is_told_order = is_told && is_one_group;
+        }
     }
 
     fn block_is_fed_in_order(&self) -> bool {

@@ -308,6 +308,7 @@ impl<'a> Analyzer<'a> {
             });
         }
         if let Some(block) = self.blocks.last_mut() {
+            block.ordered_inputs += usize::from(outcome.is_ordered);
             block.is_fed_in_order |= outcome.is_ordered && outcome.dist == Ok(Dist::Tenant);
         }
         match outcome.dist {

@@ -10,7 +10,7 @@ use super::names::{Found, Place, Rel};
 use super::predicate::Mode;
 use super::print::condition;
 use super::refuse;
-use super::types::adds_exactly;
+use super::types::{adds_exactly, is_whole_float};
 use super::walk::Analyzer;
 use crate::catalog::{Table, TableKind};
 use crate::error::PgError;
@@ -556,12 +556,19 @@ impl Analyzer<'_> {
         let name = call.name.as_str();
         let is_exact = || {
             let arg = call.args.first();
-            arg.is_some_and(|it| adds_exactly(&self.levels, self.param_types, it))
+            arg.is_some_and(|it| {
+                adds_exactly(&self.levels, self.param_types, it)
+                    || matches!(name, "sum" | "avg") && is_whole_float(it)
+            })
         };
         if is_builtin && (functions::ignores_any_order(name) || call.distinct && !is_sum(name)) {
             return;
         }
         if is_builtin && is_sum(name) && is_exact() {
+            return;
+        }
+        // Sums of equal keys would still differ by the order among them.
+        if !is_sum(name) && call.over.is_none() && self.state().is_told_order {
             return;
         }
         let detail = match is_builtin && is_sum(name) {

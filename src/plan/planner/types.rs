@@ -120,6 +120,12 @@ pub(super) fn type_of(levels: &[Names], expr: &Expr) -> Option<Type> {
             _ => None,
         },
         Kind::Literal(it) => literal(it),
+        Kind::Value(name) => match *name {
+            "current_date" => Some(Type::of(1082)),
+            "current_timestamp" => Some(Type::of(1184)),
+            "localtimestamp" => Some(Type::of(1114)),
+            _ => None,
+        },
         Kind::Cast(_, ty) => oid_of(ty).map(Type::of),
         Kind::Collate(inner, _) => type_of(levels, inner),
         Kind::Op(op) => operator(levels, op),
@@ -181,6 +187,12 @@ pub(super) fn adds_exactly(levels: &[Names], params: &[u32], expr: &Expr) -> boo
     };
     match &expr.kind {
         Kind::Param(n) => params.get(n - 1).is_some_and(|it| is_exact_sum(*it)),
+        // Days or an interval.
+        Kind::Op(op)
+            if op.form == OpForm::Plain && op.name == "-" && is_time_difference(levels, op) =>
+        {
+            true
+        }
         // Money divided by money is a float.
         Kind::Op(op) if op.form == OpForm::Plain && is_arithmetic(op) => {
             let is_money = |it: &Expr| type_of(levels, it).is_some_and(|it| it.oid == MONEY);
@@ -209,7 +221,8 @@ pub(super) fn adds_exactly(levels: &[Names], params: &[u32], expr: &Expr) -> boo
                 "nth_value",
             ];
             let is_kept = KEEP.contains(&call.name.as_str());
-            is_kept && call.args.first().is_some_and(exact)
+            EXACT_FUNCTIONS.contains(&call.name.as_str())
+                || is_kept && call.args.first().is_some_and(exact)
                 || type_of(levels, expr).is_some_and(|it| is_exact_sum(it.oid))
         }
         Kind::Sub(sub) if sub.form == crate::sql::parse::tree::SubForm::Scalar => {
@@ -223,6 +236,82 @@ pub(super) fn adds_exactly(levels: &[Names], params: &[u32], expr: &Expr) -> boo
         }
         _ => type_of(levels, expr).is_some_and(|it| is_exact_sum(it.oid)),
     }
+}
+
+/// Functions that give an integer, a numeric or an interval whatever their arguments are.
+const EXACT_FUNCTIONS: [&str; 34] = [
+    "age",
+    "array_length",
+    "array_lower",
+    "array_ndims",
+    "array_position",
+    "array_upper",
+    "ascii",
+    "bit_count",
+    "bit_length",
+    "cardinality",
+    "char_length",
+    "character_length",
+    "div",
+    "extract",
+    "factorial",
+    "gcd",
+    "json_array_length",
+    "jsonb_array_length",
+    "justify_days",
+    "justify_hours",
+    "justify_interval",
+    "lcm",
+    "make_interval",
+    "mod",
+    "num_nonnulls",
+    "num_nulls",
+    "octet_length",
+    "position",
+    "regexp_count",
+    "scale",
+    "strpos",
+    "to_number",
+    "trim_scale",
+    "width_bucket",
+];
+
+/// Whether a function gives a float that is always a whole number below 2⁵³, so that sums of it are exact.
+pub(super) fn is_whole_float(expr: &Expr) -> bool {
+    const FIELDS: [&str; 14] = [
+        "century",
+        "day",
+        "decade",
+        "dow",
+        "doy",
+        "hour",
+        "isodow",
+        "isoyear",
+        "millennium",
+        "minute",
+        "month",
+        "quarter",
+        "week",
+        "year",
+    ];
+    let Kind::Call(call) = &expr.kind else { return false };
+    let field = match call.args.first().map(|it| &it.kind) {
+        Some(Kind::Literal(Literal::Text(it))) => it.to_ascii_lowercase(),
+        _ => return false,
+    };
+    let is_own = matches!(call.schema.as_deref(), None | Some("pg_catalog"));
+    is_own && call.name == "date_part" && FIELDS.contains(&field.as_str())
+}
+
+/// Whether both sides are dates or times, or one is a literal that becomes such.
+fn is_time_difference(levels: &[Names], op: &Op) -> bool {
+    let (Some(left), Some(right)) = (&op.left, &op.right) else { return false };
+    let is_time = |it: &Expr| {
+        type_of(levels, it).is_some_and(|it| matches!(it.oid, 1082 | 1083 | 1114 | 1184))
+    };
+    let adapts = |it: &Expr| matches!(it.kind, Kind::Literal(Literal::Text(_)));
+    is_arithmetic(op) && is_time(left) && (is_time(right) || adapts(right))
+        || is_arithmetic(op) && adapts(left) && is_time(right)
 }
 
 fn is_arithmetic(op: &Op) -> bool {
@@ -314,6 +403,7 @@ fn function(levels: &[Names], name: &str, args: &[Expr]) -> Option<Type> {
         ("round" | "trunc", 2) if is_exact_number(first()?.oid) => Type::of(NUMERIC),
         ("extract", 2) => Type::of(NUMERIC),
         ("date", 1) => Type::of(1082),
+        ("now" | "transaction_timestamp", 0) => Type::of(1184),
         ("date_trunc", 2) => match type_of(levels, args.get(1)?)?.oid {
             1082 | 1184 => Type::of(1184),
             1114 => Type::of(1114),
