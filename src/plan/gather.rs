@@ -4,10 +4,14 @@
 use std::fmt::{self, Display, Formatter, Write};
 
 use crate::catalog::SqlType;
-use crate::sql::name::quoted;
+use crate::shard::{Map, ShardId};
+use crate::sql::name::{quoted, quoted_text};
 
 /// Stands for the start of the transaction, wherever the statement asks for it: one moment for all servers.
 pub const NOW: &str = "sluice_gather_now";
+
+/// Stands for the condition that a row belongs to the shard that runs the statement.
+pub const OWNED: &str = "sluice_gather_owned";
 
 /// What is shipped, and the statement over it.
 #[derive(Clone, Debug, PartialEq)]
@@ -21,6 +25,8 @@ pub struct Gather {
     pub needs_home: bool,
     /// Whether [`NOW`] occurs.
     pub asks_time: bool,
+    /// The key, as `text`, of what [`OWNED`] is asked of.
+    pub owned: Option<String>,
     pub runs: Runs,
 }
 
@@ -159,6 +165,14 @@ impl Gather {
         self.timed(self.over(|n| format!("${}", first + n)), &format!("${}", first - 1))
     }
 
+    /// As [`Self::final_sql`], for one of the shards that run it. Rows without a key are the home shard's.
+    pub fn final_sql_of(&self, first: usize, map: &Map, shard: ShardId, home: ShardId) -> String {
+        let sql = self.final_sql(first);
+        let Some(key) = &self.owned else { return sql };
+        let owned = format!("coalesce({}, {})", owned(map, shard, key), shard == home);
+        sql.replace(OWNED, &owned)
+    }
+
     /// As [`Self::final_sql`], with the text of the n-th array (0-based) in a setting of that number, where
     /// a statement cannot have parameters.
     pub fn final_sql_of_settings(&self) -> String {
@@ -227,6 +241,27 @@ impl Gather {
         };
         text
     }
+}
+
+/// Whether a key, an expression of type `text`, belongs to a shard, in SQL; that of NULL is NULL.
+pub fn owned(map: &Map, shard: ShardId, key: &str) -> String {
+    let owned: Vec<String> =
+        (0..=255_u8).filter(|it| map.bucket_owner(*it) == shard).map(|it| it.to_string()).collect();
+    let owned = owned.join(",");
+    let bucket = format!(
+        "pg_catalog.get_byte(pg_catalog.decode(pg_catalog.md5(pg_catalog.convert_to({key}, 'UTF8')), 'hex'), 0)"
+    );
+    let by_bucket = format!("{bucket} = ANY ('{{{owned}}}'::int4[])");
+    if map.overrides().is_empty() {
+        return by_bucket;
+    }
+    let mut text = "CASE".to_owned();
+    for (tenant, owner) in map.overrides() {
+        let tenant = quoted_text(tenant);
+        text.push_str(&format!(" WHEN {key} = {tenant} THEN {}", *owner == shard));
+    }
+    text.push_str(&format!(" ELSE {by_bucket} END"));
+    text
 }
 
 fn setting(n: usize) -> String {

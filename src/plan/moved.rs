@@ -1,9 +1,8 @@
 //! UPDATE of the tenant column: rows that belong to another shard afterwards move there.
 
-use super::gather::NOW;
+use super::gather::{NOW, owned};
 use super::scatter::Insertion;
 use crate::shard::{Map, ShardId};
-use crate::sql::name::quoted_text;
 
 /// Each shard updates the rows that stay and deletes those that go, which are then inserted where they
 /// belong.
@@ -31,13 +30,13 @@ pub struct Move {
 impl Move {
     /// A shard's UPDATE of the rows that stay on it. `now` is the number of the parameter for [`NOW`].
     pub fn update_sql(&self, map: &Map, shard: ShardId, now: usize) -> String {
-        let stays = self.filter(&format!("coalesce({}, true)", self.owns(map, shard)));
+        let stays = self.filter(&format!("coalesce({}, true)", owned(map, shard, &self.key)));
         self.timed(format!("{} WHERE {stays} {}", self.head, self.tail), now)
     }
 
     /// A shard's DELETE of those that leave it; gives 0 (`int2`), the new values, the new key.
     pub fn delete_sql(&self, map: &Map, shard: ShardId, now: usize) -> String {
-        let goes = self.filter(&format!("NOT coalesce({}, true)", self.owns(map, shard)));
+        let goes = self.filter(&format!("NOT coalesce({}, true)", owned(map, shard, &self.key)));
         let (target, values, key) = (&self.target, self.values.join(", "), &self.key);
         let sql = format!("DELETE FROM {target} WHERE {goes} RETURNING 0::int2, {values}, {key}");
         self.timed(sql, now)
@@ -55,29 +54,5 @@ impl Move {
             true => sql.replace(NOW, &format!("(${now}::pg_catalog.timestamptz)")),
             false => sql,
         }
-    }
-
-    /// Whether the new key belongs to a shard, in SQL.
-    fn owns(&self, map: &Map, shard: ShardId) -> String {
-        let key = &self.key;
-        let owned: Vec<String> = (0..=255_u8)
-            .filter(|it| map.bucket_owner(*it) == shard)
-            .map(|it| it.to_string())
-            .collect();
-        let owned = owned.join(",");
-        let bucket = format!(
-            "pg_catalog.get_byte(pg_catalog.decode(pg_catalog.md5(pg_catalog.convert_to({key}, 'UTF8')), 'hex'), 0)"
-        );
-        let by_bucket = format!("{bucket} = ANY ('{{{owned}}}'::int4[])");
-        if map.overrides().is_empty() {
-            return by_bucket;
-        }
-        let mut text = "CASE".to_owned();
-        for (tenant, owner) in map.overrides() {
-            let tenant = quoted_text(tenant);
-            text.push_str(&format!(" WHEN {key} = {tenant} THEN {}", *owner == shard));
-        }
-        text.push_str(&format!(" ELSE {by_bucket} END"));
-        text
     }
 }

@@ -7,6 +7,7 @@ use super::extended::Portal;
 use super::gather::{Given, given};
 use super::portable::portable;
 use super::run::Routed;
+use crate::error::PgError;
 use crate::exec::{Failure, relay};
 use crate::merge::arrays::{Arrays, Bounds};
 use crate::plan::gather::{Gather, Runs};
@@ -46,6 +47,11 @@ impl Session {
         let writes = run.access == Access::Write;
         let mut lines = Vec::new();
         match &run.combine {
+            Combine::Gather(gather) if gather.owned.is_some() => {
+                return Err(PgError::refused("EXPLAIN of a MERGE whose rows go to several shards")
+                    .hint("EXPLAIN (SLUICE) shows how it runs.")
+                    .into());
+            }
             Combine::Gather(gather) => {
                 given.now = self.time_for(place, gather, &mut types).await?;
                 let arrays = self.arrays_for(explained, gather, routed, &types, &given).await?;

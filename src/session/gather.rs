@@ -294,20 +294,27 @@ impl Session {
         given: &Given<'_>,
         arrays: &[Bytes],
     ) -> Result<String, Failure> {
+        let home = self.database.config.home_shard;
+        if gather.owned.is_some() && self.routing.tenant.is_some() {
+            return Err(PgError::refused("MERGE of rows of several tenants under sluice.tenant")
+                .hint("RESET sluice.tenant, or compare the tenant column with one key in ON.")
+                .into());
+        }
         let shards: Vec<ShardId> = match gather.runs {
             Runs::Shards => routed.shards.iter().collect(),
             Runs::Everywhere => self.database.shards.keys().copied().collect(),
-            Runs::Home | Runs::Read => vec![self.database.config.home_shard],
+            Runs::Home | Runs::Read => vec![home],
         };
-        let sql = gather.final_sql(described.parameters.len() + 1);
         let mut at = Vec::new();
-        for shard in shards {
+        for shard in shards.iter().copied() {
             self.check_second_write(shard)?;
             let i = self.member(shard, Role::Primary).await?;
             self.members[i].wrote = true;
             at.push(i);
         }
-        for i in &at {
+        for (i, shard) in at.iter().zip(shards) {
+            let map = self.database.map();
+            let sql = gather.final_sql_of(described.parameters.len() + 1, map, shard, home);
             let server = self.members[*i].lease.server();
             push(server, &sql, described, given, arrays, gather.joins_fragments());
             server.flush().await?;

@@ -413,3 +413,36 @@ UPDATE orders o SET tenant_id = tenant_id + 1, id = id + 3000 WHERE EXISTS (SELE
 
 --! params int8 null|int8 3
 INSERT INTO orders (tenant_id, id) SELECT $1::bigint, $2 FROM generate_series(1, 2)
+
+--! then SELECT * FROM items WHERE id IN (1, 90, 91) ORDER BY tenant_id, id
+MERGE INTO items i USING (VALUES (1, 1, 'm1'), (2, 90, 'm2'), (3, 91, 'm3'), (4, 2, 'm4')) AS v(t, n, name) ON i.tenant_id = v.t AND i.id = v.n WHEN MATCHED AND v.name = 'm4' OR i.id = 77 THEN DELETE WHEN MATCHED THEN UPDATE SET name = v.name WHEN NOT MATCHED AND v.t > 0 OR v.n = 91 THEN INSERT (tenant_id, id, name) VALUES (v.t, v.n, v.name)
+
+--! then SELECT * FROM orders WHERE id > 700 ORDER BY tenant_id, id
+MERGE INTO orders o USING (SELECT item_id AS id, sum(tenant_id) AS t, count(*) AS n FROM orders GROUP BY item_id) s ON s.t = o.tenant_id AND o.id = s.id + 700 WHEN NOT MATCHED AND CASE WHEN s.n > 3 THEN true ELSE false END THEN INSERT (tenant_id, id, amount) VALUES (s.t, s.id + 700, s.n) WHEN MATCHED THEN DO NOTHING
+
+--! then SELECT * FROM settings
+MERGE INTO settings s USING (SELECT status, count(*) AS n FROM orders GROUP BY status) o ON s.key = o.status WHEN MATCHED THEN DELETE WHEN NOT MATCHED THEN INSERT VALUES (o.status, o.n::text)
+
+--! then SELECT * FROM countries
+MERGE INTO countries c USING (VALUES ('DE', 'D'), ('XX', 'X')) AS v(code, name) ON c.code = v.code WHEN MATCHED THEN UPDATE SET name = v.name WHEN NOT MATCHED THEN INSERT VALUES (v.code, v.name)
+
+--! then SELECT * FROM countries
+MERGE INTO countries c USING (SELECT DISTINCT status FROM orders) o ON c.code = o.status WHEN NOT MATCHED THEN INSERT VALUES (o.status, upper(o.status))
+
+--! then SELECT * FROM items WHERE name LIKE 'set %'
+MERGE INTO items i USING settings s ON s.key = i.name WHEN MATCHED THEN UPDATE SET name = 'set ' || s.value
+
+--! then SELECT count(*), sum(qty) FROM items
+MERGE INTO items i USING orders o ON o.id = i.id AND o.tenant_id = 3 WHEN MATCHED AND i.qty > 4 THEN DELETE WHEN MATCHED THEN UPDATE SET qty = o.plan_id
+
+MERGE INTO items i USING orders o ON o.id = i.id WHEN MATCHED THEN UPDATE SET qty = 1
+
+MERGE INTO items i USING (VALUES (NULL::int, 1)) AS v(t, n) ON i.tenant_id = v.t AND i.id = v.n WHEN NOT MATCHED THEN INSERT (tenant_id, id) VALUES (v.t, v.n)
+
+MERGE INTO items i USING (VALUES (1, 1), (1, 1)) AS v(t, n) ON i.tenant_id = v.t AND i.id = v.n WHEN MATCHED THEN UPDATE SET qty = 1
+
+--! params int8 5|text x
+--! then SELECT * FROM items WHERE tenant_id > 4 AND tenant_id < 8 AND id = 33
+MERGE INTO items i USING (SELECT n, $2 AS name FROM generate_series($1, $1 + 2) n) v ON i.tenant_id = v.n AND i.id = 33 WHEN NOT MATCHED THEN INSERT (tenant_id, id, name) VALUES (v.n, 33, v.name)
+
+MERGE INTO items i USING (VALUES (1, 1)) AS v(t, n) ON i.id = v.n WHEN NOT MATCHED THEN INSERT (tenant_id, id) VALUES (v.t, v.n)

@@ -14,7 +14,7 @@ use super::types::{adds_exactly, is_whole_float};
 use super::walk::Analyzer;
 use crate::catalog::{Table, TableKind};
 use crate::error::PgError;
-use crate::plan::gather::{Fragment, FragmentColumn, Gather, NOW, Runs};
+use crate::plan::gather::{Fragment, FragmentColumn, Gather, NOW, OWNED, Runs};
 use crate::shard::KeyType;
 use crate::sql::name::quoted;
 use crate::sql::parse::parse;
@@ -46,6 +46,8 @@ pub(super) struct Gathering {
     refusal: Option<PgError>,
     runs: Runs,
     asks_time: bool,
+    /// See [`Gather::owned`].
+    owned: Option<String>,
     /// The offset of an item of the target list that has no alias and may ask for the time.
     pub(super) bare_target: Option<usize>,
 }
@@ -191,6 +193,7 @@ impl Gathering {
             refusal,
             runs,
             asks_time: false,
+            owned: None,
             bare_target: None,
         }
     }
@@ -263,6 +266,37 @@ impl Gathering {
         Some(())
     }
 
+    /// Has a MERGE insert only rows whose key, an expression of type `text`, belongs to the shard.
+    pub(super) fn own_inserts(&mut self, key: String) -> Option<()> {
+        let text = self.texts.first_mut()?;
+        let is = |at: usize, word: &str| text.tokens.get(at).is_some_and(|it| it.is(word));
+        for at in 0..text.tokens.len() {
+            let begins = is(at, "when") && is(at + 1, "not") && is(at + 2, "matched");
+            if !begins || is(at + 3, "by") && is(at + 4, "source") {
+                continue;
+            }
+            let condition = if is(at + 3, "by") { at + 5 } else { at + 3 };
+            let (mut end, mut cases) = (condition, 0);
+            while !(cases == 0 && is(end, "then")) {
+                cases += usize::from(is(end, "case"));
+                cases -= usize::from(is(end, "end")).min(cases);
+                end += 1;
+                text.tokens.get(end)?;
+            }
+            let then = text.tokens[end].range.start;
+            let close = if is(condition, "and") {
+                let begin = text.tokens[condition].range.end;
+                text.edits.push((begin..begin, " (".to_owned()));
+                ") "
+            } else {
+                ""
+            };
+            text.edits.push((then..then, format!("{close}AND {OWNED} ")));
+        }
+        self.owned = Some(key);
+        Some(())
+    }
+
     /// The plan of a read of these parts of the statement, between two texts.
     pub(super) fn computed(
         self,
@@ -283,6 +317,7 @@ impl Gathering {
             with_at: None,
             needs_home,
             asks_time: self.asks_time,
+            owned: self.owned,
             runs: Runs::Read,
         })
     }
@@ -296,7 +331,8 @@ impl Gathering {
         let statement =
             text.ok_or_else(|| unclear("The proxy cannot find the parts to change."))?;
         // A write may need no more than one time for all shards.
-        if self.fragments.is_empty() && !(self.asks_time && self.runs != Runs::Read) {
+        let is_enough = self.owned.is_some() || self.asks_time && self.runs != Runs::Read;
+        if self.fragments.is_empty() && !is_enough {
             return Err(unclear("It reads no rows of several shards."));
         }
         let has_with = match parse(&statement).as_deref() {
@@ -305,6 +341,7 @@ impl Gathering {
                 Stmt::Insert(it) => it.with.is_some(),
                 Stmt::Update(it) => it.with.is_some(),
                 Stmt::Delete(it) => it.with.is_some(),
+                Stmt::Merge(it) => it.with.is_some(),
                 _ => return Err(unclear("The proxy cannot find the parts to change.")),
             },
             _ => return Err(unclear("The proxy cannot find the parts to change.")),
@@ -317,6 +354,7 @@ impl Gathering {
             with_at,
             needs_home,
             asks_time: self.asks_time,
+            owned: self.owned,
             runs: self.runs,
         })
     }

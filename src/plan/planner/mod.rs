@@ -15,6 +15,7 @@ mod gather;
 mod graph;
 mod literals;
 mod merge;
+mod merge_into;
 mod moved;
 mod names;
 mod partial;
@@ -460,6 +461,7 @@ impl<'a> Planner<'a> {
             Stmt::Insert(it) => &it.table,
             Stmt::Update(it) => &it.table,
             Stmt::Delete(it) => &it.table,
+            Stmt::Merge(it) => &it.table,
             _ => return None,
         };
         let runs = match find(self.catalog, &self.path(), name).map(|it| &it.kind) {

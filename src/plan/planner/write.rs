@@ -18,8 +18,8 @@ use crate::plan::{Dated, Filled, KeySource, Split};
 use crate::sql::name::{quoted, quoted_text};
 use crate::sql::parse::tokens::{Token, TokenKind, tokens};
 use crate::sql::parse::tree::{
-    Alias, Assign, Body, Conflict, ConflictTarget, Delete, Expr, Insert, Kind, Literal, MergeInto,
-    Query, Stmt, TableName, Target, Update, When, WhenAction,
+    Alias, Assign, Body, Conflict, ConflictTarget, Delete, Expr, Insert, Kind, Literal, Query,
+    Stmt, TableName, Target, Update,
 };
 
 /// How a write runs if it reaches several shards.
@@ -159,7 +159,7 @@ impl Analyzer<'_> {
         }
     }
 
-    fn targets(&mut self, targets: &[Target]) {
+    pub(super) fn targets(&mut self, targets: &[Target]) {
         for target in targets {
             match &target.expr.kind {
                 Kind::Star(names) => self.needs_star(names, target.expr.at),
@@ -169,7 +169,7 @@ impl Analyzer<'_> {
         self.returned = Some(self.returned_columns(targets));
     }
 
-    fn assignments(&mut self, set: &[Assign], table: Option<&str>) {
+    pub(super) fn assignments(&mut self, set: &[Assign], table: Option<&str>) {
         for assign in set {
             // Of each row, wherever that is; a subquery is computed once.
             self.facts.in_rows = table.is_some() && !has_query(&assign.expr);
@@ -260,12 +260,12 @@ impl Analyzer<'_> {
         }
     }
 
-    fn target_names(&self, rel: Rel) -> Names {
+    pub(super) fn target_names(&self, rel: Rel) -> Names {
         Names::of(self.block(), rel)
     }
 
     /// How UPDATE and DELETE reach several shards.
-    fn fan(&self, is_reference: bool) -> Fan {
+    pub(super) fn fan(&self, is_reference: bool) -> Fan {
         match (self.by_tenant(), is_reference) {
             (Ok(Dist::Tenant), false) => Fan::Sum,
             (Ok(Dist::Free), true) => Fan::Same,
@@ -598,127 +598,8 @@ impl Analyzer<'_> {
         }
     }
 
-    fn merge_into(&mut self, it: &MergeInto) -> Fan {
-        let start = self.graph.len();
-        let (rel, table) = self.write_target(&it.table, it.alias.as_ref());
-        let table = table.cloned();
-        let end = self.graph.len();
-        let names = self.target_names(rel);
-        let source = self.item_of_from(&it.source, &Names::new(self.block()));
-        self.levels.push(names.and(&source));
-        let by_source = it.whens.iter().any(|it| it.by_source);
-        let inserts = it.whens.iter().any(|it| matches!(it.action, WhenAction::Insert { .. }));
-        let mode = match (by_source, inserts) {
-            (true, _) => Mode::Nothing,
-            (false, true) => Mode::Nullable(start..end),
-            // Only pairs matter.
-            (false, false) => Mode::Filter,
-        };
-        self.predicate(&it.on, &mode);
-        for when in &it.whens {
-            self.merge_when(when, table.as_ref(), &it.table.name);
-        }
-        self.targets(&it.returning);
-        let stays = match (by_source, inserts) {
-            (true, _) => false,
-            (false, false) => true,
-            // Rows without a match are inserted where they are: only if that is where they belong.
-            (false, true) => self.inserts_stay(it, table.as_ref()),
-        };
-        let fan = if stays { self.fan(false) } else { Fan::Refuse(mixed()) };
-        self.levels.pop();
-        if let Some(table) = &self.facts.writes_reference {
-            let error =
-                PgError::refused(format!("MERGE into reference table {table} is not supported"))
-                    .hint("Write it as INSERT … ON CONFLICT, UPDATE or DELETE.");
-            self.refuse(error);
-        }
-        match fan {
-            Fan::Sum => Fan::Sum,
-            _ => Fan::Refuse(refuse::over_shards(
-                "MERGE",
-                "A row and its match may lie on different shards.",
-            )),
-        }
-    }
-
-    /// Whether the source's rows are tenants' own and each is inserted under its own tenant.
-    fn inserts_stay(&self, it: &MergeInto, table: Option<&Table>) -> bool {
-        let (Some(table), Some(state)) = (table, self.blocks.last()) else { return false };
-        let (Some(tenant), Some(first)) = (tenant_column(Some(table)), state.members.first())
-        else {
-            return false;
-        };
-        let key_of = |columns: &[String]| match columns {
-            [] => table.column(&tenant),
-            columns => columns.iter().position(|it| *it == tenant),
-        };
-        let stays = |when: &When| match &when.action {
-            WhenAction::Insert { columns, values } => key_of(columns)
-                .and_then(|at| self.node_of(values.get(at)?))
-                .is_some_and(|node| state.classes.same(node, *first)),
-            _ => true,
-        };
-        state.members.len() > 1 && it.whens.iter().all(stays)
-    }
-
-    fn merge_when(&mut self, when: &When, table: Option<&Table>, name: &str) {
-        let tenant = tenant_column(table);
-        self.exprs(&when.condition);
-        match &when.action {
-            WhenAction::Nothing | WhenAction::Delete => (),
-            WhenAction::Update(set) => self.assignments(set, tenant.as_deref()),
-            WhenAction::Insert { columns, values } => {
-                self.exprs(values);
-                if let (Some(table), Some(tenant)) = (table, tenant) {
-                    self.merge_insert(columns, values, table, &tenant, name);
-                }
-            }
-        }
-    }
-
-    /// The tenant of rows that MERGE inserts: a key, or a confined column of the source.
-    fn merge_insert(
-        &mut self,
-        columns: &[String],
-        values: &[Expr],
-        table: &Table,
-        tenant: &str,
-        name: &str,
-    ) {
-        let TableKind::Sharded { key, .. } = table.kind else { return };
-        let at = match columns {
-            [] => table.column(tenant),
-            columns => columns.iter().position(|it| it == tenant),
-        };
-        let Some(value) = at.and_then(|it| values.get(it)) else {
-            return self.refuse(no_key(tenant, "MERGE inserts rows without it."));
-        };
-        let block = self.block();
-        let inserted = self.graph.add(key, block);
-        self.graph.sharded(inserted, name.to_owned());
-        match (self.key(value, key), self.node_of(value)) {
-            (Some(key), _) => self.graph.fact(inserted, vec![key]),
-            (None, Some(from)) => self.graph.edge(from, inserted),
-            _ => self.refuse(no_key(tenant, "MERGE computes it.")),
-        }
-        let given: Vec<String> = match columns {
-            [] => table.columns.iter().take(values.len()).map(|it| it.name.clone()).collect(),
-            columns => columns.to_vec(),
-        };
-        let takes_number = |it: &&crate::catalog::Column| match &it.default {
-            ColumnDefault::Sequence(sequence) => {
-                self.is_unshared(sequence) && !given.contains(&it.name)
-            }
-            _ => false,
-        };
-        if let Some(column) = table.columns.iter().find(takes_number) {
-            self.forbid(unshared(&column.name));
-        }
-    }
-
     /// Whether two shards may give one number of it, and that is not allowed.
-    fn is_unshared(&self, sequence: &Option<Name>) -> bool {
+    pub(super) fn is_unshared(&self, sequence: &Option<Name>) -> bool {
         !self.catalog.allow_local_keys && !self.catalog.is_shared(sequence.as_ref())
     }
 }
@@ -734,14 +615,14 @@ fn has_query(expr: &Expr) -> bool {
     matches!(expr.kind, Kind::Sub(_)) || expr.children().into_iter().any(has_query)
 }
 
-fn tenant_column(table: Option<&Table>) -> Option<String> {
+pub(super) fn tenant_column(table: Option<&Table>) -> Option<String> {
     match table?.kind {
         TableKind::Sharded { column, .. } => Some(table?.columns[column].name.clone()),
         _ => None,
     }
 }
 
-fn is_reference(table: Option<&Table>) -> bool {
+pub(super) fn is_reference(table: Option<&Table>) -> bool {
     table.is_some_and(|it| it.kind == TableKind::Reference)
 }
 
@@ -847,7 +728,7 @@ const ONE_EACH: [&str; 9] = [
 /// The default whose values shards make apart.
 pub(super) const UNIQUE_ID: &str = "sluice.unique_id()";
 
-fn no_key(column: &str, detail: &str) -> PgError {
+pub(super) fn no_key(column: &str, detail: &str) -> PgError {
     PgError::refused(format!("the tenant column {column} has no value the proxy can read"))
         .detail(detail)
         .hint(format!("Give {column} as a literal or a parameter, or SET sluice.tenant."))
@@ -873,7 +754,7 @@ fn several_matches() -> PgError {
     )
 }
 
-fn mixed() -> PgError {
+pub(super) fn mixed() -> PgError {
     refuse::over_shards(
         "a statement that joins tables of different shards",
         "It must run on one shard.",
