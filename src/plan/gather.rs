@@ -25,6 +25,8 @@ pub struct Gather {
     pub needs_home: bool,
     /// Whether [`NOW`] occurs.
     pub asks_time: bool,
+    /// WITH and the data-modifying parts, which shards run for rows that they then ship.
+    pub with: Option<String>,
     /// The key, as `text`, of what [`OWNED`] is asked of.
     pub owned: Option<String>,
     pub runs: Runs,
@@ -136,7 +138,7 @@ impl Gather {
     }
 
     fn untimed_shard_sql(&self) -> String {
-        let mut text = String::new();
+        let mut text = self.with.as_ref().map(|it| format!("{it} ")).unwrap_or_default();
         for (i, fragment) in self.fragments.iter().enumerate() {
             text.push_str(if i == 0 { "SELECT " } else { " UNION ALL SELECT " });
             let _ = write!(text, "{i}::int2");

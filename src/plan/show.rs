@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Display, Formatter};
 
-use super::gather::Runs;
+use super::gather::{Gather, Runs};
 use super::scatter::Insertion;
 use super::{
     Access, Action, Combine, CopyFormat, Dated, KeySource, Local, Plan, Run, Scope, SetConfig,
@@ -101,6 +101,12 @@ impl Display for KeySource {
     }
 }
 
+/// What shards do for a gathered statement.
+fn shipped(it: &Gather) -> impl Iterator<Item = String> {
+    let with = it.with.iter().map(|it| format!("On each shard: {it}"));
+    with.chain(it.fragments.iter().map(|it| format!("Ship {it}")))
+}
+
 /// What happens after the shards have answered; nothing if there is always one.
 fn combine(run: &Run) -> Vec<String> {
     match &run.combine {
@@ -108,8 +114,7 @@ fn combine(run: &Run) -> Vec<String> {
             vec![format!("Send: {}", spec.shard_sql), format!("Merge: {spec}")]
         }
         Combine::Gather(it) | Combine::CopyGather { gather: it, .. } => {
-            let mut lines: Vec<String> =
-                it.fragments.iter().map(|it| format!("Ship {it}")).collect();
+            let mut lines: Vec<String> = shipped(it).collect();
             let place = match it.runs {
                 Runs::Read | Runs::Home => "the home shard",
                 Runs::Shards => "each shard, counts added",
@@ -119,17 +124,15 @@ fn combine(run: &Run) -> Vec<String> {
             lines
         }
         Combine::Scatter(it) => {
-            let ships = it.source.fragments.iter().map(|it| format!("Ship {it}"));
             let then = format!("Then on the home shard: {}", it.source);
             let rows = rows_of(&it.insertion);
-            ships.chain([then, rows]).collect()
+            shipped(&it.source).chain([then, rows]).collect()
         }
         Combine::CreateAs(it) => {
-            let ships = it.source.fragments.iter().map(|it| format!("Ship {it}"));
             let then = format!("Then on the home shard: {}", it.source);
             let made = format!("On every shard: {}", it.create.replace('\n', " "));
             let rows = "Rows to their shards, without a tenant column to the home shard".to_owned();
-            ships.chain([then, made, rows]).collect()
+            shipped(&it.source).chain([then, made, rows]).collect()
         }
         Combine::Move(it) => {
             vec!["Rows that stay are updated, others deleted".to_owned(), rows_of(&it.insertion)]

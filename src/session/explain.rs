@@ -47,10 +47,12 @@ impl Session {
         let writes = run.access == Access::Write;
         let mut lines = Vec::new();
         match &run.combine {
-            Combine::Gather(gather) if gather.owned.is_some() => {
-                return Err(PgError::refused("EXPLAIN of a MERGE whose rows go to several shards")
-                    .hint("EXPLAIN (SLUICE) shows how it runs.")
-                    .into());
+            Combine::Gather(gather) if gather.owned.is_some() || gather.with.is_some() => {
+                return Err(PgError::refused(
+                    "EXPLAIN of a MERGE or a data-modifying WITH whose rows several shards ship",
+                )
+                .hint("EXPLAIN (SLUICE) shows how it runs.")
+                .into());
             }
             Combine::Gather(gather) => {
                 given.now = self.time_for(place, gather, &mut types).await?;

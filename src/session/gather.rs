@@ -257,7 +257,12 @@ impl Session {
         }
         let mut at = Vec::new();
         for shard in routed.shards.iter() {
-            at.push(self.member(shard, routed.role).await?);
+            if gather.with.is_some() {
+                self.check_second_write(shard)?;
+            }
+            let i = self.member(shard, routed.role).await?;
+            self.members[i].wrote |= gather.with.is_some();
+            at.push(i);
         }
         let sql = gather.shard_sql(types.len());
         let types = portable(types, &sql, |it| given.format(it));

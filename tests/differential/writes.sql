@@ -446,3 +446,31 @@ MERGE INTO items i USING (VALUES (1, 1), (1, 1)) AS v(t, n) ON i.tenant_id = v.t
 MERGE INTO items i USING (SELECT n, $2 AS name FROM generate_series($1, $1 + 2) n) v ON i.tenant_id = v.n AND i.id = 33 WHEN NOT MATCHED THEN INSERT (tenant_id, id, name) VALUES (v.n, 33, v.name)
 
 MERGE INTO items i USING (VALUES (1, 1)) AS v(t, n) ON i.id = v.n WHEN NOT MATCHED THEN INSERT (tenant_id, id) VALUES (v.t, v.n)
+
+--! then SELECT count(*) FROM orders
+WITH gone AS (DELETE FROM orders WHERE id < 3 RETURNING *) SELECT status, avg(amount), count(DISTINCT item_id), (SELECT count(*) FROM orders) AS before FROM gone GROUP BY status
+
+--! then SELECT count(*) FROM orders
+--! then SELECT * FROM settings
+WITH gone AS (DELETE FROM orders WHERE id < 3 RETURNING status, amount) INSERT INTO settings SELECT status, sum(amount)::text FROM gone GROUP BY status
+
+--! then SELECT * FROM orders WHERE id > 900
+WITH gone AS (DELETE FROM orders WHERE id = 1 RETURNING *) INSERT INTO orders SELECT tenant_id + 1, id + 900, item_id, plan_id, amount, status FROM gone RETURNING tenant_id, id
+
+--! then SELECT count(*), sum(qty) FROM items
+--! then SELECT * FROM notes WHERE id = 77
+WITH changed (t, n, was) AS (UPDATE items SET qty = qty + 1 WHERE id = 2 RETURNING tenant_id, name, qty), made AS (INSERT INTO notes (tenant_id, id, body) SELECT DISTINCT n, 77, 'seen' FROM changed WHERE n = 'x y' RETURNING 1) SELECT max(was), string_agg(n, ',' ORDER BY n, t), (SELECT count(*) FROM items WHERE qty > 5), (SELECT count(*) FROM made) FROM changed
+
+WITH gone AS (DELETE FROM items WHERE id = 1 RETURNING mood, tags, doc, tenant_id), best AS (SELECT mood, count(*) AS n FROM gone GROUP BY mood) SELECT g.tenant_id, g.tags, g.mood, b.n FROM gone g JOIN best b USING (mood)
+
+--! params int8 4
+--! then SELECT count(*) FROM items
+WITH gone AS (DELETE FROM items WHERE id > $1 AND qty IN (SELECT o.plan_id FROM orders o WHERE o.tenant_id = items.tenant_id) RETURNING *), kept AS (SELECT * FROM items WHERE id <= $1) SELECT (SELECT count(*) FROM gone), (SELECT avg(price) FROM kept), (SELECT count(*) FROM gone JOIN kept USING (name))
+
+WITH gone AS (DELETE FROM orders WHERE id < 3) SELECT count(DISTINCT status), avg(amount) FROM orders
+
+WITH gone AS (DELETE FROM orders RETURNING 'gone' AS what, NULL AS nothing, 1 AS one, upper(status) AS s, item_id) SELECT what, nothing, sum(one), s, avg(item_id) FROM gone GROUP BY 1, 2, 4
+
+WITH x AS (SELECT tenant_id, max(id) AS id FROM orders GROUP BY tenant_id), gone AS (DELETE FROM orders o USING x WHERE x.tenant_id = o.tenant_id AND x.id = o.id RETURNING o.amount) SELECT avg(amount) FROM gone
+
+WITH gone AS (DELETE FROM orders RETURNING *) SELECT max(id) FROM gone UNION ALL SELECT count(*) FROM gone UNION ALL SELECT count(*) FROM orders

@@ -141,7 +141,7 @@ impl Analyzer<'_> {
         for (i, cte) in with.ctes.iter().enumerate() {
             let mut outcome = match &cte.body {
                 Stmt::Query(query) => self.query(query),
-                modifying => self.modifying_cte(modifying),
+                modifying => self.modifying_cte(cte, modifying),
             };
             if !with.recursive {
                 self.frames[at].ctes.push(entry(cte));

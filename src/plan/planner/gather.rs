@@ -2,6 +2,7 @@
 //! over them. Every table with rows on several shards becomes a fragment, and so does a view that each
 //! shard computes for its own tenants; the rest of the statement stays as its author wrote it.
 
+use std::collections::HashSet;
 use std::ops::Range;
 
 use super::functions;
@@ -19,7 +20,7 @@ use crate::shard::KeyType;
 use crate::sql::name::quoted;
 use crate::sql::parse::parse;
 use crate::sql::parse::tokens::{Token, TokenKind, tokens};
-use crate::sql::parse::tree::{Call, Expr, Kind, Select, Statement, Stmt, TableName};
+use crate::sql::parse::tree::{Call, Cte, Expr, Kind, Select, Statement, Stmt, TableName};
 
 /// What fragments are called; a statement that says it itself is not gathered.
 const NAME: &str = "sluice_gather_";
@@ -46,6 +47,8 @@ pub(super) struct Gathering {
     refusal: Option<PgError>,
     runs: Runs,
     asks_time: bool,
+    /// See [`Gather::with`].
+    with: Option<String>,
     /// See [`Gather::owned`].
     owned: Option<String>,
     /// The offset of an item of the target list that has no alias and may ask for the time.
@@ -113,6 +116,36 @@ impl Text {
             return;
         };
         self.edits.push((at..kept.range.start, String::new()));
+    }
+
+    /// The bytes of a common table expression's body, with its parentheses.
+    fn body_of(&self, name: &str) -> Option<Range<usize>> {
+        let tokens = &self.tokens;
+        let is = |at: usize, word: &str| tokens.get(at).is_some_and(|it| it.is(word));
+        let opens = |at: usize| tokens.get(at).is_some_and(|it| it.kind == TokenKind::Open);
+        let closing = |at: usize| {
+            let close = |it: &Token| it.depth == 0 && it.kind == TokenKind::Close;
+            tokens.get(at..)?.iter().position(close).map(|it| at + it)
+        };
+        let is_name = |it: &Token| {
+            it.depth == 0 && self.sql.get(it.range.clone()).is_some_and(|it| folded(it) == name)
+        };
+        for at in (0..tokens.len()).filter(|at| is_name(&tokens[*at])) {
+            let mut next = at + 1;
+            if opens(next) {
+                next = closing(next)? + 1;
+            }
+            if !is(next, "as") {
+                continue;
+            }
+            next += 1;
+            next += usize::from(is(next, "not"));
+            next += usize::from(is(next, "materialized"));
+            if opens(next) {
+                return Some(tokens[next].range.start..tokens[closing(next)?].range.end);
+            }
+        }
+        None
     }
 
     /// The bytes of `now()` and the like, and what stands for it.
@@ -193,6 +226,7 @@ impl Gathering {
             refusal,
             runs,
             asks_time: false,
+            with: None,
             owned: None,
             bare_target: None,
         }
@@ -247,6 +281,44 @@ impl Gathering {
         };
         self.fragments.push((fragment, node));
         self.keys.push(table.unique_keys.clone());
+    }
+
+    /// The rows of a data-modifying part of WITH, which shards run, are shipped.
+    pub(super) fn add_modifying(
+        &mut self,
+        cte: &Cte,
+        mut columns: Vec<FragmentColumn>,
+    ) -> Option<()> {
+        // Elsewhere the rest would see what has been changed.
+        if !matches!(self.runs, Runs::Read | Runs::Home) || self.texts.len() > 1 {
+            return None;
+        }
+        let text = self.texts.first_mut()?;
+        let body = text.body_of(&cte.name)?;
+        for (column, name) in columns.iter_mut().zip(&cte.columns) {
+            column.name.clone_from(name);
+        }
+        let names: HashSet<&String> = columns.iter().map(|it| &it.name).collect();
+        if names.len() < columns.len() {
+            return None;
+        }
+        let with = text.tokens.first()?.range.start;
+        self.with = Some(text.sql.get(with..body.end)?.to_owned());
+        if columns.is_empty() {
+            text.edits.push((body, "(SELECT)".to_owned()));
+            return Some(());
+        }
+        let name = format!("{NAME}{}", self.fragments.len() + 1);
+        text.edits.push((body, format!("(SELECT * FROM {name})")));
+        let from = quoted(&cte.name);
+        let fragment = Fragment { name, from, filters: Vec::new(), columns };
+        self.fragments.push((fragment, NodeId::default()));
+        self.keys.push(Vec::new());
+        Some(())
+    }
+
+    pub(super) fn modifies(&self) -> bool {
+        self.with.is_some()
     }
 
     /// Whether nothing is to be shipped.
@@ -317,6 +389,7 @@ impl Gathering {
             with_at: None,
             needs_home,
             asks_time: self.asks_time,
+            with: self.with,
             owned: self.owned,
             runs: Runs::Read,
         })
@@ -354,6 +427,7 @@ impl Gathering {
             with_at,
             needs_home,
             asks_time: self.asks_time,
+            with: self.with,
             owned: self.owned,
             runs: self.runs,
         })
@@ -639,6 +713,14 @@ fn after_with(statement: &str) -> Result<usize, PgError> {
     rest.next_if(|it| it.is("recursive"));
     let first = rest.next().map(|it| it.range.start);
     first.ok_or_else(|| unclear("The proxy cannot find the parts to change."))
+}
+
+/// A name as Postgres folds it.
+fn folded(name: &str) -> String {
+    match name.strip_prefix('"').and_then(|it| it.strip_suffix('"')) {
+        Some(inner) => inner.replace("\"\"", "\""),
+        None => name.to_lowercase(),
+    }
 }
 
 fn unclear(detail: &str) -> PgError {

@@ -16,6 +16,7 @@ mod graph;
 mod literals;
 mod merge;
 mod merge_into;
+mod modifying;
 mod moved;
 mod names;
 mod partial;
@@ -328,9 +329,14 @@ impl<'a> Planner<'a> {
 
     /// What is done where servers tell types that the proxy cannot merge.
     fn add_fallback(&self, plan: &mut Plan, query: &Query, range: &Range<usize>) {
-        let Action::Run(Run { combine: Combine::Merge(_), fallback, .. }) = &mut plan.action else {
+        let Action::Run(Run { combine: Combine::Merge(spec), fallback, .. }) = &mut plan.action
+        else {
             return;
         };
+        // It cannot be run again.
+        if spec.modifies {
+            return;
+        }
         let gathered = self.gathered(query, range).map(|it| it.action);
         if let Some(Action::Run(Run { combine: Combine::Gather(gather), .. })) = gathered {
             *fallback = Some(gather);
@@ -343,13 +349,14 @@ impl<'a> Planner<'a> {
         analyzer.gathering = Some(Gathering::new(self.sql, range.clone(), Runs::Read));
         analyzer.query(query);
         let facts = &analyzer.facts;
-        let acts = facts.has_locks || facts.modifies || facts.has_advisory;
+        let modifies = analyzer.gathering.as_ref().is_some_and(Gathering::modifies);
+        let acts = facts.has_locks || facts.modifies && !modifies || facts.has_advisory;
         let is_read = !(acts || facts.set_configs > 0 || facts.pin.is_some());
         if !is_read || facts.is_refused() || !analyzer.graph.has_sharded() {
             return None;
         }
         let is_stable = facts.volatility < Volatility::Volatile && !facts.has_unknown_function;
-        let access = if is_stable { Access::Read } else { Access::Write };
+        let access = if is_stable && !modifies { Access::Read } else { Access::Write };
         let needs_home = facts.has_home || facts.needs_home;
         let scope = match analyzer.graph.confined() {
             Ok(keys) => Scope::Keys { keys, with_home: false },

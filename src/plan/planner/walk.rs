@@ -96,6 +96,8 @@ pub(super) struct Analyzer<'a> {
     pub(super) gathering: Option<super::gather::Gathering>,
     /// The columns of the RETURNING looked at last, and whether they are all.
     pub(super) returned: Option<(Vec<super::block::OutCol>, bool)>,
+    /// The same as they are shipped.
+    pub(super) shipped: Option<Vec<crate::plan::gather::FragmentColumn>>,
     /// Whether an UPDATE may move rows to other shards.
     pub(super) moves: bool,
     /// The key that it gives them, if its text or parameters tell.
@@ -152,6 +154,7 @@ impl<'a> Analyzer<'a> {
             facts,
             gathering: None,
             returned: None,
+            shipped: None,
             moves: false,
             new_key: None,
         }

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::rc::Rc;
 
-use super::block::{Dist, Outcome};
+use super::block::Dist;
 use super::from::find;
 use super::graph::NodeId;
 use super::names::{Col, Names, Rel};
@@ -36,30 +36,6 @@ pub(super) enum Fan {
 }
 
 impl Analyzer<'_> {
-    /// A data-modifying statement in WITH: its rows come from wherever it writes.
-    pub(super) fn modifying_cte(&mut self, statement: &Stmt) -> Outcome {
-        let error =
-            refuse::over_shards("a data-modifying WITH", "Its parts must all run on one shard.");
-        self.returned = None;
-        let fan = self.modify(statement);
-        let returned = self.returned.take().unwrap_or_default();
-        if let Some(table) = &self.facts.writes_reference {
-            self.facts.refusal.get_or_insert(
-                PgError::refused(format!("reference table {table} cannot be written in WITH"))
-                    .detail("The write must reach every shard.")
-                    .hint("Write it in a statement of its own."),
-            );
-        }
-        self.not_gathered(error.clone());
-        if matches!(fan, Fan::Sum) {
-            // Each shard changes rows of its own tenants and goes on with these.
-            let (cols, complete) = returned;
-            return Outcome { cols, complete, dist: Ok(Dist::Tenant), is_ordered: false };
-        }
-        self.not_fanned(error.clone());
-        Outcome { cols: Vec::new(), complete: false, dist: Err(error), is_ordered: false }
-    }
-
     /// Looks at a data-modifying statement.
     pub(super) fn modify(&mut self, statement: &Stmt) -> Fan {
         self.facts.modifies = true;
@@ -167,6 +143,7 @@ impl Analyzer<'_> {
             }
         }
         self.returned = Some(self.returned_columns(targets));
+        self.shipped = self.shipped_columns(targets);
     }
 
     pub(super) fn assignments(&mut self, set: &[Assign], table: Option<&str>) {
