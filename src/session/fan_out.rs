@@ -31,7 +31,7 @@ impl Session {
             return Err(error.clone().into());
         }
         if let Combine::OneByOne = run.combine {
-            if self.tx.is_some() && portal.is_none() && is_analyze(&statement.text) {
+            if self.tx.is_some() && portal.is_none() && may_be_in_block(&statement.text) {
                 let (text, answers) = (statement.text.clone(), Answers::Sum);
                 let describe = Describe::Forward;
                 let tag = self.same_text(&text, run, routed, None, answers, describe).await?;
@@ -357,10 +357,16 @@ impl Session {
     }
 }
 
-/// ANALYZE may run in a transaction, unlike VACUUM.
-fn is_analyze(sql: &[u8]) -> bool {
-    let word = sql.trim_ascii_start().get(..7).unwrap_or_default().to_ascii_lowercase();
-    word == b"analyze" || word == b"analyse"
+/// Whether it may run in a transaction, unlike VACUUM: ANALYZE, REINDEX of a table or index, CLUSTER of a table.
+fn may_be_in_block(sql: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(sql.trim_ascii_start()).to_ascii_lowercase();
+    let mut words = text.split(|it: char| !it.is_ascii_alphanumeric()).filter(|it| !it.is_empty());
+    match (words.next(), words.next()) {
+        (Some("analyze" | "analyse"), _) => true,
+        (Some("cluster"), table) => table.is_some(),
+        (Some("reindex"), Some("table" | "index")) => words.next() != Some("concurrently"),
+        _ => false,
+    }
 }
 
 /// An error that says on which shards the statement has happened already.

@@ -64,3 +64,4 @@ CREATE VIEW big_items AS SELECT tenant_id, id, name, qty FROM items WHERE qty > 
 CREATE VIEW item_list AS SELECT tenant_id, id, qty FROM items ORDER BY qty DESC NULLS LAST, tenant_id, id;
 CREATE FUNCTION twice(a integer) RETURNS integer LANGUAGE sql IMMUTABLE AS 'SELECT a * 2';
 CREATE FUNCTION count_items() RETURNS bigint LANGUAGE sql STABLE AS 'SELECT count(*) FROM items';
+CREATE TABLE stamped (tenant_id bigint NOT NULL, id bigint NOT NULL, made timestamptz DEFAULT now(), PRIMARY KEY (tenant_id, id));

@@ -474,3 +474,6 @@ WITH gone AS (DELETE FROM orders RETURNING 'gone' AS what, NULL AS nothing, 1 AS
 WITH x AS (SELECT tenant_id, max(id) AS id FROM orders GROUP BY tenant_id), gone AS (DELETE FROM orders o USING x WHERE x.tenant_id = o.tenant_id AND x.id = o.id RETURNING o.amount) SELECT avg(amount) FROM gone
 
 WITH gone AS (DELETE FROM orders RETURNING *) SELECT max(id) FROM gone UNION ALL SELECT count(*) FROM gone UNION ALL SELECT count(*) FROM orders
+
+--! then SELECT count(*), count(DISTINCT made) FROM stamped WHERE id > 800 AND made = now()
+MERGE INTO stamped s USING (VALUES (1, 900), (2, 901), (3, 902)) AS v(t, n) ON s.tenant_id = v.t AND s.id = v.n WHEN NOT MATCHED THEN INSERT (tenant_id, id) VALUES (v.t, v.n)

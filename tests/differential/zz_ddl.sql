@@ -203,3 +203,6 @@ TRUNCATE copied, counted_by_status
 
 --! bare
 DROP TABLE copied, counted_by_status, named, nobody, picked, few, one_tenant
+
+--! block
+REINDEX TABLE fresh

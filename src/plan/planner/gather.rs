@@ -317,6 +317,10 @@ impl Gathering {
         Some(())
     }
 
+    pub(super) fn runs_on_home(&self) -> bool {
+        matches!(self.runs, Runs::Read | Runs::Home)
+    }
+
     pub(super) fn modifies(&self) -> bool {
         self.with.is_some()
     }
@@ -366,6 +370,44 @@ impl Gathering {
             text.edits.push((then..then, format!("{close}AND {OWNED} ")));
         }
         self.owned = Some(key);
+        Some(())
+    }
+
+    /// Adds columns to the n-th INSERT of a MERGE, each with its value; `listed` are those it has without a list.
+    pub(super) fn extend_insert(
+        &mut self,
+        nth: usize,
+        listed: &[String],
+        added: &[(String, String)],
+    ) -> Option<()> {
+        let text = self.texts.first_mut()?;
+        let tokens = &text.tokens;
+        let is = |at: usize, word: &str| tokens.get(at).is_some_and(|it| it.is(word));
+        let opens = |at: usize| tokens.get(at).is_some_and(|it| it.kind == TokenKind::Open);
+        let closing = |at: usize| {
+            let close = |it: &Token| it.depth == 0 && it.kind == TokenKind::Close;
+            tokens.get(at..)?.iter().position(close).map(|it| at + it)
+        };
+        let inserts = (0..tokens.len()).filter(|it| is(*it, "then") && is(it + 1, "insert"));
+        let at = inserts.filter(|it| tokens[*it].depth == 0).nth(nth)? + 2;
+        let names: Vec<&str> = added.iter().map(|it| it.0.as_str()).collect();
+        let values: Vec<String> = added.iter().map(|it| format!("({})", it.1)).collect();
+        let mut edits = Vec::new();
+        if opens(at) {
+            let close = tokens[closing(at)?].range.start;
+            edits.push((close..close, format!(", {}", names.join(", "))));
+        } else {
+            let start = tokens.get(at)?.range.start;
+            let listed: Vec<String> = listed.iter().map(|it| quoted(it)).collect();
+            let list = format!("({}, {}) ", listed.join(", "), names.join(", "));
+            edits.push((start..start, list));
+        }
+        let rest = tokens.get(at..)?.iter();
+        let word = rest.take_while(|it| !it.is("when")).position(|it| it.is("values"))?;
+        let close = tokens[closing(at + word)?].range.start;
+        edits.push((close..close, format!(", {}", values.join(", "))));
+        self.asks_time = true;
+        text.edits.extend(edits);
         Some(())
     }
 
@@ -713,6 +755,15 @@ fn after_with(statement: &str) -> Result<usize, PgError> {
     rest.next_if(|it| it.is("recursive"));
     let first = rest.next().map(|it| it.range.start);
     first.ok_or_else(|| unclear("The proxy cannot find the parts to change."))
+}
+
+/// A default with the mark for the transaction's start in the place of `now()` and the like; `None` if it has none.
+pub(super) fn timed(default: &str) -> Option<String> {
+    let text = Text::new(default, 0..default.len());
+    let word = |it: &Token| default.get(it.range.clone()).unwrap_or_default().to_lowercase();
+    let edits = text.tokens.iter().filter_map(|it| text.now_at(&word(it), it.range.start));
+    let edits: Edits = edits.collect();
+    if edits.is_empty() { None } else { apply(default, &(0..default.len()), edits) }
 }
 
 /// A name as Postgres folds it.

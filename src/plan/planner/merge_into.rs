@@ -1,5 +1,6 @@
 //! MERGE.
 
+use super::gather::{Gathering, timed};
 use super::graph::NodeId;
 use super::names::Names;
 use super::predicate::Mode;
@@ -36,8 +37,11 @@ impl Analyzer<'_> {
             self.merge_when(when, table.as_ref(), it);
         }
         self.targets(&it.returning);
-        if let (Some(table), Some(node), true) = (&table, tenant_node, inserts) {
-            self.own_inserts(it, table, node);
+        if let (Some(table), true) = (&table, inserts) {
+            self.date_inserts(it, table);
+            if let Some(node) = tenant_node {
+                self.own_inserts(it, table, node);
+            }
         }
         let is_reference = is_reference(table.as_ref());
         let stays = match (by_source, inserts) {
@@ -87,6 +91,34 @@ impl Analyzer<'_> {
                 "MERGE",
                 "The tenant of rows that it inserts is not the source's column that ON compares with the target's.",
             ));
+        }
+    }
+
+    /// Columns that are left out and take the transaction's time: one for all shards.
+    fn date_inserts(&mut self, it: &MergeInto, table: &Table) {
+        if self.gathering.as_ref().is_none_or(Gathering::runs_on_home) {
+            return;
+        }
+        let inserts = it.whens.iter().filter_map(|it| match &it.action {
+            WhenAction::Insert { columns, values } => Some((columns, values)),
+            _ => None,
+        });
+        for (nth, (columns, values)) in inserts.enumerate() {
+            let given = given(columns, values, table);
+            self.facts.dated.clear();
+            self.check_left_out(&as_insert(it, &given), table, &given, true);
+            let dated = std::mem::take(&mut self.facts.dated);
+            if dated.is_empty() {
+                continue;
+            }
+            let timed = dated.into_iter().map(|(name, text)| Some((name, timed(&text)?)));
+            let timed: Option<Vec<(String, String)>> = timed.collect();
+            let has_defaults = given.len() < values.len();
+            let gathering = self.gathering.as_mut().filter(|_| !has_defaults);
+            let done = gathering.and_then(|it| it.extend_insert(nth, &given, &timed?));
+            if done.is_none() {
+                self.not_fanned(refuse::not_immutable("the default of a column"));
+            }
         }
     }
 
@@ -176,26 +208,34 @@ impl Analyzer<'_> {
         if !matches!(table.kind, TableKind::Sharded { .. } | TableKind::Reference) {
             return;
         }
-        let given: Vec<String> = match columns {
-            [] => table.columns.iter().take(values.len()).map(|it| it.name.clone()).collect(),
-            columns => columns.to_vec(),
-        };
-        let of_values = given.iter().zip(values);
-        let given: Vec<String> = of_values
-            .filter(|(_, value)| value.kind != Kind::Default)
-            .map(|(name, _)| name.clone())
-            .collect();
-        let insert = Insert {
-            with: None,
-            table: it.table.clone(),
-            alias: None,
-            columns: given.clone(),
-            source: None,
-            overriding: false,
-            conflict: None,
-            returning: Vec::new(),
-        };
-        self.check_left_out(&insert, table, &given, false);
+        let given = given(columns, values, table);
+        let adds = self.gathering.as_ref().is_some_and(|it| !it.runs_on_home());
+        self.check_left_out(&as_insert(it, &given), table, &given, adds);
+        self.facts.dated.clear();
+    }
+}
+
+/// The columns that a row inserted has values for.
+fn given(columns: &[String], values: &[Expr], table: &Table) -> Vec<String> {
+    let listed: Vec<&String> = match columns {
+        [] => table.columns.iter().take(values.len()).map(|it| &it.name).collect(),
+        columns => columns.iter().collect(),
+    };
+    let given = listed.into_iter().zip(values).filter(|(_, it)| it.kind != Kind::Default);
+    given.map(|(name, _)| name.clone()).collect()
+}
+
+/// The INSERT of a row of these columns.
+fn as_insert(it: &MergeInto, columns: &[String]) -> Insert {
+    Insert {
+        with: None,
+        table: it.table.clone(),
+        alias: None,
+        columns: columns.to_vec(),
+        source: None,
+        overriding: false,
+        conflict: None,
+        returning: Vec::new(),
     }
 }
 
