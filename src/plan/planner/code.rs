@@ -177,7 +177,7 @@ impl Planner<'_> {
             .hint("Send the second change as a statement of its own."));
         }
         if let Some(numbers) = plan.numbers {
-            if all.numbers.is_some() || !numbers.filled.is_empty() {
+            if all.numbers.is_some() || !numbers.filled.is_empty() || numbers.spreads {
                 return Err(refused(
                     "DO with columns that count",
                     "Their sequences must be shared by the shards, which is done after a statement.",
@@ -253,7 +253,7 @@ pub(super) fn leans_on(statement: &Stmt) -> Vec<TableName> {
         }
         DdlKind::CreateIndex { table, .. }
         | DdlKind::RenameColumn { table, .. }
-        | DdlKind::RenameTable { table } => vec![table.clone()],
+        | DdlKind::RenameTable { table, .. } => vec![table.clone()],
         _ => Vec::new(),
     }
 }

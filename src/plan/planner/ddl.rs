@@ -155,6 +155,9 @@ impl Planner<'_> {
 
     /// The sequences that a change makes, alters or lets a sharded table use.
     fn numbers(&self, kind: &DdlKind) -> Option<Numbers> {
+        if let Some(of) = self.spread(kind) {
+            return Some(Numbers { of: shown(&of), filled: Vec::new(), spreads: true });
+        }
         let (of, filled) = match kind {
             DdlKind::CreateTable(it) => {
                 let counts = it.columns.iter().any(counts) || !it.parents.is_empty();
@@ -174,7 +177,46 @@ impl Planner<'_> {
             }
             _ => return None,
         };
-        Some(Numbers { of: shown(of), filled })
+        Some(Numbers { of: shown(of), filled, spreads: false })
+    }
+
+    /// The table of the home shard that the change makes a sharded or a reference table.
+    fn spread(&self, kind: &DdlKind) -> Option<TableName> {
+        let tenant = self.catalog.tenant_column.as_deref()?;
+        match kind {
+            DdlKind::AlterTable { table, changes } if self.class(table) == Class::Home => {
+                let is_it =
+                    |it: &AlterTable| matches!(it, AlterTable::AddColumn(it) if it.name == tenant);
+                changes.iter().any(is_it).then(|| table.clone())
+            }
+            DdlKind::RenameColumn { table, to, .. } if self.class(table) == Class::Home => {
+                (to == tenant).then(|| table.clone())
+            }
+            DdlKind::RenameTable { table, to } if self.class(table) == Class::Home => {
+                let renamed = TableName { name: to.clone(), ..table.clone() };
+                (self.class_by_name(&renamed) == Class::Reference).then_some(renamed)
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether a table of the home shard, which its rows must not keep from it, may become sharded by this
+    /// column: the keys it has must be ones that a sharded table may have.
+    fn check_spread(
+        &self,
+        table: &TableName,
+        columns: &[ColumnDef],
+        tenant: &str,
+    ) -> Result<(), PgError> {
+        let own = Own { table, columns };
+        let Some(known) = self.table(table) else { return Ok(()) };
+        known.unique_keys.iter().try_for_each(|key| {
+            let names: Vec<&String> = key.iter().map(|at| &known.columns[*at].name).collect();
+            match self.catalog.allow_local_keys {
+                true => Ok(()),
+                false => self.check_unique(&own, &names, tenant),
+            }
+        })
     }
 
     /// A temporary view is not in the catalog, so that its tables must be of the home shard, too.
@@ -201,6 +243,13 @@ impl Planner<'_> {
         match kind {
             DdlKind::CreateTable(it) => self.check_create(it),
             DdlKind::AlterTable { table, changes } => {
+                if changes.len() > 1 && self.spread(kind).is_some() {
+                    return Err(PgError::refused(format!(
+                        "table {} cannot become sharded while it is changed otherwise",
+                        table.name
+                    ))
+                    .hint("ADD the tenant column in a statement of its own."));
+                }
                 changes.iter().try_for_each(|it| self.check_alter(table, it, range))
             }
             DdlKind::CreateIndex { table, unique: true, columns, .. } => {
@@ -212,8 +261,15 @@ impl Planner<'_> {
                     _ => Ok(()),
                 }
             }
-            DdlKind::RenameColumn { table, column } => self.check_tenant_kept(table, column),
-            DdlKind::RenameTable { table } if self.class(table) == Class::Reference => {
+            DdlKind::RenameColumn { table, column, to } => {
+                match self.catalog.tenant_column.as_deref() {
+                    Some(tenant) if self.class(table) == Class::Home && to == tenant => {
+                        self.check_spread(table, &[], column)
+                    }
+                    _ => self.check_tenant_kept(table, column),
+                }
+            }
+            DdlKind::RenameTable { table, .. } if self.class(table) == Class::Reference => {
                 Err(PgError::refused(format!("reference table {} cannot be renamed", table.name))
                     .detail("The configuration knows it by its name.")
                     .hint("Change the configuration first."))
@@ -396,12 +452,12 @@ impl Planner<'_> {
             (AlterTable::AddColumn(def), None) => {
                 let is_tenant = self.catalog.tenant_column.as_deref() == Some(&def.name);
                 if class == Class::Home && is_tenant {
-                    return Err(PgError::refused(format!(
-                        "table {} cannot become sharded",
-                        table.name
-                    ))
-                    .detail("Its rows are on the home shard and would have to move.")
-                    .hint("Create a new table and copy the rows."));
+                    check_key_type(def)?;
+                    let own = Own { table, columns: std::slice::from_ref(def) };
+                    self.check_spread(table, own.columns, &def.name)?;
+                    let mut constraints = def.constraints.iter();
+                    return constraints
+                        .try_for_each(|it| self.check_constraint(&own, it, &def.name));
                 }
                 if class == Class::Reference && counts(def) {
                     return Err(unlike_numbers(&def.name, &table.name));
@@ -490,7 +546,7 @@ fn is_of_temporary(kind: &DdlKind) -> bool {
         DdlKind::AlterTable { table, .. }
         | DdlKind::CreateIndex { table, .. }
         | DdlKind::RenameColumn { table, .. }
-        | DdlKind::RenameTable { table } => is_temporary(table),
+        | DdlKind::RenameTable { table, .. } => is_temporary(table),
         DdlKind::Drop { tables, .. } => !tables.is_empty() && tables.iter().all(is_temporary),
         _ => false,
     }

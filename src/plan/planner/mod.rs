@@ -112,9 +112,10 @@ fn changed_tables(statement: &Stmt) -> Vec<String> {
     match &ddl.kind {
         DdlKind::CreateTable(it) => vec![it.table.name.clone()],
         DdlKind::CreateView { view, .. } => vec![view.name.clone()],
-        DdlKind::AlterTable { table, .. }
-        | DdlKind::RenameColumn { table, .. }
-        | DdlKind::RenameTable { table } => vec![table.name.clone()],
+        DdlKind::AlterTable { table, .. } | DdlKind::RenameColumn { table, .. } => {
+            vec![table.name.clone()]
+        }
+        DdlKind::RenameTable { table, to } => vec![table.name.clone(), to.clone()],
         DdlKind::Drop { tables, .. } => tables.iter().map(|it| it.name.clone()).collect(),
         _ => Vec::new(),
     }
