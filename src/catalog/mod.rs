@@ -42,6 +42,8 @@ pub struct Catalog {
     /// Whether keys that cannot be guaranteed over shards (sequences, unique and foreign keys
     /// without the tenant column) are allowed.
     pub allow_local_keys: bool,
+    /// Whether keys of generated ids may do without the tenant column.
+    pub trust_generated_keys: bool,
     /// Whether literals of the simple protocol may become parameters.
     pub auto_prepare: bool,
     /// Changes whenever anything above does; part of the plan cache's key.

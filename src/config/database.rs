@@ -60,6 +60,7 @@ fn database(
         trusted_functions: section.value("trusted_functions", values::text_list),
         has_barrier: section.value("cross_shard_snapshot", values::choice) == "barrier",
         allow_local_keys: section.value("allow_local_keys", values::bool),
+        trust_generated_keys: section.value("trust_generated_keys", values::bool),
         sequence_stride: sequence_stride(section, &shards),
         auto_prepare: section.value("auto_prepare", values::bool),
         shards,

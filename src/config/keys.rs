@@ -242,6 +242,8 @@ pub const KEYS: &[Key] = &[
         "\"barrier\": a read over several shards outside of a transaction, and a REPEATABLE READ transaction, sees each commit over several shards on all of them or on none. Reads then use primaries and hold one server of each shard; commits over several shards wait for the moment in which the snapshots are taken. All proxies must agree."),
     key("database.allow_local_keys", Kind::Bool, Value("false"),
         "Lets DDL create unique and foreign keys on sharded tables that each shard can keep only for itself, and rows take numbers from sequences that two shards may give."),
+    key("database.trust_generated_keys", Kind::Bool, Value("false"),
+        "Your promise that ids of sharded tables come only from their sequence, identity or uuid: DDL may then make them keys without the tenant column, and refer to them by foreign keys, which find rows of the same shard."),
     key("database.sequence_stride", Kind::Count { min: 2, max: 1 << 20 }, Absent("32, or the power of two above the highest shard id"),
         "Of how many numbers of a sequence that a sharded table uses each shard gives one; ids of shards must be below it. A change holds for sequences made or set up later."),
     key("database.auto_prepare", Kind::Bool, Value("false"),

@@ -223,6 +223,8 @@ pub struct Database {
     /// Whether DDL may create unique and foreign keys on sharded tables that shards can only keep each
     /// for itself, and sequences that shards do not share may be used.
     pub allow_local_keys: bool,
+    /// Whether ids from sequences and uuids may be keys of sharded tables without the tenant column.
+    pub trust_generated_keys: bool,
     /// Of how many numbers of a shared sequence a shard gives one; above every shard's id.
     pub sequence_stride: i64,
     /// Whether literals of the simple protocol may become parameters.

@@ -160,6 +160,7 @@ fn database(database: &Database, rows: &mut Rows) {
         ("trusted_functions", lists.1),
         ("cross_shard_snapshot", if database.has_barrier { "barrier" } else { "none" }.to_owned()),
         ("allow_local_keys", database.allow_local_keys.to_string()),
+        ("trust_generated_keys", database.trust_generated_keys.to_string()),
         ("sequence_stride", database.sequence_stride.to_string()),
         ("auto_prepare", database.auto_prepare.to_string()),
         ("pool_mode", database.pool_mode.map(mode).unwrap_or_default().to_owned()),

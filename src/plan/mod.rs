@@ -67,6 +67,9 @@ pub struct Numbers {
     pub of: String,
     /// Columns that the change adds and fills: each shard has begun with the same numbers.
     pub filled: Vec<String>,
+    /// Whether it was a table of the home shard so far: it must have no rows, and no keys that bind it to
+    /// other tables there.
+    pub spreads: bool,
 }
 
 /// A call of `set_config(name, value, is_local)` whose outcome the session can repeat elsewhere.
@@ -275,12 +278,22 @@ pub struct Filled {
 }
 
 /// A `SELECT setval(…)`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Placing {
     /// The texts of its arguments.
     pub args: Vec<String>,
     /// The name of its column.
     pub column: String,
+    pub over: Option<PlacedOver>,
+}
+
+/// Where the number is computed of rows, as by `SELECT setval(…, max(id)) FROM …`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PlacedOver {
+    /// SQL that gives the sequence's OID, the number, and whether it counts as given.
+    pub asked: String,
+    /// If the rows are of several shards.
+    pub gather: Option<Box<Gather>>,
 }
 
 /// A multi-row INSERT … VALUES. Byte ranges are of the planned text.

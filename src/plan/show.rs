@@ -30,6 +30,9 @@ impl Display for Plan {
         if self.changes_schema {
             lines.push("Changes the schema".to_owned());
         }
+        if let Some(it) = self.numbers.as_ref().filter(|it| it.spreads) {
+            lines.push(format!("{} must be empty", it.of));
+        }
         if let Some(it) = &self.numbers {
             lines.push(format!("Sequences of {} are shared", it.of));
             let filled = it.filled.iter();
@@ -155,7 +158,10 @@ fn combine(run: &Run) -> Vec<String> {
                 it.format
             )]
         }
-        Combine::Place(it) => vec![format!("Set on each shard: {}", it.args.join(", "))],
+        Combine::Place(it) => {
+            let args = it.over.as_ref().map_or_else(|| it.args.join(", "), |it| it.asked.clone());
+            vec![format!("Set on each shard: {args}")]
+        }
         Combine::CopyTo { is_binary: true, .. } => {
             vec!["Concatenate, one header, one trailer".to_owned()]
         }

@@ -343,7 +343,7 @@ async fn load(
     (&settings, &columns, &keys, &triggers, &functions, &types, &operators).hash(&mut version);
     (&suspects, &uses, &told, makes_ids).hash(&mut version);
     (&config.tenant_column, &config.reference_tables, &config.trusted_functions).hash(&mut version);
-    (config.allow_local_keys, config.auto_prepare).hash(&mut version);
+    (config.allow_local_keys, config.trust_generated_keys, config.auto_prepare).hash(&mut version);
     let mut catalog = Catalog {
         tables,
         sequences: shared,
@@ -359,6 +359,7 @@ async fn load(
         tenant_column: config.tenant_column.clone(),
         reference_tables: config.reference_tables.iter().cloned().collect(),
         allow_local_keys: config.allow_local_keys,
+        trust_generated_keys: config.trust_generated_keys,
         auto_prepare: config.auto_prepare,
         version: version.finish(),
     };

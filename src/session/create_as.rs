@@ -49,7 +49,7 @@ impl Session {
         let source = &making.source;
         let from = self.shards_of_tenant(routed)?;
         let (described, arrays) =
-            self.gather_rows(place, statement, source, &from, (portal, &mut given)).await?;
+            self.gather_rows(place, &statement.text, source, &from, (portal, &mut given)).await?;
         let create = Bytes::copy_from_slice(making.create.as_bytes());
         self.same_text(&create, run, &made_on, portal, Answers::Same, Describe::Hide).await?;
         let columns = self.columns_of(place, &making.table).await?;

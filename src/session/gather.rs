@@ -66,7 +66,7 @@ impl Session {
         let home = self.database.config.home_shard;
         let place = self.member(home, routed.role).await?;
         let (described, arrays) =
-            self.gather_rows(place, statement, gather, routed, (portal, &mut given)).await?;
+            self.gather_rows(place, &statement.text, gather, routed, (portal, &mut given)).await?;
         if access == Access::Write && gather.runs == Runs::Read {
             self.check_second_write(home)?;
             self.members[place].wrote = true;
@@ -125,13 +125,13 @@ impl Session {
     pub(super) async fn gather_rows(
         &mut self,
         place: usize,
-        statement: &Statement,
+        text: &Bytes,
         gather: &Gather,
         routed: &Routed,
         (portal, given): (Option<&Portal>, &mut Given<'_>),
     ) -> Result<(Described, Vec<Bytes>), Failure> {
         // As one Postgres sees the statement: its types, its columns, and what is wrong with it.
-        let sql = portal.map_or(&statement.text[..], |it| it.prepared.text.sql());
+        let sql = portal.map_or(&text[..], |it| it.prepared.text.sql());
         let types = portal.map_or(&[][..], |it| it.prepared.text.types());
         let mut described = self.describe_at(place, sql, types).await?;
         if gather.asks_time {
@@ -158,7 +158,7 @@ impl Session {
         let mut given = given(portal, read.as_ref());
         let place = self.member(self.database.config.home_shard, routed.role).await?;
         let (described, arrays) =
-            self.gather_rows(place, statement, gather, routed, (portal, &mut given)).await?;
+            self.gather_rows(place, &statement.text, gather, routed, (portal, &mut given)).await?;
         let sql = gather.final_sql(described.parameters.len() + 1);
         let server = self.members[place].lease.server();
         parse(server, &sql, &described, &given);

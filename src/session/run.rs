@@ -117,7 +117,10 @@ impl Session {
             let writes = statements.iter().any(|it| !it.is_read());
             return self.relay_to(shard, role, writes, frame).await;
         }
-        for statement in &statements {
+        for (at, statement) in statements.iter().enumerate() {
+            // What came before may have changed the schema, the search_path or the tenant.
+            let planned = if at == 0 { None } else { self.plan_again(statement).await? };
+            let statement = planned.as_ref().unwrap_or(statement);
             let opens = matches!(
                 statement.plan.action,
                 PlanAction::Local(crate::plan::Local::Begin { .. })

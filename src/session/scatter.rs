@@ -57,7 +57,7 @@ impl Session {
         let mut given = given(portal, bind.as_ref());
         let place = self.member(self.database.config.home_shard, Role::Primary).await?;
         let (described, arrays) = self
-            .gather_rows(place, statement, &scatter.source, routed, (portal, &mut given))
+            .gather_rows(place, &statement.text, &scatter.source, routed, (portal, &mut given))
             .await?;
         let sql = scatter.source.final_sql(described.parameters.len() + 1);
         let types = portable(&described.parameters, &sql, |it| given.format(it));

@@ -13,7 +13,7 @@ use crate::catalog::sequence::{Counter, Counters, Name, Series, Unshared, place_
 use crate::error::{PgError, sqlstate};
 use crate::exec::broadcast::{Answers, Describe};
 use crate::exec::{Failure, relay};
-use crate::plan::{Numbers, Placing, Run, Statement};
+use crate::plan::{Numbers, PlacedOver, Placing, Run, Statement};
 use crate::pool::catalog;
 use crate::pool::control::ControlError;
 use crate::pool::sequences::{self, Of, ShareError, Sharing, Use, shown};
@@ -31,6 +31,9 @@ impl Session {
     pub(super) async fn number(&mut self, numbers: &Numbers) -> Result<(), Failure> {
         let home = self.database.config.home_shard;
         let known = self.catalog_now();
+        if numbers.spreads {
+            self.check_spread(&numbers.of).await?;
+        }
         let at = self.member(home, Role::Primary).await?;
         let mut server = self.members[at].lease.server();
         let config = &self.database.config;
@@ -55,6 +58,40 @@ impl Session {
             let is_new = self.share(&name, sharing).await?;
             if is_new && known.is_none() {
                 self.fill_again(&name, &filled).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a table of the home shard may have become one of all shards: it has no rows, and no keys
+    /// bind it to rows there.
+    async fn check_spread(&mut self, table: &str) -> Result<(), Failure> {
+        let name = format!("{}::pg_catalog.regclass", quoted_text(table));
+        let listed: Vec<String> =
+            self.database.config.reference_tables.iter().map(|it| quoted_text(it)).collect();
+        let is_listed = match listed.is_empty() {
+            true => "false".to_owned(),
+            false => {
+                let all = listed.join(", ");
+                format!("f.relname IN ({all}) OR n.nspname || '.' || f.relname IN ({all})")
+            }
+        };
+        let sql = format!(
+            "SELECT 'It has rows, which would have to move.' FROM (SELECT FROM {table} LIMIT 1) AS t \
+             UNION ALL SELECT 'Foreign key ' || o.conname || ' binds it to rows of the home shard.' \
+             FROM pg_catalog.pg_constraint o JOIN pg_catalog.pg_class f ON f.oid = o.confrelid \
+             JOIN pg_catalog.pg_namespace n ON n.oid = f.relnamespace WHERE o.contype = 'f' \
+             AND {name} IN (o.conrelid, o.confrelid) AND o.conrelid <> o.confrelid \
+             AND NOT (o.conrelid = {name} AND ({is_listed})) \
+             UNION ALL SELECT 'It inherits, or is inherited from.' FROM pg_catalog.pg_inherits \
+             WHERE {name} IN (inhrelid, inhparent)"
+        );
+        for server in self.servers().await?.into_values() {
+            if let Some(row) = server.rows(&sql).await?.pop() {
+                return Err(PgError::refused(format!("table {table} cannot leave the home shard"))
+                    .detail(row.into_iter().next().flatten().unwrap_or_default())
+                    .hint("Create a new table and copy the rows.")
+                    .into());
             }
         }
         Ok(())
@@ -115,11 +152,14 @@ impl Session {
         let home = self.database.config.home_shard;
         let at_home = Routed { shards: ShardSet::one(home), ..routed.clone() };
         let at = self.member(home, Role::Primary).await?;
-        let told = self.ask(at, &placing.asked(), portal).await?;
+        let told = match &placing.over {
+            Some(over) => self.ask_over(at, over, routed).await?,
+            None => self.ask(at, &placing.asked(), portal).await?,
+        };
         let [Some(schema), Some(name), Some(number), Some(is_called)] = told.as_slice() else {
             // Of NULL it does nothing, and of no sequence it fails.
-            let (text, sum) = (statement.text.clone(), Answers::Sum);
-            return self.same_text(&text, run, &at_home, portal, sum, describe).await;
+            let text = placing.without(&statement.text, &told);
+            return self.same_text(&text, run, &at_home, portal, Answers::Sum, describe).await;
         };
         let name: Name = (schema.clone(), name.clone());
         let mut counters = BTreeMap::new();
@@ -133,8 +173,11 @@ impl Session {
         let all = counters.iter().map(|(shard, (_, it))| (*shard, *it)).collect();
         let series = Series::written(&all).filter(|_| all.len() == self.database.shards.len());
         let (Some(series), Ok(number)) = (series, number.parse::<i64>()) else {
-            let (text, sum) = (statement.text.clone(), Answers::Sum);
-            return self.same_text(&text, run, &at_home, portal, sum, describe).await;
+            let text = match &placing.over {
+                Some(_) => placing.at_home(&shown(&name), number, is_called == "t"),
+                None => statement.text.clone(),
+            };
+            return self.same_text(&text, run, &at_home, portal, Answers::Sum, describe).await;
         };
         let next = i128::from(number);
         let next = if is_called == "t" { next + i128::from(series.step.signum()) } else { next };
@@ -172,6 +215,12 @@ impl Session {
         });
         server.push_with(b'E', Action::Forward, |out| frontend::execute(out, b"", 0));
         server.push_sync();
+        self.row_of(at).await
+    }
+
+    /// The last row that a member sends, as text.
+    async fn row_of(&mut self, at: usize) -> Result<Vec<Option<String>>, Failure> {
+        let server = self.members[at].lease.server();
         let (mut row, mut failed) = (Vec::new(), None);
         while let Some((tag, frame)) = relay::next_frame(server, &mut self.client).await? {
             match tag {
@@ -186,6 +235,51 @@ impl Session {
             }
         }
         failed.map_or(Ok(row), |frame| Err(Failure::Server(frame)))
+    }
+
+    /// As [`Self::ask`], of arguments that look at rows, wherever these are.
+    async fn ask_over(
+        &mut self,
+        at: usize,
+        over: &PlacedOver,
+        routed: &Routed,
+    ) -> Result<Vec<Option<String>>, Failure> {
+        let row = match &over.gather {
+            Some(gather) => {
+                let text = Bytes::copy_from_slice(over.asked.as_bytes());
+                let mut given = given(None, None);
+                let (described, arrays) =
+                    self.gather_rows(at, &text, gather, routed, (None, &mut given)).await?;
+                let sql = gather.final_sql(described.parameters.len() + 1);
+                let mut parameters = given.all();
+                parameters.extend(arrays.iter().map(|it| (1, Some(&it[..]))));
+                let server = self.members[at].lease.server();
+                server.statements.unnamed = None;
+                server.push_with(b'P', Action::Skip, |out| {
+                    let types = described.parameters.iter().copied();
+                    frontend::parse(out, b"", sql.as_bytes(), types);
+                });
+                server.push_with(b'B', Action::Skip, |out| {
+                    frontend::bind_each(out, b"", &parameters, &[]);
+                });
+                server.push_with(b'E', Action::Forward, |out| frontend::execute(out, b"", 0));
+                server.push_sync();
+                self.row_of(at).await?
+            }
+            None => {
+                self.members[at].lease.server().rows(&over.asked).await?.pop().unwrap_or_default()
+            }
+        };
+        let [sequence, number, is_called] = row.as_slice() else { return Ok(Vec::new()) };
+        let Some(sequence) = sequence else { return Ok(vec![None; 4]) };
+        let sql = format!(
+            "SELECT n.nspname, c.relname FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n \
+             ON n.oid = c.relnamespace WHERE c.oid = {sequence} AND c.relpersistence <> 't'"
+        );
+        let named = self.members[at].lease.server().rows(&sql).await?.pop();
+        let mut told = named.unwrap_or_else(|| vec![None, Some(sequence.clone())]);
+        told.extend([number.clone(), is_called.clone()]);
+        Ok(told)
     }
 
     /// The sequences of other shards than the home shard, as the open block sees them.
@@ -216,8 +310,34 @@ impl Placing {
         )
     }
 
+    /// SQL for the home shard where there is no shared sequence or no number.
+    fn without(&self, text: &Bytes, told: &[Option<String>]) -> Bytes {
+        match (&self.over, told) {
+            // A temporary one.
+            (Some(_), [None, Some(oid), Some(number), Some(is_called)]) => {
+                self.at_home(oid, number, is_called == "t")
+            }
+            (Some(_), [_, _, _, _]) => {
+                Bytes::from(format!("SELECT NULL::pg_catalog.int8 AS {}", quoted(&self.column)))
+            }
+            _ => text.clone(),
+        }
+    }
+
+    /// SQL that sets the home shard's sequence alone.
+    fn at_home(&self, sequence: &str, number: &str, is_called: bool) -> Bytes {
+        let sequence = quoted_text(sequence);
+        Bytes::from(format!(
+            "SELECT pg_catalog.setval({sequence}::pg_catalog.regclass, {number}, {is_called}) AS {}",
+            quoted(&self.column)
+        ))
+    }
+
     /// SQL with the answer, which looks at all parameters that there are.
     fn answer(&self, number: i64) -> String {
+        if self.over.is_some() {
+            return format!("SELECT '{number}'::pg_catalog.int8 AS {}", quoted(&self.column));
+        }
         let types = ["regclass", "int8", "bool"];
         let looks = self.args.iter().zip(types);
         let looks: Vec<String> =

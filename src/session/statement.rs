@@ -86,6 +86,17 @@ impl Session {
         Ok(statements)
     }
 
+    /// The plan that a statement amid others has once those before it have run.
+    pub(super) async fn plan_again(
+        &mut self,
+        statement: &Statement,
+    ) -> Result<Option<Statement>, PgError> {
+        if self.check_not_failed().is_err() || !self.database.is_sharded() {
+            return Ok(None);
+        }
+        Ok(self.analyse(&statement.text, &[]).await?.pop())
+    }
+
     /// The plan of exactly this text, whatever other texts share.
     pub(super) fn analyse_exactly(
         &mut self,

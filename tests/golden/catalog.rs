@@ -17,6 +17,7 @@
 //! reference languages                  # a configured reference table that does not exist yet
 //! collation C
 //! local_keys
+//! generated_keys                       # trust_generated_keys
 //! ids                                  # every shard makes ids of its own
 //! auto_prepare                         # literals may become parameters
 //! operators_on text
@@ -120,6 +121,7 @@ impl Schema {
                 }
             }
             "local_keys" => self.catalog.allow_local_keys = true,
+            "generated_keys" => self.catalog.trust_generated_keys = true,
             "operators_on" => self.catalog.operators_on.extend(rest.split_whitespace().map(oid)),
             "unsharded" => self.sharded = false,
             other => panic!("unknown header line {other}"),

@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::from::find;
 use super::types::oid_of;
 use super::{Planner, refuse};
-use crate::catalog::{Table, TableKind};
+use crate::catalog::{ColumnDefault, Table, TableKind};
 use crate::error::PgError;
 use crate::plan::{Access, Combine, Numbers, Plan, Scope};
 use crate::shard::KeyType;
@@ -17,6 +17,11 @@ use crate::sql::parse::tree::{
 
 const HINT_LOCAL: &str =
     "Add the tenant column to the key, or set allow_local_keys if shards may differ.";
+const HINT_TRUST: &str = "Add the tenant column to the key, or set trust_generated_keys if its values \
+    come from the column's default alone.";
+
+/// The OID of the type.
+const UUID: u32 = 2950;
 
 /// Where a table's rows live, or will live.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +30,12 @@ pub(super) enum Class {
     Reference,
     Home,
     Unknown,
+}
+
+/// A table whose constraints are looked at, with the columns that the statement itself makes.
+struct Own<'a> {
+    table: &'a TableName,
+    columns: &'a [ColumnDef],
 }
 
 impl Planner<'_> {
@@ -144,6 +155,9 @@ impl Planner<'_> {
 
     /// The sequences that a change makes, alters or lets a sharded table use.
     fn numbers(&self, kind: &DdlKind) -> Option<Numbers> {
+        if let Some(of) = self.spread(kind) {
+            return Some(Numbers { of: shown(&of), filled: Vec::new(), spreads: true });
+        }
         let (of, filled) = match kind {
             DdlKind::CreateTable(it) => {
                 let counts = it.columns.iter().any(counts) || !it.parents.is_empty();
@@ -163,7 +177,46 @@ impl Planner<'_> {
             }
             _ => return None,
         };
-        Some(Numbers { of: shown(of), filled })
+        Some(Numbers { of: shown(of), filled, spreads: false })
+    }
+
+    /// The table of the home shard that the change makes a sharded or a reference table.
+    fn spread(&self, kind: &DdlKind) -> Option<TableName> {
+        let tenant = self.catalog.tenant_column.as_deref()?;
+        match kind {
+            DdlKind::AlterTable { table, changes } if self.class(table) == Class::Home => {
+                let is_it =
+                    |it: &AlterTable| matches!(it, AlterTable::AddColumn(it) if it.name == tenant);
+                changes.iter().any(is_it).then(|| table.clone())
+            }
+            DdlKind::RenameColumn { table, to, .. } if self.class(table) == Class::Home => {
+                (to == tenant).then(|| table.clone())
+            }
+            DdlKind::RenameTable { table, to } if self.class(table) == Class::Home => {
+                let renamed = TableName { name: to.clone(), ..table.clone() };
+                (self.class_by_name(&renamed) == Class::Reference).then_some(renamed)
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether a table of the home shard, which its rows must not keep from it, may become sharded by this
+    /// column: the keys it has must be ones that a sharded table may have.
+    fn check_spread(
+        &self,
+        table: &TableName,
+        columns: &[ColumnDef],
+        tenant: &str,
+    ) -> Result<(), PgError> {
+        let own = Own { table, columns };
+        let Some(known) = self.table(table) else { return Ok(()) };
+        known.unique_keys.iter().try_for_each(|key| {
+            let names: Vec<&String> = key.iter().map(|at| &known.columns[*at].name).collect();
+            match self.catalog.allow_local_keys {
+                true => Ok(()),
+                false => self.check_unique(&own, &names, tenant),
+            }
+        })
     }
 
     /// A temporary view is not in the catalog, so that its tables must be of the home shard, too.
@@ -190,19 +243,33 @@ impl Planner<'_> {
         match kind {
             DdlKind::CreateTable(it) => self.check_create(it),
             DdlKind::AlterTable { table, changes } => {
+                if changes.len() > 1 && self.spread(kind).is_some() {
+                    return Err(PgError::refused(format!(
+                        "table {} cannot become sharded while it is changed otherwise",
+                        table.name
+                    ))
+                    .hint("ADD the tenant column in a statement of its own."));
+                }
                 changes.iter().try_for_each(|it| self.check_alter(table, it, range))
             }
             DdlKind::CreateIndex { table, unique: true, columns, .. } => {
                 match self.tenant_of(table) {
                     Some(tenant) if !self.catalog.allow_local_keys => {
-                        let holds = columns.iter().flatten().any(|it| it == tenant);
-                        if holds { Ok(()) } else { Err(not_unique(tenant)) }
+                        let columns: Vec<&String> = columns.iter().flatten().collect();
+                        self.check_unique(&Own { table, columns: &[] }, &columns, tenant)
                     }
                     _ => Ok(()),
                 }
             }
-            DdlKind::RenameColumn { table, column } => self.check_tenant_kept(table, column),
-            DdlKind::RenameTable { table } if self.class(table) == Class::Reference => {
+            DdlKind::RenameColumn { table, column, to } => {
+                match self.catalog.tenant_column.as_deref() {
+                    Some(tenant) if self.class(table) == Class::Home && to == tenant => {
+                        self.check_spread(table, &[], column)
+                    }
+                    _ => self.check_tenant_kept(table, column),
+                }
+            }
+            DdlKind::RenameTable { table, .. } if self.class(table) == Class::Reference => {
                 Err(PgError::refused(format!("reference table {} cannot be renamed", table.name))
                     .detail("The configuration knows it by its name.")
                     .hint("Change the configuration first."))
@@ -235,7 +302,8 @@ impl Planner<'_> {
                 own.map_or(Ok(()), check_key_type)?;
                 let of_columns = it.columns.iter().flat_map(|it| &it.constraints);
                 let mut all = it.constraints.iter().chain(of_columns);
-                all.try_for_each(|found| self.check_constraint(&it.table, found, tenant))
+                let own = Own { table: &it.table, columns: &it.columns };
+                all.try_for_each(|found| self.check_constraint(&own, found, tenant))
             }
             (None, _) => {
                 let of_columns = it.columns.iter().flat_map(|it| &it.constraints);
@@ -246,7 +314,7 @@ impl Planner<'_> {
 
     fn check_constraint(
         &self,
-        own: &TableName,
+        own: &Own<'_>,
         it: &Constraint,
         tenant: &str,
     ) -> Result<(), PgError> {
@@ -256,15 +324,17 @@ impl Planner<'_> {
         let holds = |columns: &[String]| columns.iter().any(|it| it == tenant);
         match it {
             Constraint::Unique { using_index: true, .. } => Ok(()),
-            Constraint::Unique { columns, .. } if holds(columns) => Ok(()),
+            Constraint::Unique { columns, .. } => {
+                self.check_unique(own, &columns.iter().collect::<Vec<_>>(), tenant)
+            }
             Constraint::Exclusion { columns }
                 if columns.iter().flatten().any(|it| it == tenant) =>
             {
                 Ok(())
             }
-            Constraint::Unique { .. } | Constraint::Exclusion { .. } => Err(not_unique(tenant)),
+            Constraint::Exclusion { .. } => Err(not_unique(tenant, HINT_LOCAL)),
             Constraint::Foreign { columns, table, referenced } => {
-                let is_own = table.name == own.name && table.schema == own.schema;
+                let is_own = table.name == own.table.name && table.schema == own.table.schema;
                 let class = if is_own { Class::Sharded } else { self.class(table) };
                 let their = if is_own { Some(tenant) } else { self.tenant_of(table) };
                 let pairs = referenced.is_empty()
@@ -272,18 +342,80 @@ impl Planner<'_> {
                         .iter()
                         .zip(referenced)
                         .any(|(mine, other)| mine == tenant && their.is_none_or(|it| it == other));
+                let columns_of = if is_own { own.columns } else { &[] };
+                let is_generated = class == Class::Sharded
+                    && columns.len() == 1
+                    && self.refers_generated(&Own { table, columns: columns_of }, referenced);
                 match class {
                     Class::Reference => Ok(()),
                     Class::Sharded | Class::Unknown if holds(columns) && pairs => Ok(()),
+                    Class::Sharded if is_generated && self.catalog.trust_generated_keys => Ok(()),
                     Class::Home => {
                         Err(foreign(&table.name, "Its rows are on the home shard alone."))
                     }
-                    _ => Err(foreign(
-                        &table.name,
-                        "The key does not hold the tenant column on both sides.",
-                    )),
+                    _ => {
+                        let detail = "The key does not hold the tenant column on both sides.";
+                        let error = foreign(&table.name, detail);
+                        Err(if is_generated { error.hint(HINT_TRUST) } else { error })
+                    }
                 }
             }
+        }
+    }
+
+    /// A unique key holds the tenant column, or one that no two shards give a value of: by promise.
+    fn check_unique(
+        &self,
+        own: &Own<'_>,
+        columns: &[&String],
+        tenant: &str,
+    ) -> Result<(), PgError> {
+        if columns.iter().any(|it| *it == tenant) {
+            return Ok(());
+        }
+        let is_generated = columns.iter().any(|it| self.is_generated(own, it));
+        match is_generated {
+            true if self.catalog.trust_generated_keys => Ok(()),
+            true => Err(not_unique(tenant, HINT_TRUST)),
+            false => Err(not_unique(tenant, HINT_LOCAL)),
+        }
+    }
+
+    /// Whether a foreign key of one column refers to one whose values are generated.
+    fn refers_generated(&self, own: &Own<'_>, referenced: &[String]) -> bool {
+        if let [column] = referenced {
+            return self.is_generated(own, column);
+        }
+        // The primary key, whichever of the keys that is.
+        let mut keys: Vec<&str> = Vec::new();
+        for column in own.columns {
+            let is_key = |it: &Constraint| matches!(it, Constraint::Unique { .. });
+            keys.extend(column.constraints.iter().any(is_key).then_some(column.name.as_str()));
+        }
+        if let Some(table) = self.table(own.table) {
+            let single = table.unique_keys.iter().filter(|it| it.len() == 1).flatten();
+            keys.extend(single.map(|it| table.columns[*it].name.as_str()));
+        }
+        referenced.is_empty()
+            && !keys.is_empty()
+            && keys.iter().all(|it| self.is_generated(own, it))
+    }
+
+    /// Whether a column's values come from a sequence that shards share, or are uuids.
+    fn is_generated(&self, own: &Own<'_>, column: &str) -> bool {
+        if let Some(it) = own.columns.iter().find(|it| it.name == column) {
+            let is_uuid = it.ty.as_ref().is_some_and(|ty| ty.name == "uuid");
+            return is_uuid || counts(it) || it.default.as_ref().is_some_and(is_id);
+        }
+        let Some(table) = self.table(own.table) else { return false };
+        let Some(at) = table.column(column) else { return false };
+        let column = &table.columns[at];
+        match &column.default {
+            ColumnDefault::Sequence(sequence) => sequence.is_some(),
+            ColumnDefault::Computed(text) => {
+                column.type_oid == UUID || text.trim_end_matches("()") == "sluice.unique_id"
+            }
+            ColumnDefault::Constant | ColumnDefault::Generated => column.type_oid == UUID,
         }
     }
 
@@ -309,22 +441,23 @@ impl Planner<'_> {
         let tenant = self.tenant_of(table);
         match (change, tenant) {
             (AlterTable::AddColumn(def), Some(tenant)) => {
+                let own = Own { table, columns: std::slice::from_ref(def) };
                 if counts(def) && def.if_not_exists {
                     return Err(not_again(&def.name));
                 }
                 self.check_default(def, range, class)?;
                 let mut constraints = def.constraints.iter();
-                constraints.try_for_each(|it| self.check_constraint(table, it, tenant))
+                constraints.try_for_each(|it| self.check_constraint(&own, it, tenant))
             }
             (AlterTable::AddColumn(def), None) => {
                 let is_tenant = self.catalog.tenant_column.as_deref() == Some(&def.name);
                 if class == Class::Home && is_tenant {
-                    return Err(PgError::refused(format!(
-                        "table {} cannot become sharded",
-                        table.name
-                    ))
-                    .detail("Its rows are on the home shard and would have to move.")
-                    .hint("Create a new table and copy the rows."));
+                    check_key_type(def)?;
+                    let own = Own { table, columns: std::slice::from_ref(def) };
+                    self.check_spread(table, own.columns, &def.name)?;
+                    let mut constraints = def.constraints.iter();
+                    return constraints
+                        .try_for_each(|it| self.check_constraint(&own, it, &def.name));
                 }
                 if class == Class::Reference && counts(def) {
                     return Err(unlike_numbers(&def.name, &table.name));
@@ -333,7 +466,7 @@ impl Planner<'_> {
                 self.check_default(def, range, class)
             }
             (AlterTable::AddConstraint(it), Some(tenant)) => {
-                self.check_constraint(table, it, tenant)
+                self.check_constraint(&Own { table, columns: &[] }, it, tenant)
             }
             (AlterTable::AddConstraint(it), None) if class != Class::Reference => {
                 self.check_home_key(it)
@@ -413,7 +546,7 @@ fn is_of_temporary(kind: &DdlKind) -> bool {
         DdlKind::AlterTable { table, .. }
         | DdlKind::CreateIndex { table, .. }
         | DdlKind::RenameColumn { table, .. }
-        | DdlKind::RenameTable { table } => is_temporary(table),
+        | DdlKind::RenameTable { table, .. } => is_temporary(table),
         DdlKind::Drop { tables, .. } => !tables.is_empty() && tables.iter().all(is_temporary),
         _ => false,
     }
@@ -443,6 +576,15 @@ fn counts(it: &ColumnDef) -> bool {
     is_serial || it.is_identity || it.default.as_ref().is_some_and(calls_nextval)
 }
 
+/// Whether it is a call that gives each id once whatever the shard.
+fn is_id(expr: &Expr) -> bool {
+    match &expr.kind {
+        Kind::Cast(inner, _) => is_id(inner),
+        Kind::Call(call) => call.schema.as_deref() == Some("sluice") && call.name == "unique_id",
+        _ => false,
+    }
+}
+
 fn touches_sequence(change: &AlterTable) -> bool {
     match change {
         AlterTable::AddColumn(it) => counts(it),
@@ -468,12 +610,12 @@ fn check_key_type(it: &ColumnDef) -> Result<(), PgError> {
     }
 }
 
-fn not_unique(tenant: &str) -> PgError {
+fn not_unique(tenant: &str, hint: &str) -> PgError {
     PgError::refused(format!(
         "a unique key without the tenant column {tenant} cannot be guaranteed"
     ))
     .detail("Each shard checks its own rows.")
-    .hint(HINT_LOCAL)
+    .hint(hint)
 }
 
 fn foreign(table: &str, detail: &str) -> PgError {

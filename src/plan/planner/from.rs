@@ -133,6 +133,7 @@ impl<'a> Analyzer<'a> {
     /// A table with rows of its own.
     pub(super) fn base(&mut self, table: &Table, name: &TableName, alias: Option<&Alias>) -> Rel {
         let mut cols: Vec<Col> = table.columns.iter().map(|it| self.base_column(it)).collect();
+        self.facts.beyond_system |= table.kind != TableKind::System;
         match &table.kind {
             TableKind::Sharded { column, key } => {
                 let own = self.graph.add(*key, self.block());

@@ -6,6 +6,7 @@
 
 mod block;
 mod classes;
+mod code;
 mod copy;
 mod create_as;
 mod ddl;
@@ -48,7 +49,7 @@ use crate::catalog::{Catalog, TableKind, Volatility};
 use crate::error::{PgError, sqlstate};
 use crate::merge::MergeSpec;
 use crate::sql::parse::tree::{
-    Body, DdlKind, Expr, Kind, Literal, Query, Statement, Stmt, Target, TypeName,
+    Body, DdlKind, Expr, Kind, Literal, Query, Statement, Stmt, TableName, Target, TypeName,
 };
 use crate::sql::parse::{ParseError, parse};
 
@@ -113,9 +114,10 @@ fn changed_tables(statement: &Stmt) -> Vec<String> {
     match &ddl.kind {
         DdlKind::CreateTable(it) => vec![it.table.name.clone()],
         DdlKind::CreateView { view, .. } => vec![view.name.clone()],
-        DdlKind::AlterTable { table, .. }
-        | DdlKind::RenameColumn { table, .. }
-        | DdlKind::RenameTable { table } => vec![table.name.clone()],
+        DdlKind::AlterTable { table, .. } | DdlKind::RenameColumn { table, .. } => {
+            vec![table.name.clone()]
+        }
+        DdlKind::RenameTable { table, to } => vec![table.name.clone(), to.clone()],
         DdlKind::Drop { tables, .. } => tables.iter().map(|it| it.name.clone()).collect(),
         _ => Vec::new(),
     }
@@ -225,12 +227,7 @@ impl<'a> Planner<'a> {
                 plan.is_shareable = false;
                 plan
             }
-            Stmt::Do if self.says_setval(range) => Plan::forbidden(sequences::not_alone()),
-            Stmt::Do => Plan::refused(
-                PgError::refused("DO is not supported with several shards")
-                    .detail("The proxy cannot tell which tables the block reads and writes.")
-                    .hint("SET sluice.tenant to run it on one tenant's shard."),
-            ),
+            Stmt::Do => self.code(range),
             Stmt::Call(call) => self.call(call, range),
             Stmt::Unknown(_) if !self.sharded => Plan::run(Access::Write, Scope::Home),
             Stmt::Unknown(what) => Plan::refused(walk::opaque(what)),
@@ -268,7 +265,22 @@ impl<'a> Planner<'a> {
     }
 
     fn unknown(&self, statement: &Stmt, range: &Range<usize>) -> Vec<String> {
+        match statement {
+            Stmt::Ddl(_) => return self.unknown_to_ddl(statement),
+            Stmt::Do => return self.unknown_in_code(range),
+            _ => (),
+        }
         self.tables_of(statement, range).map(|it| it.unknown_tables).unwrap_or_default()
+    }
+
+    /// Tables on whose kind a schema change leans and that the catalog does not know.
+    fn unknown_to_ddl(&self, statement: &Stmt) -> Vec<String> {
+        let leans = code::leans_on(statement);
+        leans.into_iter().filter(|it| self.is_unknown(it)).map(|it| it.name).collect()
+    }
+
+    fn is_unknown(&self, table: &TableName) -> bool {
+        find(self.catalog, &self.path(), table).is_none()
     }
 
     /// The tables that a query or a write names; `None` for other statements.

@@ -2,15 +2,17 @@
 
 use std::ops::Range;
 
-use super::Planner;
-use super::refuse;
 use super::walk::Analyzer;
-use crate::catalog::Catalog;
+use super::{Planner, functions, refuse};
 use crate::catalog::sequence::Name;
+use crate::catalog::{Catalog, FunctionKind, Volatility};
 use crate::error::PgError;
-use crate::plan::{Access, Combine, Placing, Plan, Scope};
-use crate::sql::parse::tokens::{TokenKind, tokens};
-use crate::sql::parse::tree::{Body, Call, Expr, Kind, Literal, Query, TableName};
+use crate::plan::{Access, Action, Combine, PlacedOver, Placing, Plan, Run, Scope};
+use crate::sql::parse::parse;
+use crate::sql::parse::tokens::{Token, TokenKind, tokens};
+use crate::sql::parse::tree::{
+    Body, Call, Distinct, Expr, Kind, Literal, Query, Statement, Stmt, TableName,
+};
 
 /// What is known of the sequence that an argument names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -132,13 +134,24 @@ impl Planner<'_> {
         let is_it = call.name == "setval"
             && call.schema.as_deref().is_none_or(|it| it == "pg_catalog")
             && matches!(call.args.len(), 2 | 3);
-        let is_alone = select.from.is_empty()
-            && select.filter.is_none()
-            && select.group.is_empty()
+        let is_alone = select.group.is_empty()
             && select.having.is_none()
+            && select.windows.is_empty()
+            && select.distinct == Distinct::No
+            && !select.into
             && query.order.is_empty();
         if !(self.sharded && is_it && is_alone) {
             return None;
+        }
+        let column = target.alias.clone().unwrap_or_else(|| "setval".to_owned());
+        let has_rows = !select.from.is_empty() || select.filter.is_some();
+        if has_rows || call.args.iter().any(reads_rows) {
+            let one_row = !has_rows || call.args.iter().any(|it| self.aggregates(it));
+            let over = self.placed_over(range).filter(|_| one_row);
+            let Some(over) = over else { return Some(Plan::forbidden(not_alone())) };
+            let placing = Placing { args: Vec::new(), column, over: Some(over) };
+            let combine = Combine::Place(Box::new(placing));
+            return Some(Plan::combined(Access::Write, Scope::All, combine));
         }
         let mut analyzer = self.analyzer(range);
         analyzer.enter();
@@ -149,14 +162,73 @@ impl Planner<'_> {
             return Some(Plan::forbidden(error));
         }
         let is_known = !analyzer.graph.has_sharded()
-            && facts.volatility < crate::catalog::Volatility::Volatile
+            && facts.volatility < Volatility::Volatile
             && !facts.has_unknown_function;
         let args = arguments(self.sql, range).filter(|it| is_known && it.len() == call.args.len());
         let Some(args) = args else { return Some(Plan::forbidden(not_alone())) };
-        let column = target.alias.clone().unwrap_or_else(|| "setval".to_owned());
-        let combine = Combine::Place(Box::new(Placing { args, column }));
+        let combine = Combine::Place(Box::new(Placing { args, column, over: None }));
         Some(Plan::combined(Access::Write, Scope::All, combine))
     }
+
+    /// Whether an aggregate is computed in it, apart from subqueries.
+    fn aggregates(&self, expr: &Expr) -> bool {
+        let is_it = |call: &Call| {
+            let traits = functions::traits(self.catalog, &self.path(), call);
+            call.over.is_none() && traits.is_some_and(|it| it.kind == FunctionKind::Aggregate)
+        };
+        matches!(&expr.kind, Kind::Call(call) if is_it(call))
+            || expr.children().into_iter().any(|it| self.aggregates(it))
+    }
+
+    /// The read that gives the arguments of `setval`, which look at rows.
+    fn placed_over(&self, range: &Range<usize>) -> Option<PlacedOver> {
+        let args = arguments(self.sql, range)?;
+        let (sequence, number) = (args.first()?, args.get(1)?);
+        let called = args.get(2).map_or("true", String::as_str);
+        let rest = self.sql.get(after_call(self.sql, range)?..range.end)?;
+        let asked = format!(
+            "SELECT (({sequence})::pg_catalog.regclass)::pg_catalog.oid::pg_catalog.text, \
+             (({number})::pg_catalog.int8)::pg_catalog.text, \
+             CASE WHEN ({called}) THEN 't' WHEN NOT ({called}) THEN 'f' END {rest}"
+        );
+        let statements = parse(&asked).ok()?;
+        let [Statement { kind: Stmt::Query(query), range }] = statements.as_slice() else {
+            return None;
+        };
+        let inner =
+            Planner { catalog: self.catalog, sharded: true, session: self.session, sql: &asked };
+        let mut analyzer = inner.analyzer(range);
+        analyzer.query(query);
+        let facts = &analyzer.facts;
+        let acts = facts.modifies || facts.has_locks || facts.has_advisory || facts.set_configs > 0;
+        let is_known = facts.volatility < Volatility::Volatile && !facts.has_unknown_function;
+        let has_parameters = asked.contains('$');
+        if acts || has_parameters || !is_known || facts.pin.is_some() || facts.is_refused() {
+            return None;
+        }
+        let gather = match analyzer.graph.has_sharded() {
+            false => None,
+            true => match inner.gathered(query, range)?.action {
+                Action::Run(Run { combine: Combine::Gather(gather), .. }) => Some(gather),
+                _ => return None,
+            },
+        };
+        Some(PlacedOver { asked, gather })
+    }
+}
+
+/// Whether a subquery is in it.
+fn reads_rows(expr: &Expr) -> bool {
+    matches!(expr.kind, Kind::Sub(_)) || expr.children().into_iter().any(reads_rows)
+}
+
+/// Where FROM or WHERE of `SELECT setval(…) AS name FROM …` begins, or the text ends.
+fn after_call(sql: &str, range: &Range<usize>) -> Option<usize> {
+    let tokens = tokens(sql, range);
+    let open = tokens.iter().position(|it| it.kind == TokenKind::Open)?;
+    let clause = |it: &Token| (it.is("from") || it.is("where")) && it.depth == tokens[open].depth;
+    let found = tokens[open + 1..].iter().find(|it| clause(it));
+    Some(found.map_or(range.end, |it| it.range.start))
 }
 
 /// The texts of the arguments of `setval`.

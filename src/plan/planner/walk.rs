@@ -24,6 +24,10 @@ pub(super) struct Facts {
     /// Tables of the home shard are read or written.
     pub(super) has_home: bool,
     pub(super) has_reference: bool,
+    /// Whether a table or view is read or written that is not of the system's.
+    pub(super) beyond_system: bool,
+    /// Whether it depends on the time.
+    pub(super) tells_time: bool,
     /// Why the statement is refused wherever there is more than one shard.
     pub(super) refusal: Option<PgError>,
     /// Why it is refused, even in a session that has named its tenant.
@@ -119,6 +123,8 @@ impl<'a> Analyzer<'a> {
             forbidden: None,
             has_home_number: false,
             not_fanned: None,
+            beyond_system: false,
+            tells_time: false,
             volatility: Volatility::Immutable,
             has_unknown_function: false,
             has_unstable_value: false,
@@ -285,6 +291,7 @@ impl<'a> Analyzer<'a> {
         self.facts.volatility = self.facts.volatility.max(Volatility::Stable);
         if name.contains("time") || name.contains("date") {
             self.facts.has_unstable_value = true;
+            self.facts.tells_time = true;
             self.not_fanned(refuse::not_immutable(&name.to_uppercase()));
         }
     }
@@ -375,6 +382,8 @@ impl<'a> Analyzer<'a> {
         if !traits.is_builtin && self.catalog.suspects.functions.contains(&call.name) {
             self.facts.pin = self.facts.pin.or(Some(SUSPECT));
         }
+        const TIMES: [&str; 4] = ["now", "transaction_timestamp", "statement_timestamp", "age"];
+        self.facts.tells_time |= TIMES.contains(&call.name.as_str());
         self.facts.asks_channels |= traits.is_builtin && call.name == "pg_listening_channels";
         if traits.is_builtin && functions::is_advisory(&call.name) {
             self.facts.has_advisory = true;

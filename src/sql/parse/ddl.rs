@@ -208,8 +208,10 @@ fn index(it: &pb::IndexStmt) -> DdlKind {
 fn rename(it: &pb::RenameStmt) -> DdlKind {
     let Some(table) = it.relation.as_ref().map(table_name) else { return DdlKind::Other };
     match it.rename_type() {
-        pb::ObjectType::ObjectColumn => DdlKind::RenameColumn { table, column: it.subname.clone() },
-        pb::ObjectType::ObjectTable => DdlKind::RenameTable { table },
+        pb::ObjectType::ObjectColumn => {
+            DdlKind::RenameColumn { table, column: it.subname.clone(), to: it.newname.clone() }
+        }
+        pb::ObjectType::ObjectTable => DdlKind::RenameTable { table, to: it.newname.clone() },
         _ => DdlKind::Other,
     }
 }

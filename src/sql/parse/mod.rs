@@ -1,6 +1,7 @@
 //! Text to [`tree`]: the one place that knows the SQL parser. The parser is Postgres' own grammar,
 //! so what it refuses, Postgres refuses.
 
+pub mod block;
 mod ddl;
 mod expr;
 mod modify;

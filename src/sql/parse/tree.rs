@@ -160,9 +160,11 @@ pub enum DdlKind {
     RenameColumn {
         table: TableName,
         column: String,
+        to: String,
     },
     RenameTable {
         table: TableName,
+        to: String,
     },
     CreateView {
         is_temporary: bool,
