@@ -5,6 +5,7 @@ mod array;
 pub mod cache;
 pub mod gather;
 pub mod key;
+pub mod locked;
 pub mod moved;
 pub mod planner;
 mod preparable;
@@ -21,6 +22,7 @@ use crate::merge::MergeSpec;
 use crate::shard::KeyType;
 pub use crate::sql::copy::CopyFormat;
 use gather::Gather;
+use locked::{Lock, Pick};
 use moved::Move;
 pub use preparable::Preparable;
 use scatter::Scatter;
@@ -240,6 +242,10 @@ pub enum Combine {
     Split(Split),
     /// An INSERT whose rows are computed first: each to the shard of its key.
     Scatter(Box<Scatter>),
+    /// SELECT … LIMIT … FOR UPDATE: rows are found first, then locked in order.
+    Lock(Box<Lock>),
+    /// A statement with such a SELECT in it, which runs first.
+    Pick(Box<Pick>),
     /// An UPDATE of the tenant column: rows move to the shards of their new keys.
     Move(Box<Move>),
     /// COPY … FROM STDIN: each row to the shard of its key.

@@ -124,6 +124,18 @@ fn combine(run: &Run) -> Vec<String> {
             let rows = rows_of(&it.insertion);
             ships.chain([then, rows]).collect()
         }
+        Combine::Lock(it) => {
+            let bounds = MergeSpec { offset: it.offset, limit: it.limit, ..it.find.clone() };
+            vec![
+                format!("Find: {}", it.find.shard_sql),
+                format!("Merge: {bounds}"),
+                format!("Lock these: {}", it.lock),
+            ]
+        }
+        Combine::Pick(it) => vec![
+            format!("Lock first: {}", it.select),
+            format!("Then with these rows: {}…{}", it.before, it.after),
+        ],
         Combine::Move(it) => {
             vec!["Rows that stay are updated, others deleted".to_owned(), rows_of(&it.insertion)]
         }

@@ -33,11 +33,11 @@ pub(super) struct Described {
 
 /// The parameters of a portal; none for a Query.
 pub(super) struct Given<'a> {
-    parameters: Vec<Parameter<'a>>,
+    pub(super) parameters: Vec<Parameter<'a>>,
     /// The start of the home shard's transaction, binary, if the statement asks for it: one more parameter.
     pub(super) now: Option<[u8; 8]>,
     /// The formats the client wants its columns in.
-    results: Vec<i16>,
+    pub(super) results: Vec<i16>,
     /// How many rows it asks for; 0: all.
     max_rows: i32,
 }

@@ -269,7 +269,12 @@ impl Session {
         let shard = match &run.combine {
             Combine::Refuse(error) if routed.shards.len() > 1 => return Err(error.clone().into()),
             // The types that users made are those of the home shard.
-            Combine::Merge(_) | Combine::Gather(_) | Combine::Scatter(_) | Combine::Move(_)
+            Combine::Merge(_)
+            | Combine::Gather(_)
+            | Combine::Scatter(_)
+            | Combine::Move(_)
+            | Combine::Lock(_)
+            | Combine::Pick(_)
                 if routed.shards.len() > 1 =>
             {
                 self.database.config.home_shard

@@ -262,6 +262,21 @@ pub struct Query {
     pub with_ties: bool,
     /// FOR UPDATE, SHARE, ….
     pub has_locks: bool,
+    /// What they do about rows that others have locked.
+    pub wait: Wait,
+}
+
+/// What FOR UPDATE does about a row that another transaction has locked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Wait {
+    #[default]
+    Block,
+    /// SKIP LOCKED.
+    Skip,
+    /// NOWAIT.
+    Fail,
+    /// Several clauses that differ in it.
+    Mixed,
 }
 
 /// WITH.
