@@ -375,8 +375,6 @@ pub enum Local {
         range: Range<usize>,
         /// WITH HOLD: outlives the transaction, so that the session must keep its server.
         is_holdable: bool,
-        /// Neither WITH HOLD nor BINARY nor SCROLL.
-        is_plain: bool,
     },
     /// SQL-level PREPARE: parameter types as written (OIDs, 0 if unknown) and the statement's byte
     /// range.
@@ -390,8 +388,10 @@ pub enum Local {
         name: String,
         args: Option<Range<usize>>,
     },
-    /// FETCH, MOVE or CLOSE of a cursor (`None`: CLOSE ALL): goes where the cursor was declared.
-    Cursor(Option<String>),
+    /// FETCH or MOVE: goes where the cursor was declared.
+    Fetch(String),
+    /// CLOSE of a cursor (`None`: CLOSE ALL).
+    Close(Option<String>),
     /// LISTEN; the channel as Postgres folds it.
     Listen(String),
     /// UNLISTEN; `None`: `*`.

@@ -3,6 +3,7 @@
 
 mod authenticate;
 mod barrier;
+mod cursors;
 mod explain;
 mod express;
 mod extended;
@@ -89,6 +90,8 @@ struct Session {
     /// Those of SQL-level PREPARE, as it was written; each is in `statements`, too.
     sql_statements: Option<Box<SqlStatements>>,
     portals: HashMap<Bytes, Portal, foldhash::fast::RandomState>,
+    /// Where cursors WITH HOLD are whose transactions are over.
+    held_cursors: Option<Box<HashMap<String, (ShardId, Role)>>>,
     /// Messages of the extended protocol since the last Sync or Flush.
     batch: Vec<(u8, Bytes)>,
     batch_bytes: usize,

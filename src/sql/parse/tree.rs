@@ -76,12 +76,12 @@ pub enum Session {
     Declare {
         cursor: String,
         hold: bool,
-        /// Neither WITH HOLD nor BINARY nor SCROLL.
-        is_plain: bool,
         inner: Box<Statement>,
     },
-    /// FETCH, MOVE, CLOSE; `None`: CLOSE ALL.
-    Cursor(Option<String>),
+    /// FETCH, MOVE; the cursor.
+    Fetch(String),
+    /// CLOSE; `None`: ALL.
+    Close(Option<String>),
     /// SET CONSTRAINTS.
     SetConstraints,
     /// LISTEN; the channel as Postgres folds it.
