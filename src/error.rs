@@ -34,6 +34,8 @@ pub mod sqlstate {
     pub const UNDEFINED_STATEMENT: &str = "26000";
     /// A prepared statement of that name exists.
     pub const DUPLICATE_STATEMENT: &str = "42P05";
+    /// A cursor of that name exists.
+    pub const DUPLICATE_CURSOR: &str = "42P03";
     /// No such portal or cursor.
     pub const INVALID_CURSOR_NAME: &str = "34000";
     /// The user may not log in.

@@ -21,6 +21,7 @@ fn catalog() -> Catalog {
         kind,
         columns,
         unique_keys: Vec::new(),
+        primary_key: Vec::new(),
         trigger_functions: Vec::new(),
         has_rules: false,
     };

@@ -66,6 +66,8 @@ pub struct Table {
     pub columns: Vec<Column>,
     /// Unique keys and the primary key, each as column positions.
     pub unique_keys: Vec<Vec<usize>>,
+    /// The primary key; empty if there is none.
+    pub primary_key: Vec<usize>,
     /// Names of functions called by user triggers.
     pub trigger_functions: Vec<String>,
     /// Whether rewrite rules other than a view's own exist.

@@ -176,14 +176,15 @@ impl Gather {
     }
 
     /// As [`Self::final_sql`], with the text of the n-th array (0-based) in a setting of that number, where
-    /// a statement cannot have parameters.
-    pub fn final_sql_of_settings(&self) -> String {
-        let text = self.over(|n| format!("pg_catalog.current_setting('{}')", setting(n)));
+    /// a statement cannot have parameters. `of` tells apart the settings of statements whose rows are in use at
+    /// the same time.
+    pub fn final_sql_of_settings(&self, of: usize) -> String {
+        let text = self.over(|n| format!("pg_catalog.current_setting('{}')", setting(of, n)));
         self.timed(text, "pg_catalog.now()")
     }
 
     /// The statement that puts an array (its `$1`) into the n-th setting until the transaction's end.
-    pub fn settings_sql(&self) -> Vec<String> {
+    pub fn settings_sql(&self, of: usize) -> Vec<String> {
         let fragments = self.fragments.iter();
         let types = fragments.flat_map(|fragment| {
             let mut types: Vec<String> =
@@ -194,7 +195,7 @@ impl Gather {
             types
         });
         let set = |(n, ty): (usize, String)| {
-            format!("SELECT pg_catalog.set_config('{}', $1::{ty}::text, true)", setting(n))
+            format!("SELECT pg_catalog.set_config('{}', $1::{ty}::text, true)", setting(of, n))
         };
         types.enumerate().map(set).collect()
     }
@@ -266,8 +267,8 @@ pub fn owned(map: &Map, shard: ShardId, key: &str) -> String {
     text
 }
 
-fn setting(n: usize) -> String {
-    format!("sluice_gather.p{}", n + 1)
+fn setting(of: usize, n: usize) -> String {
+    format!("sluice_gather.p{of}_{}", n + 1)
 }
 
 impl Display for Gather {

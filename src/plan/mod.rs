@@ -6,6 +6,7 @@ pub mod cache;
 pub mod create_as;
 pub mod gather;
 pub mod key;
+pub mod locked;
 pub mod moved;
 pub mod planner;
 mod preparable;
@@ -23,6 +24,7 @@ use crate::shard::KeyType;
 pub use crate::sql::copy::CopyFormat;
 use create_as::CreateAs;
 use gather::Gather;
+use locked::{Lock, Pick};
 use moved::Move;
 pub use preparable::Preparable;
 use scatter::Scatter;
@@ -245,6 +247,10 @@ pub enum Combine {
     Split(Split),
     /// An INSERT whose rows are computed first: each to the shard of its key.
     Scatter(Box<Scatter>),
+    /// SELECT … LIMIT … FOR UPDATE: rows are found first, then locked in order.
+    Lock(Box<Lock>),
+    /// A statement with such a SELECT in it, which runs first.
+    Pick(Box<Pick>),
     /// An UPDATE of the tenant column: rows move to the shards of their new keys.
     Move(Box<Move>),
     /// CREATE TABLE AS: the table everywhere, each row where it belongs.
@@ -386,8 +392,6 @@ pub enum Local {
         range: Range<usize>,
         /// WITH HOLD: outlives the transaction, so that the session must keep its server.
         is_holdable: bool,
-        /// Neither WITH HOLD nor BINARY nor SCROLL.
-        is_plain: bool,
     },
     /// SQL-level PREPARE: parameter types as written (OIDs, 0 if unknown) and the statement's byte
     /// range.
@@ -401,8 +405,10 @@ pub enum Local {
         name: String,
         args: Option<Range<usize>>,
     },
-    /// FETCH, MOVE or CLOSE of a cursor (`None`: CLOSE ALL): goes where the cursor was declared.
-    Cursor(Option<String>),
+    /// FETCH or MOVE: goes where the cursor was declared.
+    Fetch(String),
+    /// CLOSE of a cursor (`None`: CLOSE ALL).
+    Close(Option<String>),
     /// LISTEN; the channel as Postgres folds it.
     Listen(String),
     /// UNLISTEN; `None`: `*`.

@@ -137,6 +137,18 @@ fn combine(run: &Run) -> Vec<String> {
             let rows = "Rows to their shards, without a tenant column to the home shard".to_owned();
             shipped(&it.source).chain([then, made, rows]).collect()
         }
+        Combine::Lock(it) => {
+            let bounds = MergeSpec { offset: it.offset, limit: it.limit, ..it.find.clone() };
+            vec![
+                format!("Find: {}", it.find.shard_sql),
+                format!("Merge: {bounds}"),
+                format!("Lock these: {}", it.lock),
+            ]
+        }
+        Combine::Pick(it) => vec![
+            format!("Lock first: {}", it.select),
+            format!("Then with these rows: {}…{}", it.before, it.after),
+        ],
         Combine::Move(it) => {
             vec!["Rows that stay are updated, others deleted".to_owned(), rows_of(&it.insertion)]
         }

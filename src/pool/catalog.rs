@@ -106,7 +106,7 @@ const KEYS: &str = "SELECT n.nspname, c.relname, \
     (SELECT string_agg(coalesce(a.attname, ''), e'\\x1f' ORDER BY k.ord) \
      FROM unnest(i.indkey::int2[]) WITH ORDINALITY k(num, ord) \
      LEFT JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.num \
-     WHERE k.ord <= i.indnkeyatts) \
+     WHERE k.ord <= i.indnkeyatts), i.indisprimary \
     FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid JOIN pg_namespace n ON n.oid = c.relnamespace \
     WHERE (i.indisunique OR i.indisexclusion) AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'sluice') \
     AND n.nspname NOT LIKE 'pg\\_toast%' ORDER BY 1, 2, 3";
@@ -419,6 +419,7 @@ fn tables(
             kind,
             columns: Vec::new(),
             unique_keys: Vec::new(),
+            primary_key: Vec::new(),
             trigger_functions: Vec::new(),
             has_rules: cell(2) != "v" && cell(3) == "t",
         });
@@ -513,6 +514,7 @@ fn add_system(tables: &mut HashMap<(String, String), Table>, rows: &Rows) {
             kind: TableKind::System,
             columns: Vec::new(),
             unique_keys: Vec::new(),
+            primary_key: Vec::new(),
             trigger_functions: Vec::new(),
             has_rules: false,
         };
@@ -524,7 +526,11 @@ fn add_keys(tables: &mut HashMap<(String, String), Table>, rows: &Rows) {
     for row in rows {
         let cell = |i: usize| row[i].clone().unwrap_or_default();
         if let Some(table) = tables.get_mut(&(cell(0), cell(1))) {
-            let key = cell(2).split('\x1f').filter_map(|it| table.column(it)).collect();
+            let key: Vec<usize> =
+                cell(2).split('\x1f').filter_map(|it| table.column(it)).collect();
+            if cell(3) == "t" {
+                table.primary_key.clone_from(&key);
+            }
             table.unique_keys.push(key);
         }
     }

@@ -52,7 +52,7 @@ impl Session {
             self.gather_rows(place, &statement.text, source, &from, (portal, &mut given)).await?;
         let create = Bytes::copy_from_slice(making.create.as_bytes());
         self.same_text(&create, run, &made_on, portal, Answers::Same, Describe::Hide).await?;
-        let columns = self.columns_of(place, &making.table).await?;
+        let columns = self.columns_made(place, &making.table).await?;
         let first = described.parameters.len() + 1;
         let tenant = self.database.config.tenant_column.as_deref();
         let key = columns.iter().position(|it| Some(it.name.as_str()) == tenant);
@@ -97,7 +97,7 @@ impl Session {
         Ok(rows.into_iter().flatten().next().flatten().as_deref() == Some("t"))
     }
 
-    async fn columns_of(&mut self, at: usize, table: &str) -> Result<Vec<Column>, Failure> {
+    async fn columns_made(&mut self, at: usize, table: &str) -> Result<Vec<Column>, Failure> {
         let sql = format!(
             "SELECT attname, atttypid::oid::int8, pg_catalog.format_type(atttypid, NULL) \
              FROM pg_catalog.pg_attribute WHERE attrelid = {}::pg_catalog.regclass \

@@ -72,7 +72,7 @@ impl Session {
         Ok(())
     }
 
-    async fn combine(
+    pub(super) async fn combine(
         &mut self,
         statement: &Statement,
         run: &Run,
@@ -130,6 +130,8 @@ impl Session {
             }
             Combine::Split(split) => self.split(statement, split, portal, describe).await.map(Some),
             Combine::Scatter(it) => self.scatter(statement, it, routed, portal).await.map(Some),
+            Combine::Lock(it) => self.lock_rows(it, routed, portal).await.map(Some),
+            Combine::Pick(it) => Box::pin(self.pick(it, portal)).await,
             Combine::Move(it) => self.move_rows(statement, it, routed, portal).await.map(Some),
             Combine::CreateAs(it) => {
                 self.create_as(statement, (run, it), routed, portal).await.map(Some)
@@ -427,7 +429,7 @@ pub(super) fn send(
 }
 
 /// The value of LIMIT or OFFSET; `None` is no bound.
-fn bound(
+pub(super) fn bound(
     bound: Option<Bound>,
     portal: Option<&Portal>,
     code: &'static str,

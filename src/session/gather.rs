@@ -33,11 +33,11 @@ pub(super) struct Described {
 
 /// The parameters of a portal; none for a Query.
 pub(super) struct Given<'a> {
-    parameters: Vec<Parameter<'a>>,
+    pub(super) parameters: Vec<Parameter<'a>>,
     /// The start of the home shard's transaction, binary, if the statement asks for it: one more parameter.
     pub(super) now: Option<[u8; 8]>,
     /// The formats the client wants its columns in.
-    results: Vec<i16>,
+    pub(super) results: Vec<i16>,
     /// How many rows it asks for; 0: all.
     max_rows: i32,
 }
@@ -104,19 +104,9 @@ impl Session {
         }
         let arrays = self.ship(gather, routed, &types, &given, bounds).await?;
         let server = self.members[place].lease.server();
-        server.statements.unnamed = None;
-        for (sql, array) in gather.settings_sql().iter().zip(&arrays) {
-            server.push_with(b'P', Action::Skip, |out| {
-                frontend::parse(out, b"", sql.as_bytes(), std::iter::empty());
-            });
-            server.push_with(b'B', Action::Skip, |out| {
-                frontend::bind_each(out, b"", &[(1, Some(&array[..]))], &[]);
-            });
-            server.push_with(b'E', Action::Skip, |out| frontend::execute(out, b"", 0));
-        }
-        server.push_sync();
+        hand_over(server, gather, 0, &arrays);
         drop(arrays);
-        let copy = format!("{before}{}{after}", gather.final_sql_of_settings());
+        let copy = format!("{before}{}{after}", gather.final_sql_of_settings(0));
         server.push_query(&copy, Action::Forward);
         relay::relay(server, &mut self.client).await
     }
@@ -369,6 +359,21 @@ impl Session {
         }
         Err(PgError::new(sqlstate::PROTOCOL_VIOLATION, "a statement without columns").into())
     }
+}
+
+/// Queues what puts shipped rows into settings, see [`Gather::final_sql_of_settings`].
+pub(super) fn hand_over(server: &mut Server, gather: &Gather, of: usize, arrays: &[Bytes]) {
+    server.statements.unnamed = None;
+    for (sql, array) in gather.settings_sql(of).iter().zip(arrays) {
+        server.push_with(b'P', Action::Skip, |out| {
+            frontend::parse(out, b"", sql.as_bytes(), std::iter::empty());
+        });
+        server.push_with(b'B', Action::Skip, |out| {
+            frontend::bind_each(out, b"", &[(1, Some(&array[..]))], &[]);
+        });
+        server.push_with(b'E', Action::Skip, |out| frontend::execute(out, b"", 0));
+    }
+    server.push_sync();
 }
 
 /// Queues the statement over shipped rows; `joins` if what it joins was all shipped.

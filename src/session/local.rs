@@ -10,7 +10,7 @@ use super::{Role, Session};
 use crate::error::{PgError, sqlstate};
 use crate::exec::Failure;
 use crate::plan::route::Arguments;
-use crate::plan::{Action as PlanAction, Local, Plan, SetConfig, SetValue, Statement};
+use crate::plan::{Action as PlanAction, Local, SetConfig, SetValue, Statement};
 use crate::server::{IDENTITY, Setting, Settings, difference};
 use crate::shard::{KeyType, ShardId};
 use crate::sql::name::quoted_text;
@@ -77,9 +77,8 @@ impl Session {
             Local::DiscardAll => self.discard_all().await?,
             Local::Deallocate(name) => self.deallocate(name.as_deref())?,
             Local::Explain(range) => self.explain(&sql[range.clone()]).await?,
-            Local::Declare { cursor, query, range, is_holdable, is_plain } => {
-                let kind = (*is_holdable, *is_plain);
-                self.declare(cursor, query, range, kind, statement).await?;
+            Local::Declare { cursor, query, range, is_holdable } => {
+                self.declare((cursor, *is_holdable), query, range, statement).await?;
             }
             Local::Prepare { name, types, statement: range } => {
                 let text = statement.text.slice(range.clone());
@@ -92,7 +91,8 @@ impl Session {
                 let args = args.as_ref().map_or("", |range| &sql[range.clone()]);
                 self.execute_sql(name, args).await?;
             }
-            Local::Cursor(name) => self.cursor(name.as_deref(), statement).await?,
+            Local::Fetch(name) => self.fetch(name, statement).await?,
+            Local::Close(name) => self.close(name.as_deref(), statement).await?,
             Local::Listen(channel) => self.listen(channel, statement).await?,
             Local::Unlisten(channel) => self.unlisten(channel.as_deref(), statement).await?,
             Local::ListeningChannels => self.show_channels(statement).await?,
@@ -435,6 +435,7 @@ impl Session {
         self.settings = Arc::clone(&self.defaults);
         self.routing = super::Routing::default();
         self.sql_statements = None;
+        self.held_cursors = None;
         self.doubt = None;
         self.unpin();
         self.stop_listening();
@@ -486,104 +487,6 @@ impl Session {
         }
         self.complete("EXPLAIN");
         Ok(())
-    }
-
-    /// DECLARE: the cursor lives where its query runs.
-    async fn declare(
-        &mut self,
-        cursor: &str,
-        query: &Arc<Plan>,
-        range: &std::ops::Range<usize>,
-        (is_holdable, is_plain): (bool, bool),
-        statement: &Statement,
-    ) -> Result<(), Failure> {
-        let run = match &query.action {
-            PlanAction::Run(run) => run,
-            PlanAction::Refuse(error) => return Err(error.clone().into()),
-            PlanAction::Local(_) => {
-                return Err(PgError::refused("a cursor over this statement").into());
-            }
-        };
-        // Literals are looked for where the query alone has them.
-        let text = statement.text.slice(range.clone());
-        let exact = self.analyse_exactly(&text, &[])?;
-        let run = match &exact.plan.action {
-            PlanAction::Run(run) => run,
-            _ => run,
-        };
-        let routed = self.route(&exact, run, &Arguments::None)?;
-        let Some(routed) = routed else { return Err(super::run::unreadable_key().into()) };
-        let Some(shard) = routed.shards.single() else {
-            return self.declare_over_shards(cursor, &exact, run, &routed, is_plain).await;
-        };
-        let mut message = bytes::BytesMut::new();
-        crate::wire::frontend::query(&mut message, &statement.text);
-        let writes = run.access == crate::plan::Access::Write;
-        self.relay_to(shard, routed.role, writes, &message).await?;
-        if let Some(tx) = &mut self.tx {
-            tx.cursors.insert(cursor.to_owned(), (shard, routed.role));
-        }
-        if is_holdable && !self.has_failed() {
-            self.pin_for("WITH HOLD cursor");
-        }
-        self.after(statement).await;
-        Ok(())
-    }
-
-    /// A cursor over several shards: a portal of the home shard over shipped rows.
-    async fn declare_over_shards(
-        &mut self,
-        cursor: &str,
-        query: &Statement,
-        run: &crate::plan::Run,
-        routed: &super::run::Routed,
-        is_plain: bool,
-    ) -> Result<(), Failure> {
-        let is_read = is_plain && run.access == crate::plan::Access::Read;
-        let Some(gather) = run.gathered().filter(|_| is_read) else {
-            return Err(PgError::refused(format!(
-                "cursor {cursor:?} over several shards is not supported"
-            ))
-            .detail("it is WITH HOLD, BINARY or SCROLL, or its query is no plain read")
-            .hint("add the tenant to the query's WHERE")
-            .into());
-        };
-        if !self.tx.as_ref().is_some_and(|it| it.is_explicit) {
-            return Err(PgError::new(
-                sqlstate::NO_ACTIVE_SQL_TRANSACTION,
-                "DECLARE CURSOR can only be used in transaction blocks",
-            )
-            .into());
-        }
-        Box::pin(self.gather_portal(cursor.as_bytes(), query, gather, routed, None)).await?;
-        let home = self.database.config.home_shard;
-        if let Some(tx) = &mut self.tx {
-            tx.cursors.insert(cursor.to_owned(), (home, routed.role));
-        }
-        self.complete("DECLARE CURSOR");
-        Ok(())
-    }
-
-    /// FETCH, MOVE, CLOSE: where the cursor was declared.
-    async fn cursor(&mut self, name: Option<&str>, statement: &Statement) -> Result<(), Failure> {
-        let place = match (name, &self.tx) {
-            (Some(name), Some(tx)) => tx.cursors.get(name).copied(),
-            (None, Some(tx)) if tx.cursors.len() == 1 => tx.cursors.values().next().copied(),
-            (None, Some(tx)) if !tx.cursors.is_empty() => {
-                let sql = text_of(&statement.text).to_owned();
-                self.on_all(&sql).await?;
-                self.complete("CLOSE CURSOR ALL");
-                return Ok(());
-            }
-            _ => None,
-        };
-        // An unknown name is the home shard's to report, unless a kept server may know it.
-        let kept = self.members.iter().find(|_| self.pin.is_some()).map(|it| it.shard);
-        let home = kept.unwrap_or(self.database.config.home_shard);
-        let (shard, role) = place.unwrap_or((home, Role::Primary));
-        let mut message = bytes::BytesMut::new();
-        crate::wire::frontend::query(&mut message, &statement.text);
-        self.relay_to(shard, role, false, &message).await
     }
 
     /// After DDL: waits, within reason, until the new schema was read.

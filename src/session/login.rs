@@ -374,6 +374,7 @@ fn new_session(
         sql_statements: None,
         statements: Default::default(),
         portals: Default::default(),
+        held_cursors: None,
         batch: Vec::new(),
         batch_bytes: 0,
         sends_as_is: false,

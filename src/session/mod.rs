@@ -4,6 +4,7 @@
 mod authenticate;
 mod barrier;
 mod create_as;
+mod cursors;
 mod explain;
 mod express;
 mod extended;
@@ -12,11 +13,13 @@ mod gather;
 mod limits;
 mod listen;
 mod local;
+mod locked;
 mod login;
 mod members;
 mod moved;
 mod one_shard;
 mod open;
+mod picked;
 mod portable;
 mod prepare;
 mod replication;
@@ -88,6 +91,8 @@ struct Session {
     /// Those of SQL-level PREPARE, as it was written; each is in `statements`, too.
     sql_statements: Option<Box<SqlStatements>>,
     portals: HashMap<Bytes, Portal, foldhash::fast::RandomState>,
+    /// Where cursors WITH HOLD are whose transactions are over.
+    held_cursors: Option<Box<HashMap<String, (ShardId, Role)>>>,
     /// Messages of the extended protocol since the last Sync or Flush.
     batch: Vec<(u8, Bytes)>,
     batch_bytes: usize,

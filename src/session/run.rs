@@ -433,6 +433,8 @@ impl Session {
                     | Combine::Sum
                     | Combine::Scatter(_)
                     | Combine::Move(_)
+                    | Combine::Lock(_)
+                    | Combine::Pick(_)
                     | Combine::Refuse(_)
             );
         let owner = self.owner_of(tenant)?;

@@ -154,6 +154,8 @@ impl Session {
                 server.settings = Arc::clone(&self.settings);
                 match state.keeps {
                     Some(reason) => self.pin_for(known(&reason)),
+                    // Another shard's server may have one.
+                    None if self.held_cursors.as_ref().is_some_and(|it| !it.is_empty()) => (),
                     None => self.unpin(),
                 }
             }

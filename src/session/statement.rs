@@ -139,6 +139,20 @@ impl Session {
         Some(Statement::sharing(sql, cached, read.slots()))
     }
 
+    /// The plan of a text that does not come again.
+    pub(super) fn analyse_once(
+        &mut self,
+        sql: &Bytes,
+        types: &[u32],
+    ) -> Result<Statement, PgError> {
+        let text = utf8(sql)?;
+        let Some(catalog) = self.catalog_now() else { return Err(no_catalog()) };
+        let plan = Arc::new(self.first_plan(text, types, &catalog));
+        let mut fingerprint = self.client.thread.fingerprint();
+        fingerprint.read(text);
+        Ok(Statement::exact(sql, CachedPlan::new(plan, text, &fingerprint)))
+    }
+
     async fn plan_one(
         &mut self,
         sql: &Bytes,

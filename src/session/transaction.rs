@@ -7,7 +7,8 @@ use std::time::Instant;
 use bytes::Bytes;
 use smallvec::SmallVec;
 
-use super::{Role, Routing, Session};
+use super::cursors::Cursor;
+use super::{Routing, Session};
 use crate::catalog::Catalog;
 use crate::error::{PgError, sqlstate};
 use crate::exec::two_phase::{self, Gid, Outcome};
@@ -49,8 +50,9 @@ pub(super) struct Transaction {
     /// As they were at BEGIN.
     settings: Settings,
     routing: Routing,
-    /// Where cursors were declared.
-    pub(super) cursors: HashMap<String, (ShardId, Role)>,
+    pub(super) cursors: HashMap<String, Cursor>,
+    /// How many cursors were declared.
+    pub(super) declared: usize,
     /// Buckets written (`None`: everything without a tenant), noted again at the commit.
     pub(super) buckets: SmallVec<[Option<u8>; 4]>,
 }
@@ -64,6 +66,8 @@ impl Transaction {
 
 struct Savepoint {
     name: String,
+    /// How many cursors were declared before it.
+    declared: usize,
     /// Length of `replay` after it.
     replay: usize,
     /// Length of `listens`.
@@ -99,6 +103,7 @@ impl Session {
             settings: Arc::clone(&self.settings),
             routing: self.routing.clone(),
             cursors: HashMap::new(),
+            declared: 0,
             buckets: SmallVec::new(),
         }));
     }
@@ -195,6 +200,7 @@ impl Session {
         for member in self.members.iter_mut().filter(|it| it.in_tx) {
             member.in_tx = false;
         }
+        self.hold_cursors(&tx.cursors);
         // What was set inside is in force on every server that took part.
         self.mark_settings();
         self.end_of_alteration();
@@ -405,7 +411,8 @@ impl Session {
         let Some(tx) = &mut self.tx else { return };
         tx.replay.push(sql);
         let (replay, listens) = (tx.replay.len(), tx.listens.len());
-        tx.savepoints.push(Savepoint { name, replay, listens, settings, routing });
+        let declared = tx.declared;
+        tx.savepoints.push(Savepoint { name, declared, replay, listens, settings, routing });
     }
 
     /// ROLLBACK TO SAVEPOINT: the block is whole again.
@@ -434,6 +441,8 @@ impl Session {
         let savepoint = &tx.savepoints[at];
         tx.replay.truncate(savepoint.replay);
         tx.listens.truncate(savepoint.listens);
+        let declared = savepoint.declared;
+        tx.cursors.retain(|_, it| it.number <= declared);
         self.settings = Arc::clone(&savepoint.settings);
         self.routing = savepoint.routing.clone();
     }

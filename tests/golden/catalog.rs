@@ -5,7 +5,7 @@
 //! tables orders=tenant_id:int countries=reference settings=home
 //! columns orders id:int name:text@C total:numeric created:timestamptz=now() no:int=sequence:s
 //! shared s                             # sequences that give each number once over all shards
-//! unique orders tenant_id,id email     # unique keys
+//! unique orders tenant_id,id email     # unique keys, the primary one first
 //! view recent SELECT …                 # its columns come from `columns recent …`
 //! trigger orders audit                 # a trigger's function
 //! rules orders
@@ -134,6 +134,7 @@ impl Schema {
             kind: TableKind::Home,
             columns: Vec::new(),
             unique_keys: Vec::new(),
+            primary_key: Vec::new(),
             trigger_functions: Vec::new(),
             has_rules: false,
         };
@@ -169,7 +170,11 @@ impl Schema {
     fn unique(&mut self, name: &str, text: &str) {
         let table = self.entry(name);
         for key in text.split_whitespace() {
-            let columns = key.split(',').map(|it| table.column(it).unwrap()).collect();
+            let columns: Vec<usize> =
+                key.split(',').map(|it| table.column(it).unwrap()).collect();
+            if table.primary_key.is_empty() {
+                table.primary_key.clone_from(&columns);
+            }
             table.unique_keys.push(columns);
         }
     }

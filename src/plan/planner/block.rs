@@ -101,7 +101,8 @@ impl Analyzer<'_> {
         self.with(query.with.as_ref());
         self.facts.has_locks |= query.has_locks;
         // Rows that a level around it, or a limit, would leave out must not be locked.
-        let is_whole = self.blocks.len() == 1 && query.limit.is_none() && query.offset.is_none();
+        let is_whole = self.blocks.len() == 1
+            && (self.finds_first || query.limit.is_none() && query.offset.is_none());
         if query.has_locks && !is_whole {
             self.not_fanned(refuse::over_shards(
                 "FOR UPDATE or SHARE",

@@ -15,12 +15,14 @@ mod functions;
 mod gather;
 mod graph;
 mod literals;
+mod locked;
 mod merge;
 mod merge_into;
 mod modifying;
 mod moved;
 mod names;
 mod partial;
+mod picked;
 mod predicate;
 mod print;
 mod refuse;
@@ -332,6 +334,12 @@ impl<'a> Planner<'a> {
                 return gathered;
             }
         }
+        if lacks_answer(&plan)
+            && analyzer.facts.has_locks
+            && let Some(locked) = self.locking(query, range)
+        {
+            plan = better(plan, locked);
+        }
         plan.is_lifted_by_tenant &= self.may_be_lifted(&analyzer.facts);
         let looks =
             !self.sharded && analyzer.facts.tables.iter().any(|it| it == "pg_prepared_statements");
@@ -397,6 +405,10 @@ impl<'a> Planner<'a> {
                 .gathered_write(statement, range)
                 .or_else(|| self.scattered(&plan, statement, range))
                 .or_else(|| self.moved(statement, range))
+                .or_else(|| {
+                    let picked = self.picked(range).filter(|_| analyzer.facts.has_locks)?;
+                    Some(better(plan.clone(), picked))
+                })
                 .unwrap_or(plan),
             false => plan,
         }
@@ -767,6 +779,15 @@ fn matches_several(statement: &Stmt) -> bool {
         Stmt::Update(it) => !it.from.is_empty(),
         Stmt::Insert(it) => it.conflict.is_some(),
         _ => false,
+    }
+}
+
+/// Another plan in the place of one without an answer, unless it has none either.
+fn better(plan: Plan, other: Plan) -> Plan {
+    let is_refused = matches!(other.action, Action::Refuse(_));
+    match is_refused && matches!(plan.action, Action::Run(_)) {
+        true => plan,
+        false => other,
     }
 }
 

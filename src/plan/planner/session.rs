@@ -62,17 +62,16 @@ impl Planner<'_> {
                 plan.is_shareable = false;
                 plan
             }
-            Session::Cursor(_) if !self.sharded => {
+            Session::Fetch(_) | Session::Close(_) if !self.sharded => {
                 let mut plan = Plan::run(Access::Write, Scope::Home);
                 plan.is_shareable = false;
                 plan
             }
             Session::Execute { name, args, range } => self.execute(name, args, range.clone()),
             Session::Deallocate(name) => Plan::local(Local::Deallocate(name.clone())),
-            Session::Declare { cursor, hold, is_plain, inner } => {
-                self.declare(cursor, *hold, *is_plain, inner)
-            }
-            Session::Cursor(name) => Plan::local(Local::Cursor(name.clone())),
+            Session::Declare { cursor, hold, inner } => self.declare(cursor, *hold, inner),
+            Session::Fetch(name) => Plan::local(Local::Fetch(name.clone())),
+            Session::Close(name) => Plan::local(Local::Close(name.clone())),
             Session::SetConstraints => self.everywhere(),
             Session::Listen(channel) => Plan::local(Local::Listen(channel.clone())),
             Session::Unlisten(channel) => Plan::local(Local::Unlisten(channel.clone())),
@@ -105,18 +104,18 @@ impl Planner<'_> {
         Plan::local(Local::Execute { name: name.to_owned(), args })
     }
 
-    fn declare(&self, cursor: &str, hold: bool, is_plain: bool, inner: &Statement) -> Plan {
+    fn declare(&self, cursor: &str, hold: bool, inner: &Statement) -> Plan {
         let query = self.statement(inner);
         match &query.action {
             Action::Refuse(_) => query,
             Action::Run(run)
                 if self.sharded
                     && run.scope == Scope::All
-                    && !(is_plain && run.access == Access::Read && run.gathered().is_some()) =>
+                    && !(run.access == Access::Read && run.gathered().is_some()) =>
             {
                 Plan::refused(refuse::over_shards(
-                    "a cursor WITH HOLD, BINARY or SCROLL, or of what is no plain read,",
-                    "FETCH would have to continue on every shard.",
+                    "a cursor of what is no plain read",
+                    "Its rows are read once, on every shard, when it is declared.",
                 ))
             }
             _ => {
@@ -125,7 +124,6 @@ impl Planner<'_> {
                     query: Arc::new(query),
                     range: inner.range.clone(),
                     is_holdable: hold,
-                    is_plain,
                 });
                 plan.pin = hold.then_some("WITH HOLD cursor");
                 plan

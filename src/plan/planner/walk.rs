@@ -106,6 +106,10 @@ pub(super) struct Analyzer<'a> {
     pub(super) moves: bool,
     /// The key that it gives them, if its text or parameters tell.
     pub(super) new_key: Option<crate::plan::KeySource>,
+    /// Whether the rows that the outermost query locks are found first, so that LIMIT may choose among them.
+    pub(super) finds_first: bool,
+    /// Names of columns that mean nothing here.
+    pub(super) unresolved: Vec<Vec<String>>,
 }
 
 impl<'a> Analyzer<'a> {
@@ -163,6 +167,8 @@ impl<'a> Analyzer<'a> {
             shipped: None,
             moves: false,
             new_key: None,
+            finds_first: false,
+            unresolved: Vec::new(),
         }
     }
 
@@ -278,7 +284,11 @@ impl<'a> Analyzer<'a> {
             self.not_fanned(error);
         }
         self.needs_column(names, at);
-        if matches!(self.resolve(names), Found::Row) {
+        let found = self.resolve(names);
+        if matches!(found, Found::Unknown) {
+            self.unresolved.push(names.to_vec());
+        }
+        if matches!(found, Found::Row) {
             self.not_fanned(refuse::over_shards(
                 &format!("the whole-row reference {last}"),
                 "The type of a row has another OID on each shard.",

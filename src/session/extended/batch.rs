@@ -235,8 +235,7 @@ impl Session {
     /// the block judges the name; outside a block the session's own, where cursors WITH HOLD live.
     fn cursor_place(&self, name: &[u8]) -> Option<(ShardId, Role)> {
         let name = std::str::from_utf8(name).ok().filter(|it| !it.is_empty())?;
-        let declared = self.tx.as_ref().and_then(|tx| tx.cursors.get(name).copied());
-        declared.or_else(|| {
+        self.cursor(name).or_else(|| {
             let judges = |it: &&Member| if self.tx.is_some() { it.in_tx } else { it.is_primary };
             let member =
                 self.members.iter().filter(|_| !self.database.is_sharded()).find(judges)?;

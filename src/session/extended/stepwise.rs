@@ -11,6 +11,7 @@ use super::{Portal, Prepared};
 use crate::error::PgError;
 use crate::exec::{Failure, relay};
 use crate::plan::{Access, Action as PlanAction, Combine, Local};
+use crate::session::cursors::Step;
 use crate::session::portable::portable;
 use crate::session::{Role, Session};
 use crate::shard::ShardId;
@@ -175,6 +176,9 @@ impl Session {
                 let prepared = self.statement_named(subject.name)?;
                 match &prepared.statement.plan.action {
                     PlanAction::Run(_) => self.describe_at_server(&prepared, false).await,
+                    PlanAction::Local(Local::Fetch(name)) => {
+                        self.fetch_by_steps(name, &prepared, Step::DescribeStatement).await
+                    }
                     PlanAction::Local(local) => {
                         let local = local.clone();
                         self.answer(|out| backend::parameter_description(out, &[]));
@@ -195,6 +199,10 @@ impl Session {
                 }
                 match &portal.prepared.statement.plan.action {
                     PlanAction::Run(_) => self.describe_portal(&portal).await,
+                    PlanAction::Local(Local::Fetch(name)) => {
+                        let step = Step::DescribePortal(&portal.bind);
+                        self.fetch_by_steps(name, &portal.prepared, step).await
+                    }
                     PlanAction::Local(local) => {
                         let local = local.clone();
                         self.describe_local(&local);
@@ -274,6 +282,8 @@ impl Session {
             | Combine::Scatter(_)
             | Combine::Move(_)
             | Combine::CreateAs(_)
+            | Combine::Lock(_)
+            | Combine::Pick(_)
                 if routed.shards.len() > 1 =>
             {
                 self.database.config.home_shard
@@ -314,6 +324,10 @@ impl Session {
         let statement = &portal.prepared.statement;
         self.database.state.metrics.queries.inc();
         match &statement.plan.action {
+            PlanAction::Local(Local::Fetch(name)) => {
+                let step = Step::Execute(&portal.bind, execute.max_rows);
+                self.fetch_by_steps(name, &portal.prepared, step).await
+            }
             PlanAction::Local(local) => {
                 let has_rows = matches!(
                     local,

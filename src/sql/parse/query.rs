@@ -5,7 +5,7 @@ use pg_query::protobuf as pb;
 use super::expr::{boxed, expr, exprs, sort_list, window};
 use super::tree::{
     Alias, At, Body, Cte, Distinct, Expr, From, Join, JoinKind, Kind, Query, Select, SetOp,
-    TableName, Target, With,
+    TableName, Target, Wait, With,
 };
 use super::{Node, kind, offset, some, statement, word, words};
 
@@ -25,7 +25,21 @@ pub(super) fn query(it: &pb::SelectStmt) -> Query {
         offset: boxed(it.limit_offset.as_deref()),
         with_ties: it.limit_option() == pb::LimitOption::WithTies,
         has_locks: !it.locking_clause.is_empty(),
+        wait: wait(&it.locking_clause),
     }
+}
+
+fn wait(clauses: &[pb::Node]) -> Wait {
+    let mut found = clauses.iter().filter_map(|it| match kind(it) {
+        Some(Node::LockingClause(it)) => Some(match it.wait_policy() {
+            pb::LockWaitPolicy::LockWaitSkip => Wait::Skip,
+            pb::LockWaitPolicy::LockWaitError => Wait::Fail,
+            _ => Wait::Block,
+        }),
+        _ => None,
+    });
+    let first = found.next().unwrap_or_default();
+    if found.all(|it| it == first) { first } else { Wait::Mixed }
 }
 
 fn body(it: &pb::SelectStmt) -> Body {

@@ -156,13 +156,11 @@ fn session(node: &Node) -> Option<Session> {
         Node::DeclareCursorStmt(it) => Session::Declare {
             cursor: it.portalname.clone(),
             // CURSOR_OPT_HOLD of parsenodes.h.
-            // CURSOR_OPT_HOLD, CURSOR_OPT_BINARY, CURSOR_OPT_SCROLL.
             hold: it.options & 0x20 != 0,
-            is_plain: it.options & 0x23 == 0,
             inner: inner(it.query.as_deref()),
         },
-        Node::FetchStmt(it) => Session::Cursor(some(&it.portalname)),
-        Node::ClosePortalStmt(it) => Session::Cursor(some(&it.portalname)),
+        Node::FetchStmt(it) => Session::Fetch(it.portalname.clone()),
+        Node::ClosePortalStmt(it) => Session::Close(some(&it.portalname)),
         Node::ConstraintsSetStmt(_) => Session::SetConstraints,
         Node::ListenStmt(it) => Session::Listen(it.conditionname.clone()),
         Node::UnlistenStmt(it) => Session::Unlisten(some(&it.conditionname)),

@@ -76,12 +76,12 @@ pub enum Session {
     Declare {
         cursor: String,
         hold: bool,
-        /// Neither WITH HOLD nor BINARY nor SCROLL.
-        is_plain: bool,
         inner: Box<Statement>,
     },
-    /// FETCH, MOVE, CLOSE; `None`: CLOSE ALL.
-    Cursor(Option<String>),
+    /// FETCH, MOVE; the cursor.
+    Fetch(String),
+    /// CLOSE; `None`: ALL.
+    Close(Option<String>),
     /// SET CONSTRAINTS.
     SetConstraints,
     /// LISTEN; the channel as Postgres folds it.
@@ -270,6 +270,21 @@ pub struct Query {
     pub with_ties: bool,
     /// FOR UPDATE, SHARE, ….
     pub has_locks: bool,
+    /// What they do about rows that others have locked.
+    pub wait: Wait,
+}
+
+/// What FOR UPDATE does about a row that another transaction has locked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Wait {
+    #[default]
+    Block,
+    /// SKIP LOCKED.
+    Skip,
+    /// NOWAIT.
+    Fail,
+    /// Several clauses that differ in it.
+    Mixed,
 }
 
 /// WITH.
