@@ -114,7 +114,7 @@ SELECT id FROM items WHERE tenant_id = 4 FOR UPDATE
 
 SELECT id FROM items FOR UPDATE
 
-SELECT id FROM items WHERE qty > 8 FOR UPDATE SKIP LOCKED LIMIT 3
+SELECT id FROM items WHERE qty > 8 ORDER BY id, tenant_id LIMIT 3 FOR UPDATE SKIP LOCKED
 
 SELECT x.i FROM (SELECT i.*::text AS i FROM items i WHERE tenant_id = 2) x
 
