@@ -158,10 +158,12 @@ impl Pool {
         loop {
             let lease = match self.next(thread)? {
                 Next::Idle(server) => self.lease(server),
-                Next::Dial => return self.dial(Slot::new(Arc::clone(self)), thread).await,
+                Next::Dial => {
+                    return Box::pin(self.dial(Slot::new(Arc::clone(self)), thread)).await;
+                }
                 Next::Wait(place) => match self.wait(place).await? {
                     Grant::Server(lease) => lease,
-                    Grant::Slot(slot) => return self.dial(slot, thread).await,
+                    Grant::Slot(slot) => return Box::pin(self.dial(slot, thread)).await,
                 },
             };
             if let Some(lease) = self.checked(lease, thread).await {
@@ -188,7 +190,7 @@ impl Pool {
     /// As [`Self::take`].
     pub async fn redeem(self: &Arc<Self>, grant: Grant, thread: usize) -> Result<Lease, PgError> {
         let lease = match grant {
-            Grant::Slot(slot) => self.dial(slot, thread).await?,
+            Grant::Slot(slot) => Box::pin(self.dial(slot, thread)).await?,
             Grant::Server(lease) => match self.checked(lease, thread).await {
                 Some(lease) => lease,
                 None => return self.take(thread).await,

@@ -129,7 +129,8 @@ impl Cancellation {
     /// Sends the request and waits until the server has taken it. Failure is silent, as the
     /// protocol has no answer: <https://www.postgresql.org/docs/current/protocol-flow.html>.
     pub async fn send(mut self) {
-        match tokio::time::timeout(DEADLINE, self.key.deliver()).await {
+        // Boxed, as it is rare and part of all that may be cut off.
+        match tokio::time::timeout(DEADLINE, Box::pin(self.key.deliver())).await {
             Ok(Ok(())) => self.is_taken = true,
             Ok(Err(error)) => {
                 tracing::debug!(host = %self.key.host, %error, "a cancel request failed");

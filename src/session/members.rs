@@ -1,6 +1,7 @@
 //! The servers a session holds: chosen, brought to its settings, enlisted in its transaction, given
 //! back.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
@@ -200,7 +201,7 @@ impl Session {
         let pool = self.database.pool(host, &self.account);
         if let Some(granted) = granted.take_if(|it| Arc::ptr_eq(&it.pool, &pool)) {
             let redeem = pool.redeem(granted.outcome?, self.thread);
-            return timeouts::in_time(&self.handle, redeem).await;
+            return timeouts::in_time(&self.handle, pin!(redeem)).await;
         }
         if self.database.state.uses_sequences.load(Ordering::Relaxed)
             && let Some(turn) = self.last_server
@@ -208,7 +209,7 @@ impl Session {
         {
             return Ok(lease);
         }
-        timeouts::in_time(&self.handle, pool.take(self.thread)).await
+        timeouts::in_time(&self.handle, pin!(pool.take(self.thread))).await
     }
 
     /// Gives servers back, as far as the session does not keep them.

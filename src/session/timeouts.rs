@@ -49,9 +49,8 @@ pub(super) async fn within<F: Future>(
 /// That of the wait, or 57014.
 pub(super) async fn in_time<T>(
     handle: &Handle,
-    wait: impl Future<Output = Result<T, PgError>>,
+    mut wait: Pin<&mut impl Future<Output = Result<T, PgError>>>,
 ) -> Result<T, PgError> {
-    let mut wait = std::pin::pin!(wait);
     poll_fn(|cx| match handle.signals.is_raised(Signals::OVERDUE).then(|| handle.overdue()) {
         Some(Some(error)) => Poll::Ready(Err(error)),
         _ => wait.as_mut().poll(cx),
