@@ -526,8 +526,7 @@ fn add_keys(tables: &mut HashMap<(String, String), Table>, rows: &Rows) {
     for row in rows {
         let cell = |i: usize| row[i].clone().unwrap_or_default();
         if let Some(table) = tables.get_mut(&(cell(0), cell(1))) {
-            let key: Vec<usize> =
-                cell(2).split('\x1f').filter_map(|it| table.column(it)).collect();
+            let key: Vec<usize> = cell(2).split('\x1f').filter_map(|it| table.column(it)).collect();
             if cell(3) == "t" {
                 table.primary_key.clone_from(&key);
             }

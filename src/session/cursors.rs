@@ -231,13 +231,15 @@ impl Session {
                 frontend::bind_unnamed(out, bind, &view, 0);
             });
         }
-        server.push_with(if matches!(step, Step::Execute(..)) { b'E' } else { b'D' }, Action::Forward, |out| {
-            match step {
+        server.push_with(
+            if matches!(step, Step::Execute(..)) { b'E' } else { b'D' },
+            Action::Forward,
+            |out| match step {
                 Step::DescribeStatement => frontend::describe(out, Target::Statement, b""),
                 Step::DescribePortal(_) => frontend::describe(out, Target::Portal, b""),
                 Step::Execute(_, rows) => frontend::execute(out, b"", rows),
-            }
-        });
+            },
+        );
         server.push_sync();
         relay::relay(server, &mut self.client).await
     }

@@ -392,11 +392,7 @@ fn within(held: (usize, usize), (rows, bytes): (usize, usize)) -> Result<(), PgE
 }
 
 /// Takes whole rows off the buffer.
-fn take_rows(
-    out: &mut BytesMut,
-    lock: &Lock,
-    rows: &mut Vec<(Row, bool)>,
-) -> Result<(), PgError> {
+fn take_rows(out: &mut BytesMut, lock: &Lock, rows: &mut Vec<(Row, bool)>) -> Result<(), PgError> {
     while let Ok(Some(next)) = next_frame(out) {
         let frame = out.split_to(next.len);
         if next.tag == b'D' {

@@ -46,8 +46,7 @@ impl Session {
         }
         match routed.shards.single() {
             Some(_) => {
-                let describe =
-                    if portal.is_some() { Describe::Hide } else { Describe::Forward };
+                let describe = if portal.is_some() { Describe::Hide } else { Describe::Forward };
                 let answers = Answers::Sum;
                 self.same_text(&sql, run, &routed, portal, answers, describe).await.map(Some)
             }
@@ -74,7 +73,8 @@ impl Session {
         if let (None, Run { combine: Combine::Lock(lock), .. }) = (routed.shards.single(), run) {
             return self.locked(lock, &routed, portal, &given, Vec::new()).await;
         }
-        let is_whole = matches!(&run.combine, Combine::Merge(it) if it.limit.is_none() && it.offset.is_none());
+        let is_whole =
+            matches!(&run.combine, Combine::Merge(it) if it.limit.is_none() && it.offset.is_none());
         if routed.shards.single().is_none() && !is_whole {
             return Err(unlike());
         }
@@ -101,11 +101,7 @@ impl Session {
     }
 
     /// The names of types, as the shard knows them that described the rows.
-    async fn type_names(
-        &mut self,
-        shard: ShardId,
-        oids: &[u32],
-    ) -> Result<Vec<String>, Failure> {
+    async fn type_names(&mut self, shard: ShardId, oids: &[u32]) -> Result<Vec<String>, Failure> {
         let mut names = Vec::with_capacity(oids.len());
         for oid in oids {
             if let Some(name) = Carried::scalar(*oid) {

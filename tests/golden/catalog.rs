@@ -170,8 +170,7 @@ impl Schema {
     fn unique(&mut self, name: &str, text: &str) {
         let table = self.entry(name);
         for key in text.split_whitespace() {
-            let columns: Vec<usize> =
-                key.split(',').map(|it| table.column(it).unwrap()).collect();
+            let columns: Vec<usize> = key.split(',').map(|it| table.column(it).unwrap()).collect();
             if table.primary_key.is_empty() {
                 table.primary_key.clone_from(&columns);
             }

@@ -13,7 +13,7 @@ use crate::plan::{Access, Combine, Scope};
 use crate::sql::name::quoted;
 use crate::sql::parse::parse;
 use crate::sql::parse::tree::{
-    Body, Expr, From, JoinKind, Kind, Query, Select, SubForm, Stmt, Wait as Written,
+    Body, Expr, From, JoinKind, Kind, Query, Select, Stmt, SubForm, Wait as Written,
 };
 
 /// A table of FROM: how columns name it, and what it is.
@@ -60,9 +60,7 @@ impl Planner<'_> {
         };
         Some(match analyzer.graph.confined() {
             Ok(keys) if is_one(&keys) => return None,
-            Ok(keys) => {
-                Plan::combined(Access::Write, Scope::Keys { keys, with_home: false }, lock)
-            }
+            Ok(keys) => Plan::combined(Access::Write, Scope::Keys { keys, with_home: false }, lock),
             Err(_) => Plan::combined(Access::Write, Scope::All, lock),
         })
     }
@@ -119,8 +117,9 @@ impl Planner<'_> {
     ) -> Result<(), PgError> {
         match item {
             From::Table { name, alias, .. } => {
-                let table = find(self.catalog, &self.path(), name)
-                    .filter(|it| matches!(it.kind, TableKind::Sharded { .. } | TableKind::Reference));
+                let table = find(self.catalog, &self.path(), name).filter(|it| {
+                    matches!(it.kind, TableKind::Sharded { .. } | TableKind::Reference)
+                });
                 let renamed = alias.as_ref().is_some_and(|it| !it.columns.is_empty());
                 let Some(table) = table.filter(|_| !renamed) else {
                     return Err(locks(&format!("{} is not a table of its own.", name.name)));
@@ -192,10 +191,8 @@ impl Rewrite<'_> {
         }
         let names: Vec<String> = (1..=visible).map(|i| format!("sluice_v{i}")).collect();
         let names = if visible == 0 { String::new() } else { format!("({})", names.join(", ")) };
-        let shard_sql = format!(
-            "SELECT {} FROM ({inner}\nLIMIT {PAGE}) AS s{names}",
-            columns.join(", ")
-        );
+        let shard_sql =
+            format!("SELECT {} FROM ({inner}\nLIMIT {PAGE}) AS s{names}", columns.join(", "));
         Ok(MergeSpec { shard_sql, sort, ..MergeSpec::default() })
     }
 
@@ -263,7 +260,11 @@ fn without_key(filter: Expr, own: Option<&Expr>) -> Option<Expr> {
         Kind::And(mut all) if all.last().is_some_and(is_key) => {
             all.pop();
             let first = all.first().cloned()?;
-            if all.len() == 1 { Some(first) } else { Some(Expr { kind: Kind::And(all), at: filter.at }) }
+            if all.len() == 1 {
+                Some(first)
+            } else {
+                Some(Expr { kind: Kind::And(all), at: filter.at })
+            }
         }
         kind => Some(Expr { kind, at: filter.at }),
     }

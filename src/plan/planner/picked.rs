@@ -78,7 +78,10 @@ impl Planner<'_> {
             matches!(names, [name] if select.targets.iter().any(|it| output(it) == *name))
         };
         if let Some(names) = analyzer.unresolved.iter().find(|it| !is_output(it)) {
-            return Err(format!("It names {}, which is of the statement around it.", names.join(".")));
+            return Err(format!(
+                "It names {}, which is of the statement around it.",
+                names.join(".")
+            ));
         }
         let is_star = select.targets.iter().any(|it| matches!(it.expr.kind, Kind::Star(_)));
         if outcome.complete || !is_star {
