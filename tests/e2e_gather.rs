@@ -292,3 +292,66 @@ fn rows_that_would_not_move_alike_stay() {
     assert_eq!(both.code(), "22012");
     assert_eq!(client.run("SELECT max(tenant_id) FROM t WHERE note = 'moved'").first(), "16");
 }
+
+#[test]
+fn cursors_are_fetched_from_by_either_protocol_and_outlive_their_transactions() {
+    let (proxy, mut client) = filled("cursors", "gather_max_rows = 100\n");
+    let rows: Vec<String> = (1..=30).map(|it| format!("({it}, {})", it % 3)).collect();
+    client.run(&format!("INSERT INTO t (tenant_id, id) VALUES {}", rows.join(", ")));
+    let plain = |format| Arguments { types: &[], values: &[], format };
+    let number = |format: i16, it: i64| match format {
+        0 => it.to_string().into_bytes(),
+        _ => it.to_be_bytes().to_vec(),
+    };
+    client.run("BEGIN");
+    let declare =
+        "DECLARE c SCROLL CURSOR FOR SELECT tenant_id, avg(id) FROM t GROUP BY 1 ORDER BY 1 DESC";
+    assert_eq!(client.extended(declare, &plain(0)).tags, ["DECLARE CURSOR"]);
+    for (format, fetch, expected) in [
+        (0, "FETCH 2 FROM c", &[30, 29][..]),
+        (1, "FETCH 2 FROM c", &[28, 27]),
+        (1, "FETCH PRIOR FROM c", &[28]),
+        (0, "FETCH ABSOLUTE -1 FROM c", &[1]),
+    ] {
+        let answer = client.extended(fetch, &plain(format));
+        let seen: Vec<_> = answer.rows.iter().map(|it| it[0].clone().unwrap()).collect();
+        let expected: Vec<_> = expected.iter().map(|it| number(format, *it)).collect();
+        assert_eq!((answer.error, seen), (None, expected), "{fetch}");
+        assert_eq!(answer.columns[0], ("tenant_id".to_owned(), 20));
+    }
+    assert_eq!(client.extended("MOVE FIRST IN c", &plain(0)).tags, ["MOVE 1"]);
+    assert_eq!(client.run("FETCH c").first(), "29");
+    assert_eq!(client.extended("CLOSE c", &plain(0)).tags, ["CLOSE CURSOR"]);
+    assert_eq!(client.extended("FETCH c", &plain(0)).code(), "34000");
+    client.run("ROLLBACK");
+    // Cursors on other servers than the home shard's stay when one of its own is closed.
+    let held = "DECLARE h SCROLL CURSOR WITH HOLD FOR SELECT tenant_id FROM t ORDER BY 1";
+    assert_eq!(client.extended(held, &plain(1)).tags, ["DECLARE CURSOR"]);
+    for tenant in 1..=8 {
+        client.run(&format!(
+            "DECLARE h{tenant} CURSOR WITH HOLD FOR SELECT tenant_id FROM t WHERE tenant_id = {tenant}"
+        ));
+    }
+    assert_eq!(client.query("DECLARE h1 CURSOR WITH HOLD FOR SELECT 1 FROM t").code(), "42P03");
+    client.run("UPDATE t SET tenant_id = tenant_id + 100");
+    assert_eq!(client.run("FETCH ABSOLUTE 30 FROM h").first(), "30");
+    assert_eq!(
+        client.extended("FETCH PRIOR FROM h", &plain(1)).first().into_bytes(),
+        number(1, 29)
+    );
+    client.run("CLOSE h");
+    for tenant in 1..=8 {
+        assert_eq!(client.run(&format!("FETCH h{tenant}")).first(), tenant.to_string());
+    }
+    client.run("CLOSE ALL");
+    assert_eq!(client.query("FETCH h1").code(), "34000");
+    // What is too much is told at once, and costs the others nothing.
+    client
+        .run("INSERT INTO t SELECT tenant_id, n, at, day, note FROM t, generate_series(10, 20) n");
+    client.run("BEGIN");
+    assert_eq!(client.query("DECLARE c SCROLL CURSOR FOR SELECT id FROM t").code(), "53400");
+    client.run("ROLLBACK");
+    drop(client);
+    let mut other = proxy.client();
+    assert_eq!(other.query("FETCH h1").code(), "34000");
+}

@@ -197,12 +197,12 @@ fn writes_take_the_rows_that_a_select_inside_locks() {
 
 /// One worker's way to take jobs: the statements of a round, of which one gives the jobs.
 fn take(client: &mut Wire, worker: usize) -> Vec<usize> {
-    let select = "SELECT tenant_id, id FROM jobs WHERE status = 'new' ORDER BY priority, id LIMIT 10 FOR UPDATE SKIP LOCKED";
+    let select = "SELECT tenant_id, id FROM jobs WHERE status = 'new' ORDER BY priority, id LIMIT 20 FOR UPDATE SKIP LOCKED";
     let sql = match worker % 4 {
         0 => {
             client.run("BEGIN");
             let jobs = numbers(&client.run(
-                "SELECT id FROM jobs WHERE status = 'new' ORDER BY priority, id LIMIT 10 FOR UPDATE SKIP LOCKED",
+                "SELECT id FROM jobs WHERE status = 'new' ORDER BY priority, id LIMIT 20 FOR UPDATE SKIP LOCKED",
             ));
             for job in &jobs {
                 let done = client.run(&format!("UPDATE jobs SET status = 'done' WHERE id = {job}"));
@@ -238,7 +238,7 @@ fn eight_workers_drain_a_queue_of_which_each_job_is_taken_once() {
             if jobs.is_empty() {
                 // Those that are left are in the hands of others.
                 let left = left.load(Ordering::SeqCst);
-                assert!(left <= 10 * WORKERS, "worker {worker} got nothing of {left}");
+                assert!(left <= 20 * WORKERS, "worker {worker} got nothing of {left}");
                 return own;
             }
             left.fetch_sub(jobs.len(), Ordering::SeqCst);

@@ -145,67 +145,70 @@ impl Session {
             let found = self.find_rows(work, page).await?;
             // Rows before those that were tried were not there when they were.
             let start = found.rows.iter().rposition(|(it, _)| tried.contains(it));
-            let rest = &found.rows[start.map_or(0, |it| it + 1)..];
-            self.lock_first(work, rest, wanted, &mut got).await?;
-            if got.len() >= wanted || found.is_all {
+            let mut rest = &found.rows[start.map_or(0, |it| it + 1)..];
+            let (mut is_careful, mut is_stale) = (false, false);
+            while got.len() < wanted && !rest.is_empty() && !is_stale {
+                let missing = wanted - got.len();
+                let next = match is_careful {
+                    false => self.lock_next(work, rest, missing).await?,
+                    true => Some(self.lock_carefully(work, rest, missing).await?),
+                };
+                is_careful |= next.is_none();
+                let Some((count, rows)) = next else { continue };
+                // Others are at these rows, too: what they have done by now is looked at anew.
+                is_stale = rows.len() < count.min(missing);
+                tried.extend(rest[..count].iter().map(|(it, _)| it.clone()));
+                rest = &rest[count..];
+                got.extend(rows);
+            }
+            if got.len() >= wanted || rest.is_empty() && found.is_all {
                 return Ok(got);
             }
-            tried.extend(rest.iter().map(|(it, _)| it.clone()));
-            page = page.map(|it| it.saturating_mul(8));
-        }
-    }
-
-    /// Locks rows in order until there are enough.
-    async fn lock_first(
-        &mut self,
-        work: &mut Work<'_>,
-        mut rest: &[(Row, bool)],
-        wanted: usize,
-        got: &mut Vec<Bytes>,
-    ) -> Result<(), Failure> {
-        let lock = work.lock;
-        let (mut guesses, mut waits) = (matches!(lock.wait, Wait::Skip), false);
-        while got.len() < wanted && !rest.is_empty() {
-            let missing = wanted - got.len();
-            let strict = missing.min(rest.len());
-            match &lock.wait {
-                // Those that others seem to have are tried, too, but not counted.
-                Wait::Skip if guesses => {
-                    let count = guess(rest, missing);
-                    let rows = self.try_rows(work, &rest[..count], &lock.lock, missing).await?;
-                    guesses = rows.is_some();
-                    if let Some(rows) = rows {
-                        got.extend(rows);
-                        rest = &rest[count..];
-                    }
-                }
-                Wait::Block { skip } if !waits => {
-                    let rows = self.try_rows(work, &rest[..strict], skip, strict).await?;
-                    let rows = rows.filter(|it| it.len() == strict);
-                    waits = rows.is_none();
-                    if let Some(rows) = rows {
-                        got.extend(rows);
-                        rest = &rest[strict..];
-                    }
-                }
-                // One after the other, as everybody does who waits.
-                Wait::Block { .. } => {
-                    let shard = rest[0].0.shard;
-                    let run = rest[..strict].iter().take_while(|(it, _)| it.shard == shard).count();
-                    got.extend(self.lock_these(work, &rest[..run], &lock.lock, false).await?);
-                    rest = &rest[run..];
-                }
-                Wait::Skip | Wait::Fail => {
-                    got.extend(self.lock_these(work, &rest[..strict], &lock.lock, false).await?);
-                    rest = &rest[strict..];
-                }
+            if rest.is_empty() {
+                page = page.map(|it| it.saturating_mul(8));
             }
         }
-        Ok(())
     }
 
-    /// Locks what can be locked without waiting, which must be no more than `most`; of SKIP LOCKED in place of
-    /// a wait no less, either. `None`: nothing is locked.
+    /// Locks the next rows without waiting, as many as are missing: how many were tried, and those that could be
+    /// had. `None`: it must be done with more care.
+    async fn lock_next(
+        &mut self,
+        work: &mut Work<'_>,
+        rest: &[(Row, bool)],
+        missing: usize,
+    ) -> Result<Option<(usize, Vec<Bytes>)>, Failure> {
+        let lock = work.lock;
+        let (count, text) = match &lock.wait {
+            // Those that others seem to have are tried, too, but not counted.
+            Wait::Skip => (guess(rest, missing), &lock.lock),
+            Wait::Block { skip } => (missing.min(rest.len()), skip),
+            Wait::Fail => (missing.min(rest.len()), &lock.lock),
+        };
+        let rows = self.try_rows(work, &rest[..count], text, missing).await?;
+        Ok(rows.map(|it| (count, it)))
+    }
+
+    /// Locks the next rows so that none is too many, and none is locked while one before it is waited for.
+    async fn lock_carefully(
+        &mut self,
+        work: &mut Work<'_>,
+        rest: &[(Row, bool)],
+        missing: usize,
+    ) -> Result<(usize, Vec<Bytes>), Failure> {
+        let lock = work.lock;
+        let mut count = missing.min(rest.len());
+        if let Wait::Block { .. } = lock.wait {
+            let shard = rest.first().map(|(it, _)| it.shard);
+            let is_there = |(it, _): &&(Row, bool)| Some(it.shard) == shard;
+            count = rest[..count].iter().take_while(is_there).count();
+        }
+        let rows = self.lock_these(work, &rest[..count], &lock.lock, false).await?;
+        Ok((count, rows))
+    }
+
+    /// Locks what can be locked without waiting, which must be no more than `most`, and in place of a wait all.
+    /// `None`: nothing is locked.
     async fn try_rows(
         &mut self,
         work: &mut Work<'_>,
@@ -218,7 +221,7 @@ impl Session {
             return self.lock_these(work, rows, text, false).await.map(Some);
         }
         let locked = self.lock_these(work, rows, text, true).await?;
-        let is_right = locked.len() <= most && !(waits && locked.len() < most);
+        let is_right = locked.len() <= most && !(waits && locked.len() < rows.len());
         let shards: HashSet<ShardId> = rows.iter().map(|(it, _)| it.shard).collect();
         for member in self.members.iter_mut().filter(|it| it.in_tx && shards.contains(&it.shard)) {
             member.lease.server().run(if is_right { KEEP } else { UNDO }).await?;
