@@ -58,6 +58,9 @@ pub struct Plan {
     pub literals: Option<Literals>,
     /// Whose sequences shards must share after it.
     pub numbers: Option<Box<Numbers>>,
+    /// A table of the home shard that it binds to rows of others: once the transaction commits, the table
+    /// must have become sharded.
+    pub bound: Option<Box<str>>,
 }
 
 /// A schema change after which sequences must give each number once over all shards.
@@ -125,6 +128,7 @@ impl Default for Plan {
             is_lifted_by_tenant: false,
             literals: None,
             numbers: None,
+            bound: None,
         }
     }
 }

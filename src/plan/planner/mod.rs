@@ -181,6 +181,7 @@ impl Plan {
             is_lifted_by_tenant: false,
             literals: None,
             numbers: None,
+            bound: None,
         }
     }
 
