@@ -60,6 +60,9 @@ pub struct Plan {
     pub literals: Option<Literals>,
     /// Whose sequences shards must share after it.
     pub numbers: Option<Box<Numbers>>,
+    /// A table of the home shard that it binds to rows of others: once the transaction commits, the table
+    /// must have become sharded.
+    pub bound: Option<Box<str>>,
 }
 
 /// A schema change after which sequences must give each number once over all shards.
@@ -127,6 +130,7 @@ impl Default for Plan {
             is_lifted_by_tenant: false,
             literals: None,
             numbers: None,
+            bound: None,
         }
     }
 }

@@ -30,6 +30,7 @@ impl Display for Plan {
         if self.changes_schema {
             lines.push("Changes the schema".to_owned());
         }
+        lines.extend(self.bound.as_ref().map(|it| format!("{it} must be sharded at the commit")));
         if let Some(it) = self.numbers.as_ref().filter(|it| it.spreads) {
             lines.push(format!("{} must be empty", it.of));
         }

@@ -110,6 +110,9 @@ impl Session {
                 let text = statement.text.clone();
                 let tag =
                     self.same_text(&text, run, routed, portal, Answers::Same, describe).await?;
+                if let (Some(table), Some(tx)) = (&statement.plan.bound, &mut self.tx) {
+                    tx.bound.push(table.to_string());
+                }
                 if let Some(numbers) =
                     statement.plan.numbers.as_ref().filter(|_| !self.has_failed())
                 {

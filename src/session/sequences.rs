@@ -10,6 +10,7 @@ use super::portable::portable;
 use super::run::Routed;
 use super::{Role, Session};
 use crate::catalog::sequence::{Counter, Counters, Name, Series, Unshared, place_before};
+use crate::catalog::{Catalog, TableKind};
 use crate::error::{PgError, sqlstate};
 use crate::exec::broadcast::{Answers, Describe};
 use crate::exec::{Failure, relay};
@@ -32,7 +33,7 @@ impl Session {
         let home = self.database.config.home_shard;
         let known = self.catalog_now();
         if numbers.spreads {
-            self.check_spread(&numbers.of).await?;
+            self.check_spread(&numbers.of, known.as_deref()).await?;
         }
         let at = self.member(home, Role::Primary).await?;
         let mut server = self.members[at].lease.server();
@@ -63,33 +64,58 @@ impl Session {
         Ok(())
     }
 
+    /// Refuses the commit of a block that leaves a table of the home shard bound to rows of other shards.
+    pub(super) async fn check_bound(&mut self) -> Result<(), Failure> {
+        let Some(tx) = self.tx.as_ref().filter(|it| !it.has_failed && !it.bound.is_empty()) else {
+            return Ok(());
+        };
+        let bound = tx.bound.clone();
+        let at = self.member(self.database.config.home_shard, Role::Primary).await?;
+        for table in bound {
+            for key in foreign_keys(self.members[at].lease.server(), &table).await? {
+                let Some(catalog) = self.catalog_of_block().await? else { continue };
+                let kind = |it: &Name| catalog.tables.get(it).map(|it| &it.kind);
+                let is_home = kind(&key.table) == Some(&TableKind::Home);
+                if is_home && matches!(kind(&key.referenced), Some(TableKind::Sharded { .. })) {
+                    return Err(binds(&key.referenced.1, "rows of other shards").into());
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Whether a table of the home shard may have become one of all shards: it has no rows, and no keys
     /// bind it to rows there.
-    async fn check_spread(&mut self, table: &str) -> Result<(), Failure> {
+    async fn check_spread(&mut self, table: &str, known: Option<&Catalog>) -> Result<(), Failure> {
         let name = format!("{}::pg_catalog.regclass", quoted_text(table));
-        let listed: Vec<String> =
-            self.database.config.reference_tables.iter().map(|it| quoted_text(it)).collect();
-        let is_listed = match listed.is_empty() {
-            true => "false".to_owned(),
-            false => {
-                let all = listed.join(", ");
-                format!("f.relname IN ({all}) OR n.nspname || '.' || f.relname IN ({all})")
-            }
-        };
         let sql = format!(
             "SELECT 'It has rows, which would have to move.' FROM (SELECT FROM {table} LIMIT 1) AS t \
-             UNION ALL SELECT 'Foreign key ' || o.conname || ' binds it to rows of the home shard.' \
-             FROM pg_catalog.pg_constraint o JOIN pg_catalog.pg_class f ON f.oid = o.confrelid \
-             JOIN pg_catalog.pg_namespace n ON n.oid = f.relnamespace WHERE o.contype = 'f' \
-             AND {name} IN (o.conrelid, o.confrelid) AND o.conrelid <> o.confrelid \
-             AND NOT (o.conrelid = {name} AND ({is_listed})) \
              UNION ALL SELECT 'It inherits, or is inherited from.' FROM pg_catalog.pg_inherits \
              WHERE {name} IN (inhrelid, inhparent)"
         );
-        for server in self.servers().await?.into_values() {
-            if let Some(row) = server.rows(&sql).await?.pop() {
+        let home = self.database.config.home_shard;
+        let trusts = self.database.config.trust_generated_keys;
+        for (shard, server) in self.servers().await? {
+            let why = server.rows(&sql).await?.pop();
+            let mut why = why.map(|row| row.into_iter().next().flatten().unwrap_or_default());
+            if shard == home && why.is_none() {
+                let kind =
+                    |it: &Name| known.and_then(|known| known.tables.get(it)).map(|it| &it.kind);
+                let may_stay = |it: &ForeignKey| match kind(&it.referenced) {
+                    _ if !it.is_out => false,
+                    Some(TableKind::Reference) => true,
+                    Some(TableKind::Sharded { .. }) => trusts && it.is_single,
+                    _ => false,
+                };
+                let keys = foreign_keys(server, table).await?;
+                let found = keys.iter().find(|it| !may_stay(it));
+                why = found.map(|it| {
+                    format!("Foreign key {} binds it to rows of the home shard.", it.name)
+                });
+            }
+            if let Some(why) = why {
                 return Err(PgError::refused(format!("table {table} cannot leave the home shard"))
-                    .detail(row.into_iter().next().flatten().unwrap_or_default())
+                    .detail(why)
                     .hint("Create a new table and copy the rows.")
                     .into());
             }
@@ -345,6 +371,49 @@ impl Placing {
         let column = quoted(&self.column);
         format!("SELECT '{number}'::pg_catalog.int8 AS {column} WHERE {}", looks.join(" AND "))
     }
+}
+
+/// A foreign key between two tables.
+struct ForeignKey {
+    name: String,
+    table: Name,
+    referenced: Name,
+    /// Whether it is of one column.
+    is_single: bool,
+    /// Whether it is the asked table's own.
+    is_out: bool,
+}
+
+/// The foreign keys that bind a table to others, or others to it.
+async fn foreign_keys(server: &mut Server, table: &str) -> Result<Vec<ForeignKey>, Failure> {
+    let name = quoted_text(table);
+    let sql = format!(
+        "SELECT o.conname, cn.nspname, c.relname, fn.nspname, f.relname, \
+         pg_catalog.cardinality(o.conkey) = 1, o.conrelid = pg_catalog.to_regclass({name}) \
+         FROM pg_catalog.pg_constraint o JOIN pg_catalog.pg_class c ON c.oid = o.conrelid \
+         JOIN pg_catalog.pg_namespace cn ON cn.oid = c.relnamespace \
+         JOIN pg_catalog.pg_class f ON f.oid = o.confrelid \
+         JOIN pg_catalog.pg_namespace fn ON fn.oid = f.relnamespace WHERE o.contype = 'f' \
+         AND o.conrelid <> o.confrelid \
+         AND pg_catalog.to_regclass({name}) IN (o.conrelid, o.confrelid)"
+    );
+    let read = |row: Vec<Option<String>>| {
+        let text = |at: usize| row.get(at).cloned().flatten().unwrap_or_default();
+        ForeignKey {
+            name: text(0),
+            table: (text(1), text(2)),
+            referenced: (text(3), text(4)),
+            is_single: text(5) == "t",
+            is_out: text(6) == "t",
+        }
+    };
+    Ok(server.rows(&sql).await?.into_iter().map(read).collect())
+}
+
+fn binds(table: &str, what: &str) -> PgError {
+    PgError::refused(format!("a foreign key to {table} cannot be guaranteed"))
+        .detail(format!("It binds a table of the home shard to {what}."))
+        .hint("Give the table the tenant column in the same transaction.")
 }
 
 fn out_of_bounds(number: i64, name: &str, it: &Counter) -> PgError {

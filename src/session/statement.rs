@@ -236,7 +236,7 @@ impl Session {
 
     /// In a block that has changed the schema: the schema as the block's own server sees it, so that
     /// a table just made is known for what it is.
-    async fn catalog_of_block(&mut self) -> Result<Option<Arc<Catalog>>, PgError> {
+    pub(super) async fn catalog_of_block(&mut self) -> Result<Option<Arc<Catalog>>, PgError> {
         match &self.schema_of_block {
             // One shard has it all: no table has to be known.
             _ if !self.database.is_sharded() => return Ok(None),

@@ -55,6 +55,8 @@ pub(super) struct Transaction {
     pub(super) declared: usize,
     /// Buckets written (`None`: everything without a tenant), noted again at the commit.
     pub(super) buckets: SmallVec<[Option<u8>; 4]>,
+    /// Tables of the home shard that are bound to rows of others unless they become sharded.
+    pub(super) bound: Vec<String>,
 }
 
 impl Transaction {
@@ -105,6 +107,7 @@ impl Session {
             cursors: HashMap::new(),
             declared: 0,
             buckets: SmallVec::new(),
+            bound: Vec::new(),
         }));
     }
 
@@ -162,6 +165,7 @@ impl Session {
     /// # Errors
     /// If it could not be committed; it is rolled back then, except for 08007.
     pub(super) async fn commit(&mut self) -> Result<&'static str, Failure> {
+        let checked = self.check_bound().await;
         let Some(tx) = self.tx.take() else { return Ok("COMMIT") };
         self.handle.state.lock().in_transaction = false;
         self.database.state.metrics.transactions.inc();
@@ -169,6 +173,10 @@ impl Session {
         if tx.has_failed {
             self.undo(tx).await;
             return Ok("ROLLBACK");
+        }
+        if let Err(failure) = checked {
+            self.undo(tx).await;
+            return Err(failure);
         }
         if let Err(error) = self.prepare_listens(&tx.listens).await {
             self.undo(tx).await;

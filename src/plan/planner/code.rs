@@ -176,6 +176,9 @@ impl Planner<'_> {
             .detail("The block is planned before the change is made.")
             .hint("Send the second change as a statement of its own."));
         }
+        if plan.bound.is_some() {
+            return Err(not_in_code("a foreign key that waits for its tenant column"));
+        }
         if let Some(numbers) = plan.numbers {
             if all.numbers.is_some() || !numbers.filled.is_empty() || numbers.spreads {
                 return Err(refused(

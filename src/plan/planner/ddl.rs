@@ -149,7 +149,11 @@ impl Planner<'_> {
                 leaves: it.leaves.as_deref().map(Into::into),
                 ..Plan::combined(Access::Write, Scope::All, Combine::OneByOne)
             },
-            Ok(()) => Plan { numbers: self.numbers(&it.kind).map(Box::new), ..everywhere() },
+            Ok(()) => Plan {
+                numbers: self.numbers(&it.kind).map(Box::new),
+                bound: self.bound(&it.kind).map(|it| shown(it).into()),
+                ..everywhere()
+            },
         }
     }
 
@@ -178,6 +182,29 @@ impl Planner<'_> {
             _ => return None,
         };
         Some(Numbers { of: shown(of), filled, spreads: false })
+    }
+
+    /// The table of the home shard that a change binds to rows of other shards by a foreign key.
+    fn bound<'k>(&self, kind: &'k DdlKind) -> Option<&'k TableName> {
+        let DdlKind::AlterTable { table, changes } = kind else { return None };
+        let is_foreign = |it: &Constraint| match it {
+            Constraint::Foreign { table, .. } => self.class(table) == Class::Sharded,
+            _ => false,
+        };
+        let binds = |it: &AlterTable| match it {
+            AlterTable::AddColumn(it) => it.constraints.iter().any(is_foreign),
+            AlterTable::AddConstraint(it) => is_foreign(it),
+            _ => false,
+        };
+        let waits = self.waits_for_tenant(table) && self.spread(kind).is_none();
+        (waits && changes.iter().any(binds)).then_some(table)
+    }
+
+    /// Whether a table may be about to become sharded: tools add the tenant column after others.
+    fn waits_for_tenant(&self, table: &TableName) -> bool {
+        self.class(table) == Class::Home
+            && self.catalog.trust_generated_keys
+            && !self.catalog.allow_local_keys
     }
 
     /// The table of the home shard that the change makes a sharded or a reference table.
@@ -419,6 +446,20 @@ impl Planner<'_> {
         }
     }
 
+    /// A foreign key that a table of the home shard is given, which may become sharded yet.
+    fn check_bound(&self, own: &TableName, it: &Constraint) -> Result<(), PgError> {
+        match it {
+            Constraint::Foreign { columns, table, referenced }
+                if self.waits_for_tenant(own)
+                    && columns.len() == 1
+                    && self.refers_generated(&Own { table, columns: &[] }, referenced) =>
+            {
+                Ok(())
+            }
+            _ => self.check_home_key(it),
+        }
+    }
+
     /// A foreign key of a table of the home shard.
     fn check_home_key(&self, it: &Constraint) -> Result<(), PgError> {
         match it {
@@ -462,14 +503,14 @@ impl Planner<'_> {
                 if class == Class::Reference && counts(def) {
                     return Err(unlike_numbers(&def.name, &table.name));
                 }
-                def.constraints.iter().try_for_each(|it| self.check_home_key(it))?;
+                def.constraints.iter().try_for_each(|it| self.check_bound(table, it))?;
                 self.check_default(def, range, class)
             }
             (AlterTable::AddConstraint(it), Some(tenant)) => {
                 self.check_constraint(&Own { table, columns: &[] }, it, tenant)
             }
             (AlterTable::AddConstraint(it), None) if class != Class::Reference => {
-                self.check_home_key(it)
+                self.check_bound(table, it)
             }
             (AlterTable::DropColumn(column) | AlterTable::ColumnType(column), Some(_)) => {
                 self.check_tenant_kept(table, column)

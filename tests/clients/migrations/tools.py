@@ -80,6 +80,28 @@ class Node(Tool):
         return re.search(r'"version": "(.*?)"', text)[1]
 
 
+class Script(Tool):
+    """SQL that a tool sends which cannot be had or needs more than a script; its output must be the same."""
+
+    is_script = True
+
+    def prepare(self, cache):
+        return APPS.parent / "scripts" / f"{self.name.removesuffix('_sql')}.sql"
+
+    def command(self, file):
+        return ["psql", "-X", "-a", "-f", file]
+
+    def version(self, file):
+        return "script"
+
+    def run(self, ready, environment, log):
+        super().run(ready, environment, log)
+        # Where a notice comes amid the lines depends on buffers.
+        lines = log.read_text(errors="replace").splitlines()
+        return [f"{at}: {line}" for at, line in enumerate(it for it in lines if not it.startswith("psql:"))] + [
+            line for line in lines if line.startswith("psql:")]
+
+
 TOOLS = {
     "django": Python("django", reference=("shop_plan", "shop_tenant")),
     "alembic": Python("alembic"),
@@ -89,4 +111,9 @@ TOOLS = {
     "drizzle": Node("drizzle", "drizzle-kit"),
     "prisma": Node("prisma"),
     "pgmigrate": Node("pgmigrate", "node-pg-migrate"),
+    "flyway": Script("flyway"),
+    "liquibase": Script("liquibase"),
+    "golang": Script("golang"),
+    "rails": Script("rails"),
+    "prisma_sql": Script("prisma_sql"),
 }
