@@ -14,6 +14,7 @@ pub mod route;
 pub mod scatter;
 mod show;
 mod statement;
+pub mod unique;
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -29,6 +30,7 @@ use moved::Move;
 pub use preparable::Preparable;
 use scatter::Scatter;
 pub use statement::Statement;
+use unique::{Lookup, Unique};
 
 /// The plan of one statement.
 #[derive(Clone, Debug, PartialEq)]
@@ -60,6 +62,10 @@ pub struct Plan {
     pub literals: Option<Literals>,
     /// Whose sequences shards must share after it.
     pub numbers: Option<Box<Numbers>>,
+    /// The keys over shards that it may change.
+    pub unique: Option<Box<Unique>>,
+    /// Which tenant's shard alone has what it is about.
+    pub lookup: Option<Box<Lookup>>,
 }
 
 /// A schema change after which sequences must give each number once over all shards.
@@ -127,6 +133,8 @@ impl Default for Plan {
             is_lifted_by_tenant: false,
             literals: None,
             numbers: None,
+            unique: None,
+            lookup: None,
         }
     }
 }

@@ -31,6 +31,7 @@ mod sequences;
 mod session;
 mod splice;
 mod types;
+mod unique;
 mod walk;
 mod write;
 
@@ -95,6 +96,8 @@ pub fn plan(
         if plan.is_shareable && statements.len() == 1 {
             plan.literals = planner.literals(&statement.kind, &statement.range);
         }
+        planner.note_lookup(&mut plan, statement);
+        planner.note_unique(&mut plan, statement);
         if let Some(error) = planner.stale(statement, changed.as_ref()) {
             plan = Plan::forbidden(error);
         }
@@ -185,6 +188,8 @@ impl Plan {
             is_lifted_by_tenant: false,
             literals: None,
             numbers: None,
+            unique: None,
+            lookup: None,
         }
     }
 
