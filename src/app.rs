@@ -6,6 +6,7 @@ mod reload;
 pub mod sequences;
 mod sweep;
 mod tasks;
+pub mod unique;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

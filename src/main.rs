@@ -47,7 +47,15 @@ enum Command {
     /// or were set past it are set up by --repair, beyond every number that was given or is in a row.
     ///
     /// Exit code: 0 if all are shared, else 1.
-    Sequences(Sequences),
+    Sequences(Repair),
+    /// Tells whether shards keep the keys of global_unique together, and sets up those that they do not.
+    ///
+    /// The proxy sets a key up with the DDL that makes it. One that was declared later, or whose table was
+    /// written past the proxy, is set up by --repair, from the rows that are there; two rows with one value
+    /// must be mended first. While it looks nobody writes the tables.
+    ///
+    /// Exit code: 0 if all are kept, else 1.
+    Unique(Repair),
     /// Starts a sharded, replicated Postgres on this machine with the proxy in front of it.
     ///
     /// Needs the programs of a Postgres server (in PG_BIN, PATH or /usr/lib/postgresql/*/bin). Makes
@@ -84,14 +92,14 @@ struct Check {
 }
 
 #[derive(Debug, Args)]
-struct Sequences {
+struct Repair {
     /// The configuration
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
     /// Which of the configuration's databases [default: all]
     #[arg(long, value_name = "NAME")]
     database: Option<String>,
-    /// Sets up those that are not shared
+    /// Sets up those that are not
     #[arg(long)]
     repair: bool,
 }
@@ -142,6 +150,9 @@ fn main() -> ExitCode {
             options.database.as_deref(),
             options.repair,
         )),
+        Command::Unique(options) => {
+            tell(app::unique::unique(&options.config, options.database.as_deref(), options.repair))
+        }
         Command::Playground(options) => {
             playground::run(&options.into(), |config, ready| app::run(config, false, ready))
                 .map_err(|error| error.to_string())

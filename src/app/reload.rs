@@ -182,14 +182,51 @@ async fn of_database(before: &Database, after: &Database) -> Result<Vec<String>,
             }
         }
     }
+    lines.extend(hidden_values(before, map).await?);
     Ok(lines)
+}
+
+/// Values of keys over shards that are kept where the new map does not look for them.
+async fn hidden_values(before: &Database, map: &Map) -> Result<Vec<String>, String> {
+    let (name, mut lines) = (&before.config.name, Vec::new());
+    if before.config.global_unique.is_empty() {
+        return Ok(lines);
+    }
+    for shard in before.shards.values() {
+        let buckets = leaving_buckets(before.map(), map, shard.id);
+        if buckets.is_empty() {
+            continue;
+        }
+        let sql = format!(
+            "SELECT count(*) FROM sluice.unique_row \
+             WHERE get_byte(decode(md5(value), 'hex'), 0) IN ({})",
+            buckets.join(", ")
+        );
+        let rows = shard.primary.control.rows(&sql).await.map_err(|error| {
+            format!("{name}: unique keys on shard {} cannot be counted: {error}", shard.id)
+        })?;
+        let count = rows.first().and_then(|row| row[0].clone()).unwrap_or_default();
+        if count != "0" {
+            lines.push(format!(
+                "{name}: shard {} still keeps {count} values of global_unique that the new map gives \
+                 to other shards; reload with FORCE and run pgsluice unique --repair at once",
+                shard.id
+            ));
+        }
+    }
+    Ok(lines)
+}
+
+/// The buckets that leave a shard.
+fn leaving_buckets(old: &Map, new: &Map, shard: ShardId) -> Vec<String> {
+    let goes =
+        |bucket: &u8| old.bucket_owner(*bucket) == shard && new.bucket_owner(*bucket) != shard;
+    (0..=255).filter(goes).map(|it: u8| it.to_string()).collect()
 }
 
 /// The condition for rows of tenants that leave a shard; `None` if none does.
 fn leaving(old: &Map, new: &Map, shard: ShardId, column: &str, kind: KeyType) -> Option<String> {
-    let goes =
-        |bucket: &u8| old.bucket_owner(*bucket) == shard && new.bucket_owner(*bucket) != shard;
-    let buckets: Vec<String> = (0..=255).filter(goes).map(|it: u8| it.to_string()).collect();
+    let buckets = leaving_buckets(old, new, shard);
     let column = quote_name(column);
     let named = old.overrides().keys().chain(new.overrides().keys());
     let keys: std::collections::BTreeSet<&str> = named.map(|it| &**it).collect();

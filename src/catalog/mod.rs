@@ -2,6 +2,7 @@
 //! from the home shard; golden tests fill it from a line of text.
 
 pub mod sequence;
+pub mod unique;
 
 use std::collections::{HashMap, HashSet};
 
@@ -44,6 +45,14 @@ pub struct Catalog {
     pub allow_local_keys: bool,
     /// Whether keys of generated ids may do without the tenant column.
     pub trust_generated_keys: bool,
+    /// Keys that are unique over all shards, whether or not they exist yet.
+    pub global_unique: Vec<unique::GlobalKey>,
+    /// Those of them that every shard keeps.
+    pub kept_keys: Vec<unique::GlobalKey>,
+    /// Functions whose text names a table with such a key.
+    pub unique_writers: HashSet<String>,
+    /// Which tables' rows change with rows of a table: those whose foreign keys say so.
+    pub cascades: HashMap<Name, Vec<Cascade>>,
     /// Whether literals of the simple protocol may become parameters.
     pub auto_prepare: bool,
     /// Changes whenever anything above does; part of the plan cache's key.
@@ -57,6 +66,18 @@ pub struct Suspects {
     pub functions: HashSet<String>,
     /// Relations that call such functions: triggers, rules, defaults.
     pub relations: HashSet<String>,
+}
+
+/// A foreign key that changes rows of its own table with those that they refer to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cascade {
+    /// The table whose rows change.
+    pub table: Name,
+    /// The columns they refer to.
+    pub columns: Vec<String>,
+    /// Whether a DELETE, and whether an UPDATE of these columns, changes them.
+    pub on_delete: bool,
+    pub on_update: bool,
 }
 
 /// A table, partitioned table, foreign table, view or sequence.

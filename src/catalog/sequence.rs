@@ -7,7 +7,7 @@
 //! shard 1               START 2 INCREMENT 32      2, 34, 66, …
 //! ```
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::shard::ShardId;
 
@@ -23,6 +23,8 @@ pub struct Counting {
     pub sequences: HashMap<Name, Counter>,
     /// Whether it has `sluice.unique_id()` as made for it.
     pub makes_ids: bool,
+    /// The keys over shards for which it has all that keeps them.
+    pub keys: BTreeSet<String>,
 }
 
 /// A sequence as one shard has it.

@@ -5,6 +5,7 @@ use std::ops::RangeInclusive;
 use toml::Spanned;
 use toml::de::DeValue;
 
+use crate::catalog::unique::GlobalKey;
 use crate::shard::{Map, MapError, ShardId};
 
 use super::error::Wrong;
@@ -61,6 +62,7 @@ fn database(
         has_barrier: section.value("cross_shard_snapshot", values::choice) == "barrier",
         allow_local_keys: section.value("allow_local_keys", values::bool),
         trust_generated_keys: section.value("trust_generated_keys", values::bool),
+        global_unique: global_unique(section),
         sequence_stride: sequence_stride(section, &shards),
         auto_prepare: section.value("auto_prepare", values::bool),
         shards,
@@ -78,6 +80,37 @@ fn database(
         auth_cache: section.value("auth_cache", values::duration),
         server_auth: server_auth(&section.value("server_auth", values::choice)),
     })
+}
+
+fn global_unique(section: &Section<'_>) -> Vec<GlobalKey> {
+    let mut keys: Vec<GlobalKey> = Vec::new();
+    for written in section.value("global_unique", values::text_list) {
+        let wrong = match written.parse::<GlobalKey>() {
+            Ok(key) => match keys.iter().find(|it| is_same(it, &key)) {
+                Some(_) => Wrong::new(format!("names `{key}` twice"), "name each key once"),
+                None => {
+                    keys.push(key);
+                    continue;
+                }
+            },
+            Err(()) => Wrong::new(
+                format!("is no key: `{written}`"),
+                "write the table and its columns, as in \"users(email)\"",
+            ),
+        };
+        section.wrong("global_unique", wrong);
+    }
+    if !keys.is_empty() && section.written("tenant_column").is_none() {
+        let hint =
+            "write `tenant_column = \"tenant_id\"`, or leave it out: one Postgres keeps its keys";
+        section.wrong("global_unique", Wrong::new("needs a tenant_column", hint));
+    }
+    keys
+}
+
+fn is_same(one: &GlobalKey, other: &GlobalKey) -> bool {
+    let columns = other.columns.iter().map(String::as_str);
+    (&one.schema, &one.table) == (&other.schema, &other.table) && one.is_of(columns)
 }
 
 /// At least 32, so that shards can be added.

@@ -244,6 +244,8 @@ pub const KEYS: &[Key] = &[
         "Lets DDL create unique and foreign keys on sharded tables that each shard can keep only for itself, and rows take numbers from sequences that two shards may give."),
     key("database.trust_generated_keys", Kind::Bool, Value("false"),
         "Your promise that ids of sharded tables come only from their sequence, identity or uuid: DDL may then make them keys without the tenant column, and refer to them by foreign keys, which find rows of the same shard."),
+    key("database.global_unique", Kind::TextList, Value("[]"),
+        "Unique keys of sharded tables that do not hold the tenant column and are kept over all shards, as \"users(email)\" or \"crm.orgs(country, slug)\"."),
     key("database.sequence_stride", Kind::Count { min: 2, max: 1 << 20 }, Absent("32, or the power of two above the highest shard id"),
         "Of how many numbers of a sequence that a sharded table uses each shard gives one; ids of shards must be below it. A change holds for sequences made or set up later."),
     key("database.auto_prepare", Kind::Bool, Value("false"),

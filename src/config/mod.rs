@@ -19,6 +19,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 pub use crate::auth::{AuthMethod, Network, Rule, RuleMethod, Secret};
+use crate::catalog::unique::GlobalKey;
 use crate::shard::{Map, ShardId};
 
 pub use database::ADMIN_DATABASE;
@@ -225,6 +226,8 @@ pub struct Database {
     pub allow_local_keys: bool,
     /// Whether ids from sequences and uuids may be keys of sharded tables without the tenant column.
     pub trust_generated_keys: bool,
+    /// Unique keys without the tenant column that shards keep together.
+    pub global_unique: Vec<GlobalKey>,
     /// Of how many numbers of a shared sequence a shard gives one; above every shard's id.
     pub sequence_stride: i64,
     /// Whether literals of the simple protocol may become parameters.

@@ -150,6 +150,8 @@ fn rule(at: usize, rule: &Rule, rows: &mut Rows) {
 fn database(database: &Database, rows: &mut Rows) {
     let name = format!("database.{}", database.name);
     let lists = (database.reference_tables.join(", "), database.trusted_functions.join(", "));
+    let global_unique: Vec<String> =
+        database.global_unique.iter().map(ToString::to_string).collect();
     let timeouts = &database.timeouts;
     for (key, value) in [
         ("name", database.name.clone()),
@@ -161,6 +163,7 @@ fn database(database: &Database, rows: &mut Rows) {
         ("cross_shard_snapshot", if database.has_barrier { "barrier" } else { "none" }.to_owned()),
         ("allow_local_keys", database.allow_local_keys.to_string()),
         ("trust_generated_keys", database.trust_generated_keys.to_string()),
+        ("global_unique", global_unique.join(", ")),
         ("sequence_stride", database.sequence_stride.to_string()),
         ("auto_prepare", database.auto_prepare.to_string()),
         ("pool_mode", database.pool_mode.map(mode).unwrap_or_default().to_owned()),

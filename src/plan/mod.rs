@@ -14,6 +14,7 @@ pub mod route;
 pub mod scatter;
 mod show;
 mod statement;
+pub mod unique;
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -29,6 +30,7 @@ use moved::Move;
 pub use preparable::Preparable;
 use scatter::Scatter;
 pub use statement::Statement;
+use unique::{Lookup, Unique};
 
 /// The plan of one statement.
 #[derive(Clone, Debug, PartialEq)]
@@ -63,6 +65,10 @@ pub struct Plan {
     /// A table of the home shard that it binds to rows of others: once the transaction commits, the table
     /// must have become sharded.
     pub bound: Option<Box<str>>,
+    /// The keys over shards that it may change.
+    pub unique: Option<Box<Unique>>,
+    /// Which tenant's shard alone has what it is about.
+    pub lookup: Option<Box<Lookup>>,
 }
 
 /// A schema change after which sequences must give each number once over all shards.
@@ -131,6 +137,8 @@ impl Default for Plan {
             literals: None,
             numbers: None,
             bound: None,
+            unique: None,
+            lookup: None,
         }
     }
 }

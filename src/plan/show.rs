@@ -34,6 +34,8 @@ impl Display for Plan {
         if let Some(it) = self.numbers.as_ref().filter(|it| it.spreads) {
             lines.push(format!("{} must be empty", it.of));
         }
+        lines.extend(self.lookup.as_ref().map(ToString::to_string));
+        lines.extend(self.unique.as_ref().map(ToString::to_string));
         if let Some(it) = &self.numbers {
             lines.push(format!("Sequences of {} are shared", it.of));
             let filled = it.filled.iter();

@@ -12,15 +12,18 @@ use super::control::{Control, ControlError, Held};
 use super::ids;
 use super::sequences;
 use super::suspects::SUSPECTS;
+use super::unique;
 use crate::catalog::sequence::{self, Counters, Counting, Name};
+use crate::catalog::unique::GlobalKey;
 use crate::catalog::{
-    Catalog, Column, ColumnDefault, Function, FunctionKind, SqlType, Suspects, Table, TableKind,
-    Volatility,
+    Cascade, Catalog, Column, ColumnDefault, FIRST_USER_OID, Function, FunctionKind, SqlType,
+    Suspects, Table, TableKind, Volatility,
 };
 use crate::config;
 use crate::plan::planner;
 use crate::server::Server;
 use crate::shard::{KeyType, ShardId};
+use crate::sql::name::quoted_text;
 
 /// How long another shard may take to tell its schema.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -113,7 +116,18 @@ const KEYS: &str = "SELECT n.nspname, c.relname, \
 
 const TRIGGERS: &str = "SELECT n.nspname, c.relname, p.proname FROM pg_trigger t \
     JOIN pg_class c ON c.oid = t.tgrelid JOIN pg_namespace n ON n.oid = c.relnamespace \
-    JOIN pg_proc p ON p.oid = t.tgfoid WHERE NOT t.tgisinternal ORDER BY 1, 2, 3";
+    JOIN pg_proc p ON p.oid = t.tgfoid JOIN pg_namespace pn ON pn.oid = p.pronamespace \
+    WHERE NOT t.tgisinternal AND pn.nspname <> 'sluice' ORDER BY 1, 2, 3";
+
+/// Foreign keys that change rows with those that they refer to.
+const CASCADES: &str = "SELECT fn.nspname, f.relname, n.nspname, c.relname, \
+    (SELECT string_agg(a.attname, e'\\x1f' ORDER BY k.ord) FROM unnest(o.confkey) WITH ORDINALITY k(num, ord) \
+     JOIN pg_attribute a ON a.attrelid = o.confrelid AND a.attnum = k.num), \
+    o.confdeltype NOT IN ('a', 'r'), o.confupdtype NOT IN ('a', 'r') \
+    FROM pg_constraint o JOIN pg_class c ON c.oid = o.conrelid JOIN pg_namespace n ON n.oid = c.relnamespace \
+    JOIN pg_class f ON f.oid = o.confrelid JOIN pg_namespace fn ON fn.oid = f.relnamespace \
+    WHERE o.contype = 'f' AND (o.confdeltype NOT IN ('a', 'r') OR o.confupdtype NOT IN ('a', 'r')) \
+    ORDER BY 1, 2, 3, 4, o.conname";
 
 const FUNCTIONS: &str = "SELECT n.nspname, p.proname, p.prokind, p.provolatile, \
     (p.provolatile = 'i' OR l.lanname IN ('internal', 'c')), p.proisstrict \
@@ -160,6 +174,9 @@ async fn load_home(database: &Database) -> Result<BTreeMap<String, String>, Cont
     if database.config.tenant_column.is_some() {
         ids::make(&home.control, home.shard).await;
     }
+    if database.is_sharded() && !database.config.global_unique.is_empty() {
+        unique::make(&home.control).await;
+    }
     let others = database.state.counters.lock().clone();
     let (catalog, signature) = load(&home.control, &database.config, others).await?;
     let old = database.state.catalog.load();
@@ -180,7 +197,17 @@ async fn read_counters(database: &Database) {
     let mut asked = tokio::task::JoinSet::new();
     for shard in database.shards.values().filter(|it| it.id != database.config.home_shard) {
         let (id, host) = (shard.id, Arc::clone(&shard.primary));
-        asked.spawn(async move { (id, tokio::time::timeout(PATIENCE, counters_of(&host)).await) });
+        let keys = database.config.global_unique.clone();
+        let tenant = database.config.tenant_column.clone();
+        asked.spawn(async move {
+            let look = async {
+                if !keys.is_empty() {
+                    unique::make(&host.control).await;
+                }
+                counters_of(&host, (&keys, tenant.as_deref())).await
+            };
+            (id, tokio::time::timeout(PATIENCE, look).await)
+        });
     }
     while let Some(answer) = asked.join_next().await {
         if let Ok((shard, Ok(Ok(counters)))) = answer {
@@ -193,23 +220,33 @@ async fn read_counters(database: &Database) {
     }
 }
 
-async fn counters_of(host: &Host) -> Result<Counting, ControlError> {
+async fn counters_of(
+    host: &Host,
+    (keys, tenant): (&[GlobalKey], Option<&str>),
+) -> Result<Counting, ControlError> {
     let makes_ids = ids::make(&host.control, host.shard).await;
     let sequences = match sequences::counters(&mut &host.control).await {
         // One may have been dropped between two looks.
         Err(_) => sequences::counters(&mut &host.control).await,
         read => read,
     };
-    Ok(Counting { sequences: sequences?, makes_ids })
+    let keys = unique::kept(&mut &host.control, keys, tenant).await?;
+    Ok(Counting { sequences: sequences?, makes_ids, keys })
 }
 
-/// What a shard says of the numbers it gives.
+/// What a shard says of the numbers it gives and the keys it keeps.
 ///
 /// # Errors
 /// As the source.
-pub async fn counting(source: &mut impl Source, shard: ShardId) -> Result<Counting, ControlError> {
+pub async fn counting(
+    source: &mut impl Source,
+    shard: ShardId,
+    config: &config::Database,
+) -> Result<Counting, ControlError> {
     let makes_ids = ids::are_made(source, shard).await?;
-    Ok(Counting { sequences: sequences::counters(source).await?, makes_ids })
+    let tenant = config.tenant_column.as_deref();
+    let keys = unique::kept(source, &config.global_unique, tenant).await?;
+    Ok(Counting { sequences: sequences::counters(source).await?, makes_ids, keys })
 }
 
 /// Notes where other shards differ from the home shard, and which cannot commit in two phases.
@@ -320,16 +357,33 @@ async fn load(
         (types, operators) = (control.rows(TYPES).await?, control.rows(OPERATORS).await?);
         system = control.rows(SYSTEM).await?;
     }
+    let (mut cascades, mut writers) = (Rows::new(), Rows::new());
+    if !config.global_unique.is_empty() && config.shards.len() > 1 {
+        cascades = control.rows(CASCADES).await?;
+        writers = control.rows(&writers_sql(&config.global_unique)).await?;
+    }
     let functions = control.rows(FUNCTIONS).await?;
     let suspects = control.rows(SUSPECTS).await?;
     let default_collation_is_c = matches!(setting(2).as_str(), "C" | "POSIX");
     let mut uses = Rows::new();
     if config.tenant_column.is_some() && config.shards.len() > 1 {
         uses = control.rows(sequences::USES).await?;
-        counters.insert(config.home_shard, counting(&mut control, config.home_shard).await?);
+        counters
+            .insert(config.home_shard, counting(&mut control, config.home_shard, config).await?);
     }
     let makes_ids =
         config.shards.iter().all(|it| counters.get(&it.id).is_some_and(|it| it.makes_ids));
+    let kept_keys: Vec<GlobalKey> = config
+        .global_unique
+        .iter()
+        .filter(|key| {
+            let name = key.to_string();
+            let has =
+                |it: &config::Shard| counters.get(&it.id).is_some_and(|it| it.keys.contains(&name));
+            config.shards.iter().all(has)
+        })
+        .cloned()
+        .collect();
     uses.sort();
     let shared = sequence::shared(&counters, config.shards.iter().map(|it| it.id));
     let mut told: Vec<_> = shared.iter().collect();
@@ -344,6 +398,7 @@ async fn load(
     (&suspects, &uses, &told, makes_ids).hash(&mut version);
     (&config.tenant_column, &config.reference_tables, &config.trusted_functions).hash(&mut version);
     (config.allow_local_keys, config.trust_generated_keys, config.auto_prepare).hash(&mut version);
+    (&config.global_unique, &kept_keys, &cascades, &writers).hash(&mut version);
     let mut catalog = Catalog {
         tables,
         sequences: shared,
@@ -360,6 +415,10 @@ async fn load(
         reference_tables: config.reference_tables.iter().cloned().collect(),
         allow_local_keys: config.allow_local_keys,
         trust_generated_keys: config.trust_generated_keys,
+        global_unique: config.global_unique.clone(),
+        kept_keys,
+        cascades: read_cascades(&cascades),
+        unique_writers: writers.iter().filter_map(|row| row[0].clone()).collect(),
         auto_prepare: config.auto_prepare,
         version: version.finish(),
     };
@@ -544,6 +603,39 @@ fn add_triggers(tables: &mut HashMap<(String, String), Table>, rows: &Rows) {
     }
 }
 
+/// Functions whose text names a table with a key over shards, or such a function.
+fn writers_sql(keys: &[GlobalKey]) -> String {
+    let mut names: Vec<String> =
+        keys.iter().map(|it| it.table.to_lowercase().replace('$', "\\$")).collect();
+    names.sort_unstable();
+    names.dedup();
+    format!(
+        "WITH RECURSIVE own AS MATERIALIZED ( \
+         SELECT p.oid, p.proname, lower(p.prosrc || coalesce(to_jsonb(p) ->> 'prosqlbody', '')) AS body \
+         FROM pg_proc p JOIN pg_language l ON l.oid = p.prolang JOIN pg_namespace n ON n.oid = p.pronamespace \
+         WHERE l.lanname NOT IN ('internal', 'c') AND p.oid >= {FIRST_USER_OID} AND n.nspname <> 'sluice' \
+         ), writers AS (SELECT oid, proname FROM own WHERE body ~ {} \
+         UNION SELECT own.oid, own.proname FROM writers JOIN own ON strpos(own.body, lower(writers.proname)) > 0) \
+         SELECT DISTINCT proname FROM writers ORDER BY 1",
+        quoted_text(&format!("(^|[^a-z0-9_$])({})($|[^a-z0-9_$])", names.join("|")))
+    )
+}
+
+fn read_cascades(rows: &Rows) -> HashMap<Name, Vec<Cascade>> {
+    let mut cascades: HashMap<Name, Vec<Cascade>> = HashMap::new();
+    for row in rows {
+        let cell = |i: usize| row[i].clone().unwrap_or_default();
+        let cascade = Cascade {
+            table: (cell(2), cell(3)),
+            columns: cell(4).split('\x1f').map(str::to_owned).collect(),
+            on_delete: cell(5) == "t",
+            on_update: cell(6) == "t",
+        };
+        cascades.entry((cell(0), cell(1))).or_default().push(cascade);
+    }
+    cascades
+}
+
 fn read_suspects(rows: &Rows) -> Suspects {
     let of = |kind| {
         let rows = rows.iter().filter(move |row| row[0].as_deref() == Some(kind));
@@ -591,7 +683,13 @@ pub async fn unkept_keys(database: &Database) -> Result<Vec<String>, ControlErro
         .collect();
     sharded.sort_by_key(|(name, ..)| *name);
     for ((schema, name), table, tenant) in &sharded {
-        for key in table.unique_keys.iter().filter(|key| !key.contains(tenant)) {
+        let is_global = |key: &Vec<usize>| {
+            let own = catalog.global_unique.iter();
+            let mut own = own.filter(|it| (&it.schema, &it.table) == (schema, name));
+            own.any(|it| it.is_key(table, key))
+        };
+        let is_local = |key: &&Vec<usize>| !key.contains(tenant) && !is_global(key);
+        for key in table.unique_keys.iter().filter(is_local) {
             let names: Vec<&str> = key.iter().map(|i| table.columns[*i].name.as_str()).collect();
             lines.push(format!(
                 "{schema}.{name}: unique key ({}) lacks the tenant column: kept per shard only",

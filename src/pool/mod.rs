@@ -16,6 +16,7 @@ mod pool;
 mod quota;
 pub mod sequences;
 mod suspects;
+pub mod unique;
 
 pub use lease::{Lease, Slot};
 pub use line::{Grant, Place};

@@ -549,6 +549,7 @@ fn plain_run(plan: &Plan, verb: Verb) -> Option<&Run> {
         && plan.sets.is_empty()
         && plan.unsettled.is_empty()
         && plan.uses.is_none()
+        && plan.unique.is_none()
         && !matches!(verb, Verb::Lock | Verb::Copy)
         && !matches!(run.combine, Combine::OneByOne);
     is_plain.then_some(run)

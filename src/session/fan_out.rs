@@ -5,12 +5,15 @@ use bytes::{Bytes, BytesMut};
 use super::extended::Portal;
 use super::portable::portable;
 use super::run::Routed;
+use super::unique::{Ending, unsure};
 use super::{Role, Session};
 use crate::error::{PgError, sqlstate};
 use crate::exec::broadcast::{self, Answers, Describe};
 use crate::exec::{Failure, Member, copy, merge};
 use crate::merge::{Bound, Limits, Merge, MergeSpec};
+use crate::plan::cache::Verb;
 use crate::plan::route::{self, Arguments, Rows};
+use crate::plan::unique::Unique;
 use crate::plan::{Access, Combine, Dated, Filled, Run, Split, Statement};
 use crate::shard::ShardId;
 use crate::wire::frontend;
@@ -27,7 +30,10 @@ impl Session {
         routed: &Routed,
         portal: Option<&Portal>,
     ) -> Result<(), Failure> {
-        if let Combine::Refuse(error) = &run.combine {
+        let unique = statement.plan.unique.as_deref();
+        if let Combine::Refuse(error) = &run.combine
+            && (unique.is_none() || routed.shards.len() > 1)
+        {
             return Err(error.clone().into());
         }
         if let Combine::OneByOne = run.combine {
@@ -53,7 +59,10 @@ impl Session {
             self.begin("BEGIN ISOLATION LEVEL REPEATABLE READ", false, None, level);
         }
         let opened = opened || reads_snapshot;
-        let done = self.combine(statement, run, routed, portal).await;
+        let done = match unique {
+            None => self.combine(statement, run, routed, portal).await,
+            Some(unique) => Box::pin(self.watched(statement, run, unique, routed, portal)).await,
+        };
         let tag = match done {
             Ok(tag) => tag,
             Err(failure) => return Err(failure), // the caller rolls the implicit block back
@@ -70,6 +79,42 @@ impl Session {
             self.complete(&tag);
         }
         Ok(())
+    }
+
+    /// As [`Self::combine`], of a statement that may change keys over shards.
+    async fn watched(
+        &mut self,
+        statement: &Statement,
+        run: &Run,
+        unique: &Unique,
+        routed: &Routed,
+        portal: Option<&Portal>,
+    ) -> Result<Option<String>, Failure> {
+        self.watch(unique);
+        let done = match &run.combine {
+            Combine::CopyFrom(_) => self.combine(statement, run, routed, portal).await,
+            _ if routed.shards.len() == 1 => match statement.verb() {
+                Verb::Copy => Err(PgError::refused(
+                    "COPY of the rows of a statement that changes a key over shards is not supported",
+                )
+                .hint("Use RETURNING.")
+                .into()),
+                _ => {
+                    let describe = if portal.is_some() { Describe::Hide } else { Describe::Forward };
+                    let (text, sum) = (statement.text.clone(), Answers::Sum);
+                    self.same_text(&text, run, routed, portal, sum, describe).await.map(Some)
+                }
+            },
+            _ => self.combine(statement, run, routed, portal).await,
+        };
+        if done.is_err() || self.has_failed() {
+            self.watching = None;
+            return done.map_err(|failure| unsure(failure, unique));
+        }
+        match self.settle_unique(unique).await? {
+            Ending::Done => done,
+            Ending::Skipped => Ok(Some("INSERT 0 0".to_owned())),
+        }
     }
 
     pub(super) async fn combine(
@@ -117,6 +162,9 @@ impl Session {
                     statement.plan.numbers.as_ref().filter(|_| !self.has_failed())
                 {
                     self.number(numbers).await?;
+                }
+                if statement.plan.changes_schema && !self.has_failed() {
+                    self.keep_unique().await?;
                 }
                 Ok(Some(tag))
             }
@@ -356,6 +404,11 @@ impl Session {
                 Err(failure) => return Err(partly(failure, shard, &done)),
             }
             done.push(shard);
+        }
+        if statement.plan.changes_schema && !self.database.config.global_unique.is_empty() {
+            self.begin_implicit();
+            self.keep_unique().await?;
+            self.commit().await?;
         }
         self.complete(&tag);
         Ok(())

@@ -388,6 +388,7 @@ fn new_session(
         granted: None,
         is_cut_off: false,
         asked: None,
+        watching: None,
     }
 }
 

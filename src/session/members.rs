@@ -46,6 +46,9 @@ impl Session {
             }
         };
         self.bring_up(at).await?;
+        if self.watching.is_some() {
+            self.tell_watched(at);
+        }
         Ok(at)
     }
 

@@ -31,6 +31,7 @@ mod spliced;
 mod statement;
 mod timeouts;
 mod transaction;
+mod unique;
 
 use std::collections::{HashMap, HashSet};
 use std::future::{Future, poll_fn};
@@ -113,6 +114,8 @@ struct Session {
     granted: Option<Box<Granted>>,
     /// Whether the client has got a part of a row of which the rest will not come.
     is_cut_off: bool,
+    /// While a statement runs that may change keys over shards.
+    watching: Option<Box<unique::Watching>>,
     /// Unknown relations that were looked for under a version of the catalog.
     asked: Option<Box<(u64, HashSet<String>)>>,
 }

@@ -143,7 +143,8 @@ impl Session {
         for statement in statements {
             let PlanAction::Run(run) = &statement.plan.action else { return None };
             let plan = &statement.plan;
-            if plan.pin.is_some() || plan.changes_schema || !plan.sets.is_empty() {
+            let is_special = plan.pin.is_some() || plan.changes_schema || plan.unique.is_some();
+            if is_special || !plan.sets.is_empty() {
                 return None;
             }
             let routed = self.route(statement, run, &Arguments::None).ok()??;
@@ -224,12 +225,19 @@ impl Session {
         routed: &Routed,
         frame: Option<&Bytes>,
     ) -> Result<(), Failure> {
+        let found = match &statement.plan.lookup {
+            None => None,
+            Some(_) => Box::pin(self.look_up(statement, run, Arguments::None, routed)).await?,
+        };
+        let routed = found.as_ref().unwrap_or(routed);
         if run.access == Access::Write {
             self.note_buckets(routed);
         }
         let done = match routed.shards.single() {
             Some(shard)
-                if !matches!(run.combine, Combine::OneByOne) || !self.database.is_sharded() =>
+                if !self.database.is_sharded()
+                    || !matches!(run.combine, Combine::OneByOne)
+                        && statement.plan.unique.is_none() =>
             {
                 let writes = run.access == Access::Write;
                 match frame {
@@ -394,7 +402,7 @@ impl Session {
 
     /// Keys are hashed as the client wrote them, and stored as the server converts them: beyond ASCII
     /// that is the same only in UTF8.
-    fn check_encoding(&self, run: &Run, keys: &[Key]) -> Result<(), PgError> {
+    pub(super) fn check_encoding(&self, run: &Run, keys: &[Key]) -> Result<(), PgError> {
         let splits = matches!(
             run.combine,
             Combine::Split(_) | Combine::Scatter(_) | Combine::Move(_) | Combine::CopyFrom(_)
@@ -418,7 +426,7 @@ impl Session {
     }
 
     /// The shard that answers what every shard answers alike: one that takes part already.
-    fn any_shard(&self) -> ShardId {
+    pub(super) fn any_shard(&self) -> ShardId {
         let held = self.members.iter().find(|it| it.in_tx);
         held.map_or(self.database.config.home_shard, |it| it.shard)
     }
@@ -485,7 +493,13 @@ impl Session {
         Ok(self.database.map().owner(key))
     }
 
-    fn role(&self, run: &Run, shards: ShardSet, buckets: &[Option<u8>], verb: Verb) -> Role {
+    pub(super) fn role(
+        &self,
+        run: &Run,
+        shards: ShardSet,
+        buckets: &[Option<u8>],
+        verb: Verb,
+    ) -> Role {
         let may_read_replica = run.access == Access::Read
             && (self.tx.is_none() || self.is_read_only())
             && verb != Verb::Show

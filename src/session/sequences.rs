@@ -155,7 +155,7 @@ impl Session {
     }
 
     /// A server of every shard, in the open transaction.
-    async fn servers(&mut self) -> Result<BTreeMap<ShardId, &mut Server>, Failure> {
+    pub(super) async fn servers(&mut self) -> Result<BTreeMap<ShardId, &mut Server>, Failure> {
         let shards: Vec<ShardId> = self.database.shards.keys().copied().collect();
         for shard in &shards {
             let at = self.member(*shard, Role::Primary).await?;
@@ -312,9 +312,11 @@ impl Session {
     pub(super) async fn counters_of_block(&mut self) -> Result<Counters, ControlError> {
         let home = self.database.config.home_shard;
         let mut counters = self.database.state.counters.lock().clone();
+        let config = &self.database.config;
         for member in self.members.iter_mut().filter(|it| it.in_tx && it.shard != home) {
             let shard = member.shard;
-            counters.insert(shard, catalog::counting(&mut member.lease.server(), shard).await?);
+            counters
+                .insert(shard, catalog::counting(&mut member.lease.server(), shard, config).await?);
         }
         Ok(counters)
     }

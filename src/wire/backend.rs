@@ -26,6 +26,17 @@ pub fn error_response(out: &mut BytesMut, error: &PgError) {
     encode(out, &ErrorResponse::new(fields)).unwrap_or_default();
 }
 
+/// ErrorResponse `E` of fields as a server wrote them.
+pub fn error_fields<'a>(out: &mut BytesMut, fields: impl IntoIterator<Item = (u8, &'a [u8])>) {
+    put(out, b'E', |out| {
+        for (code, text) in fields {
+            out.put_u8(code);
+            put_cstr(out, text);
+        }
+        out.put_u8(0);
+    });
+}
+
 /// NoticeResponse `N`; `severity` is one of `WARNING`, `NOTICE`, `INFO`, ….
 pub fn notice_response(out: &mut BytesMut, severity: &str, notice: &PgError) {
     encode(out, &NoticeResponse::new(fields(severity, notice))).unwrap_or_default();

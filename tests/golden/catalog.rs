@@ -16,6 +16,10 @@
 //! tenant tenant_id                     # the configured tenant column
 //! reference languages                  # a configured reference table that does not exist yet
 //! collation C
+//! global customers(email)              # unique keys that are kept over all shards
+//! kept customers(email)                # those of them that every shard keeps
+//! cascade orgs tenant_id customers     # rows of customers go with those of orgs
+//! writers add_user                     # functions whose text names a table with such a key
 //! local_keys
 //! generated_keys                       # trust_generated_keys
 //! ids                                  # every shard makes ids of its own
@@ -30,7 +34,8 @@ use std::path::Path;
 
 use pgsluice::catalog::sequence::Series;
 use pgsluice::catalog::{
-    Catalog, Column, ColumnDefault, Function, FunctionKind, SqlType, Table, TableKind, Volatility,
+    Cascade, Catalog, Column, ColumnDefault, Function, FunctionKind, SqlType, Table, TableKind,
+    Volatility,
 };
 use pgsluice::shard::KeyType;
 
@@ -120,6 +125,10 @@ impl Schema {
                     own.iter_mut().for_each(|it| it.schema = "sluice".into());
                 }
             }
+            "global" => self.catalog.global_unique.push(rest.parse().unwrap()),
+            "kept" => self.catalog.kept_keys.push(rest.parse().unwrap()),
+            "cascade" => self.cascade(first, others),
+            "writers" => self.catalog.unique_writers.extend(words()),
             "local_keys" => self.catalog.allow_local_keys = true,
             "generated_keys" => self.catalog.trust_generated_keys = true,
             "operators_on" => self.catalog.operators_on.extend(rest.split_whitespace().map(oid)),
@@ -176,6 +185,17 @@ impl Schema {
             }
             table.unique_keys.push(columns);
         }
+    }
+
+    fn cascade(&mut self, from: &str, text: &str) {
+        let (columns, to) = text.split_once(' ').unwrap();
+        let cascade = Cascade {
+            table: ("public".into(), to.to_owned()),
+            columns: columns.split(',').map(str::to_owned).collect(),
+            on_delete: true,
+            on_update: true,
+        };
+        self.catalog.cascades.entry(("public".into(), from.to_owned())).or_default().push(cascade);
     }
 
     fn function(&mut self, name: &str, text: &str) {

@@ -17,6 +17,8 @@ use crate::sql::parse::tree::{
 
 const HINT_LOCAL: &str =
     "Add the tenant column to the key, or set allow_local_keys if shards may differ.";
+const HINT_GLOBAL: &str = "Add the tenant column to the key, declare the key in global_unique, or \
+    set allow_local_keys if shards may differ.";
 const HINT_TRUST: &str = "Add the tenant column to the key, or set trust_generated_keys if its values \
     come from the column's default alone.";
 
@@ -279,21 +281,18 @@ impl Planner<'_> {
                 }
                 changes.iter().try_for_each(|it| self.check_alter(table, it, range))
             }
-            DdlKind::CreateIndex { table, unique: true, columns, .. } => {
-                match self.tenant_of(table) {
-                    Some(tenant) if !self.catalog.allow_local_keys => {
-                        let columns: Vec<&String> = columns.iter().flatten().collect();
-                        self.check_unique(&Own { table, columns: &[] }, &columns, tenant)
-                    }
-                    _ => Ok(()),
-                }
+            DdlKind::CreateIndex { table, unique: true, columns, concurrently } => {
+                self.check_unique_index(table, columns, *concurrently)
             }
             DdlKind::RenameColumn { table, column, to } => {
                 match self.catalog.tenant_column.as_deref() {
                     Some(tenant) if self.class(table) == Class::Home && to == tenant => {
                         self.check_spread(table, &[], column)
                     }
-                    _ => self.check_tenant_kept(table, column),
+                    _ => {
+                        self.check_tenant_kept(table, column)?;
+                        self.check_global_kept(table, Some(column))
+                    }
                 }
             }
             DdlKind::RenameTable { table, .. } if self.class(table) == Class::Reference => {
@@ -301,8 +300,28 @@ impl Planner<'_> {
                     .detail("The configuration knows it by its name.")
                     .hint("Change the configuration first."))
             }
+            DdlKind::RenameTable { table, .. } => self.check_global_kept(table, None),
             _ => Ok(()),
         }
+    }
+
+    fn check_unique_index(
+        &self,
+        table: &TableName,
+        columns: &[Option<String>],
+        concurrently: bool,
+    ) -> Result<(), PgError> {
+        let Some(tenant) = self.tenant_of(table) else { return Ok(()) };
+        let names: Option<Vec<&str>> = columns.iter().map(Option::as_deref).collect();
+        let is_global = names.is_some_and(|it| self.is_global(table, it.iter().copied()));
+        if is_global && concurrently {
+            return Err(self.not_concurrently());
+        }
+        if is_global || self.catalog.allow_local_keys {
+            return Ok(());
+        }
+        let columns: Vec<&String> = columns.iter().flatten().collect();
+        self.check_unique(&Own { table, columns: &[] }, &columns, tenant)
     }
 
     fn check_tenant_kept(&self, table: &TableName, column: &str) -> Result<(), PgError> {
@@ -351,6 +370,11 @@ impl Planner<'_> {
         let holds = |columns: &[String]| columns.iter().any(|it| it == tenant);
         match it {
             Constraint::Unique { using_index: true, .. } => Ok(()),
+            Constraint::Unique { columns, .. }
+                if self.is_global(own.table, columns.iter().map(String::as_str)) =>
+            {
+                Ok(())
+            }
             Constraint::Unique { columns, .. } => {
                 self.check_unique(own, &columns.iter().collect::<Vec<_>>(), tenant)
             }
@@ -404,7 +428,7 @@ impl Planner<'_> {
         match is_generated {
             true if self.catalog.trust_generated_keys => Ok(()),
             true => Err(not_unique(tenant, HINT_TRUST)),
-            false => Err(not_unique(tenant, HINT_LOCAL)),
+            false => Err(not_unique(tenant, HINT_GLOBAL)),
         }
     }
 
@@ -512,8 +536,10 @@ impl Planner<'_> {
             (AlterTable::AddConstraint(it), None) if class != Class::Reference => {
                 self.check_bound(table, it)
             }
-            (AlterTable::DropColumn(column) | AlterTable::ColumnType(column), Some(_)) => {
-                self.check_tenant_kept(table, column)
+            (AlterTable::DropColumn(column), Some(_)) => self.check_tenant_kept(table, column),
+            (AlterTable::ColumnType(column), Some(_)) => {
+                self.check_tenant_kept(table, column)?;
+                self.check_global_kept(table, Some(column))
             }
             (AlterTable::Attach(other), _) => self.check_attach(table, other),
             _ => Ok(()),

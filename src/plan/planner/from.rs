@@ -143,6 +143,7 @@ impl<'a> Analyzer<'a> {
                     let oid = table.columns[*column].type_oid;
                     col.node = (!self.catalog.operators_on.contains(&oid)).then_some(own);
                 }
+                self.note_global(own, table, name, &cols);
             }
             TableKind::Reference => {
                 self.facts.has_reference = true;
@@ -163,6 +164,17 @@ impl<'a> Analyzer<'a> {
         };
         rename(&mut rel, alias);
         rel
+    }
+
+    /// Keys over shards that tell the tenant of a row.
+    fn note_global(&mut self, own: NodeId, table: &Table, name: &TableName, cols: &[Col]) {
+        for key in self.global_keys(name).cloned().collect::<Vec<_>>() {
+            let node = |it: &String| cols.get(table.column(it)?)?.node;
+            let nodes: Option<Vec<NodeId>> = key.columns.iter().map(node).collect();
+            if let Some(nodes) = nodes.filter(|_| self.catalog.kept_keys.contains(&key)) {
+                self.graph.global(own, key, nodes);
+            }
+        }
     }
 
     /// The schema an unqualified name was found in.

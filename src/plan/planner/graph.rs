@@ -6,7 +6,9 @@
 
 use std::collections::HashSet;
 
+use crate::catalog::unique::GlobalKey;
 use crate::plan::KeySource;
+use crate::plan::unique::Lookup;
 use crate::shard::KeyType;
 
 /// A column of one range variable.
@@ -27,6 +29,8 @@ pub(super) struct Graph {
     nodes: Vec<Node>,
     /// Tenant columns of sharded tables, with the table's name.
     sharded: Vec<(NodeId, String)>,
+    /// Tenant columns of tables with keys over shards, and the columns of such a key.
+    global: Vec<(NodeId, GlobalKey, Vec<NodeId>)>,
 }
 
 impl Graph {
@@ -65,6 +69,38 @@ impl Graph {
 
     pub(super) fn sharded(&mut self, node: NodeId, table: String) {
         self.sharded.push((node, table));
+    }
+
+    /// A value in these columns belongs to one tenant.
+    pub(super) fn global(&mut self, tenant: NodeId, key: GlobalKey, columns: Vec<NodeId>) {
+        self.global.push((tenant, key, columns));
+    }
+
+    /// A key over shards whose one value tells the tenant of all rows of sharded tables.
+    pub(super) fn lookup(&self) -> Option<Lookup> {
+        let known = self.spread();
+        let value = |node: &NodeId| match self.nodes[known[*node]?].fact.as_deref()? {
+            [key] if weight(std::slice::from_ref(key)) == 1 => Some(key.clone()),
+            _ => None,
+        };
+        self.global.iter().find_map(|(tenant, key, columns)| {
+            let values: Option<Vec<KeySource>> = columns.iter().map(value).collect();
+            let reached = self.reached(*tenant);
+            let is_all = self.sharded.iter().all(|(node, _)| reached.contains(node));
+            let tenant = self.kind(*tenant);
+            Some(Lookup { key: key.clone(), values: values.filter(|_| is_all)?, tenant })
+        })
+    }
+
+    /// The columns that are confined if one is.
+    fn reached(&self, from: NodeId) -> HashSet<NodeId> {
+        let (mut reached, mut queue) = (HashSet::new(), vec![from]);
+        while let Some(node) = queue.pop() {
+            if reached.insert(node) {
+                queue.extend(&self.nodes[node].edges);
+            }
+        }
+        reached
     }
 
     /// The number of sharded range variables.

@@ -31,6 +31,7 @@ mod sequences;
 mod session;
 mod splice;
 mod types;
+mod unique;
 mod walk;
 mod write;
 
@@ -95,6 +96,8 @@ pub fn plan(
         if plan.is_shareable && statements.len() == 1 {
             plan.literals = planner.literals(&statement.kind, &statement.range);
         }
+        planner.note_lookup(&mut plan, statement);
+        planner.note_unique(&mut plan, statement);
         if let Some(error) = planner.stale(statement, changed.as_ref()) {
             plan = Plan::forbidden(error);
         }
@@ -186,6 +189,8 @@ impl Plan {
             literals: None,
             numbers: None,
             bound: None,
+            unique: None,
+            lookup: None,
         }
     }
 

@@ -47,7 +47,7 @@ impl Analyzer<'_> {
         let TableKind::Sharded { column, key } = table.kind else { return None };
         let type_name = table.columns[column].sql_type.scalar.clone()?;
         if let Some(conflict) = &it.conflict {
-            self.check_conflict(conflict, &table, column, &it.table.name);
+            self.check_conflict(conflict, &table, column, &it.table);
         }
         let before = (self.graph.sharded_len(), self.facts.has_home, self.facts.needs_home);
         self.insert_rest(it, rel);

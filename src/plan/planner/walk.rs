@@ -62,6 +62,8 @@ pub(super) struct Facts {
     pub(super) in_rows: bool,
     /// Columns that an INSERT leaves out and whose default is the transaction's time, with that default.
     pub(super) dated: Vec<(String, String)>,
+    /// A function is called that may write tables with keys over shards.
+    pub(super) calls_writer: bool,
     /// Names of tables and views that are not in the catalog.
     pub(super) unknown_tables: Vec<String>,
     /// Names of all tables and views.
@@ -144,6 +146,7 @@ impl<'a> Analyzer<'a> {
             has_ordinals: false,
             in_rows: false,
             dated: Vec::new(),
+            calls_writer: false,
             unknown_tables: Vec::new(),
             tables: Vec::new(),
         };
@@ -321,6 +324,7 @@ impl<'a> Analyzer<'a> {
             Some(_) => (),
             None => {
                 self.facts.has_unknown_function = true;
+                self.facts.calls_writer = true;
                 self.refuse(refuse::function(&call.name));
             }
         }
@@ -367,6 +371,7 @@ impl<'a> Analyzer<'a> {
         if !traits.is_table_free {
             self.refuse(refuse::function(&call.name));
         }
+        self.facts.calls_writer |= self.catalog.unique_writers.contains(&call.name);
         if traits.is_trusted {
             self.not_gathered(
                 PgError::refused(format!("function {} over several shards is not supported", call.name))

@@ -12,6 +12,7 @@ use super::refuse;
 use super::scatter::updates_all;
 use super::walk::Analyzer;
 use crate::catalog::sequence::Name;
+use crate::catalog::unique::GlobalKey;
 use crate::catalog::{ColumnDefault, Table, TableKind};
 use crate::error::{PgError, sqlstate};
 use crate::plan::{Dated, Filled, KeySource, Split};
@@ -269,7 +270,7 @@ impl Analyzer<'_> {
         };
         self.check_defaults(it, &table, &columns);
         if let Some(conflict) = &it.conflict {
-            self.check_conflict(conflict, &table, column, &it.table.name);
+            self.check_conflict(conflict, &table, column, &it.table);
             self.check_set_to_default(conflict.set.as_deref().unwrap_or_default(), &table);
         }
         let fan = match &it.source {
@@ -552,13 +553,26 @@ impl Analyzer<'_> {
         it: &Conflict,
         table: &Table,
         column: usize,
-        name: &str,
+        name: &TableName,
     ) {
         let key = &table.columns[column].name;
+        // A key over shards is looked at where its values are kept.
+        let is_global =
+            |it: &Vec<usize>| self.global_keys(name).any(|global| global.is_key(table, it));
         let holds_key = match &it.target {
-            ConflictTarget::Columns(columns) => columns.iter().flatten().any(|it| it == key),
-            _ => table.unique_keys.iter().all(|it| it.contains(&column)),
+            ConflictTarget::Columns(columns) => {
+                let names: Option<Vec<&str>> = columns.iter().map(Option::as_deref).collect();
+                let is_global = names.is_some_and(|names| {
+                    let is_it = |it: &&GlobalKey| it.is_of(names.iter().copied());
+                    self.global_keys(name)
+                        .find(is_it)
+                        .is_some_and(|it| it.is_in_force(self.catalog))
+                });
+                is_global || columns.iter().flatten().any(|it| it == key)
+            }
+            _ => table.unique_keys.iter().all(|it| it.contains(&column) || is_global(it)),
         };
+        let name = &name.name;
         if !holds_key {
             self.refuse(
                 PgError::refused("ON CONFLICT needs a unique key that holds the tenant column")
@@ -573,6 +587,16 @@ impl Analyzer<'_> {
                     .hint("Leave it out of DO UPDATE SET."),
             );
         }
+    }
+
+    /// The keys over shards that the configuration declares of a table.
+    pub(super) fn global_keys(&self, name: &TableName) -> impl Iterator<Item = &GlobalKey> {
+        let is_here = |it: &&String| self.catalog.table(Some(it), &name.name).is_some();
+        let schema = name.schema.clone().or_else(|| self.path.iter().find(is_here).cloned());
+        let table = name.name.clone();
+        let is_own =
+            move |it: &&GlobalKey| it.table == table && Some(&it.schema) == schema.as_ref();
+        self.catalog.global_unique.iter().filter(is_own)
     }
 
     /// Whether two shards may give one number of it, and that is not allowed.

@@ -165,7 +165,8 @@ impl Session {
                 }
                 let PlanAction::Run(run) = &exact.statement.plan.action else { return Ok(None) };
                 let is_alone = matches!(run.combine, crate::plan::Combine::OneByOne);
-                let has_sets = !exact.statement.plan.sets.is_empty();
+                let plan_of = &exact.statement.plan;
+                let has_sets = !plan_of.sets.is_empty() || plan_of.unique.is_some();
                 if (is_alone || has_sets) && self.database.is_sharded() {
                     return Ok(None);
                 }

@@ -98,7 +98,11 @@ impl Session {
         let name = Bytes::copy_from_slice(bind.portal);
         let outlives_batch =
             !name.is_empty() && self.tx.as_ref().is_some_and(|tx| tx.is_explicit && !tx.has_failed);
-        if outlives_batch && let Some((exact, routed)) = self.route_bound(&prepared, frame)? {
+        let is_watched = prepared.statement.plan.unique.is_some();
+        if outlives_batch
+            && !is_watched
+            && let Some((exact, routed)) = self.route_bound(&prepared, frame)?
+        {
             if let Some(shard) = routed.shards.single() {
                 return self.bind_at_server(name, exact, frame, (shard, routed.role)).await;
             }
@@ -390,10 +394,22 @@ impl Session {
         if writes && self.tx.is_none() && !is_alone {
             self.begin_implicit();
         }
+        let found = match &exact.statement.plan.lookup {
+            None => None,
+            Some(_) => {
+                let arguments = portal.arguments()?;
+                let args = arguments.as_route();
+                Box::pin(self.look_up(&exact.statement, run, args, &routed)).await?
+            }
+        };
+        let routed = found.unwrap_or(routed);
         if writes {
             self.note_buckets(&routed);
         }
-        let done = match routed.shards.single().filter(|_| !is_alone) {
+        let unique = exact.statement.plan.unique.as_deref();
+        // Without rows no part of them can be asked for.
+        let max_rows = if unique.is_some_and(|it| !it.returns) { 0 } else { max_rows };
+        let done = match routed.shards.single().filter(|_| !is_alone && unique.is_none()) {
             Some(shard) => {
                 self.step_single(portal, &exact, shard, routed.role, writes, max_rows).await
             }
