@@ -41,13 +41,13 @@ impl Session {
     /// Where a cursor is.
     pub(super) fn cursor(&self, name: &str) -> Option<(ShardId, Role)> {
         let own = self.tx.as_ref().and_then(|tx| tx.cursors.get(name)).map(|it| it.place);
-        own.or_else(|| self.held_cursors.as_ref()?.get(name).copied())
+        own.or_else(|| self.held_cursors.get(name).copied())
     }
 
     /// The block is over and those WITH HOLD are not.
     pub(super) fn hold_cursors(&mut self, cursors: &HashMap<String, Cursor>) {
         for (name, cursor) in cursors.iter().filter(|(_, it)| it.is_holdable) {
-            self.held_cursors.get_or_insert_default().insert(name.clone(), cursor.place);
+            self.held_cursors.insert(name.clone(), cursor.place);
         }
     }
 
@@ -58,7 +58,7 @@ impl Session {
                 let cursor = Cursor { place, number: tx.declared, is_holdable };
                 tx.cursors.insert(name.to_owned(), cursor);
             }
-            None => drop(self.held_cursors.get_or_insert_default().insert(name.to_owned(), place)),
+            None => drop(self.held_cursors.insert(name.to_owned(), place)),
         }
         if is_holdable {
             self.pin_for("WITH HOLD cursor");
@@ -69,9 +69,7 @@ impl Session {
         if let Some(tx) = &mut self.tx {
             tx.cursors.remove(name);
         }
-        if let Some(held) = &mut self.held_cursors {
-            held.remove(name);
-        }
+        self.held_cursors.remove(name);
     }
 
     /// DECLARE: the cursor lives where its query runs.
@@ -270,7 +268,7 @@ impl Session {
         if let Some(tx) = &mut self.tx {
             tx.cursors.clear();
         }
-        self.held_cursors = None;
+        self.held_cursors = HashMap::new();
         if self.pin.is_some() {
             self.doubt(std::iter::empty());
         }

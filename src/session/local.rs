@@ -435,7 +435,7 @@ impl Session {
         self.settings = Arc::clone(&self.defaults);
         self.routing = super::Routing::default();
         self.sql_statements = None;
-        self.held_cursors = None;
+        self.held_cursors = Default::default();
         self.doubt = None;
         self.unpin();
         self.stop_listening();

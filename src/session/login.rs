@@ -374,7 +374,7 @@ fn new_session(
         sql_statements: None,
         statements: Default::default(),
         portals: Default::default(),
-        held_cursors: None,
+        held_cursors: Default::default(),
         batch: Vec::new(),
         batch_bytes: 0,
         sends_as_is: false,

@@ -93,7 +93,7 @@ struct Session {
     sql_statements: Option<Box<SqlStatements>>,
     portals: HashMap<Bytes, Portal, foldhash::fast::RandomState>,
     /// Where cursors WITH HOLD are whose transactions are over.
-    held_cursors: Option<Box<HashMap<String, (ShardId, Role)>>>,
+    held_cursors: HashMap<String, (ShardId, Role)>,
     /// Messages of the extended protocol since the last Sync or Flush.
     batch: Vec<(u8, Bytes)>,
     batch_bytes: usize,

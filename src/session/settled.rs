@@ -155,7 +155,7 @@ impl Session {
                 match state.keeps {
                     Some(reason) => self.pin_for(known(&reason)),
                     // Another shard's server may have one.
-                    None if self.held_cursors.as_ref().is_some_and(|it| !it.is_empty()) => (),
+                    None if !self.held_cursors.is_empty() => (),
                     None => self.unpin(),
                 }
             }
