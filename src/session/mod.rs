@@ -92,6 +92,7 @@ struct Session {
     sql_statements: Option<Box<SqlStatements>>,
     portals: HashMap<Bytes, Portal, foldhash::fast::RandomState>,
     /// Where cursors WITH HOLD are whose transactions are over.
+    #[expect(clippy::box_collection, reason = "seldom there; the session is to be small")]
     held_cursors: Option<Box<HashMap<String, (ShardId, Role)>>>,
     /// Messages of the extended protocol since the last Sync or Flush.
     batch: Vec<(u8, Bytes)>,
