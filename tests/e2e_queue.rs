@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use pgsluice::wire::frontend;
 use support::proxy::Proxy;
 use support::wire::{Answer, Arguments, Wire};
 
@@ -86,7 +87,21 @@ fn the_first_rows_are_locked_and_no_others() {
         let ids: Vec<Vec<u8>> = answer.rows.iter().map(|it| it[0].clone().unwrap()).collect();
         assert_eq!(ids, free.iter().map(|it| number(*it)).collect::<Vec<_>>());
     }
+    // Rows that an Execute does not ask for are not locked.
     second.run("ROLLBACK TO a");
+    let before = free(&proxy).len();
+    frontend::parse(
+        &mut second.out,
+        b"",
+        b"SELECT id FROM jobs WHERE id > 30 ORDER BY id LIMIT 9 FOR UPDATE SKIP LOCKED",
+        [],
+    );
+    frontend::bind(&mut second.out, b"", &[], 0);
+    frontend::execute(&mut second.out, b"", 2);
+    frontend::sync(&mut second.out);
+    let answer = second.answer(b"");
+    assert_eq!((answer.rows.len(), answer.tags, answer.error), (2, Vec::new(), None));
+    assert_eq!(free(&proxy).len(), before - 2);
     second.run("COMMIT");
     first.run("COMMIT");
     assert_eq!(free(&proxy).len(), 60);
@@ -187,6 +202,9 @@ fn writes_take_the_rows_that_a_select_inside_locks() {
     client.run("ROLLBACK TO s");
     assert_eq!(free(&proxy).len(), 29);
     client.run("COMMIT");
+    client.run("PREPARE next(bigint, text) AS UPDATE jobs SET note = $2 WHERE id IN (SELECT id FROM jobs WHERE id > $1 ORDER BY id LIMIT 2 FOR UPDATE SKIP LOCKED) RETURNING id");
+    assert_eq!(sorted(&client.run("EXECUTE next (30, 'a')")), [31, 32].into());
+    assert_eq!(sorted(&client.run("EXECUTE next (38, 'a''b')")), [39, 40].into());
     // Not while it is decided by the row around it.
     let told = client.query(
         "UPDATE jobs SET note = 'q' WHERE id = (SELECT id FROM jobs j WHERE j.priority = jobs.priority LIMIT 1 FOR UPDATE)",

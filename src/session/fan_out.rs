@@ -181,7 +181,7 @@ impl Session {
             }
             Combine::Split(split) => self.split(statement, split, portal, describe).await.map(Some),
             Combine::Scatter(it) => self.scatter(statement, it, routed, portal).await.map(Some),
-            Combine::Lock(it) => self.lock_rows(it, routed, portal).await.map(Some),
+            Combine::Lock(it) => self.lock_rows(it, routed, portal).await,
             Combine::Pick(it) => Box::pin(self.pick(it, portal)).await,
             Combine::Move(it) => self.move_rows(statement, it, routed, portal).await.map(Some),
             Combine::CreateAs(it) => {

@@ -76,23 +76,29 @@ struct Work<'a> {
 }
 
 impl Session {
-    /// Locks rows and gives them to the client; the command tag.
+    /// Locks rows and gives them to the client; the command tag, or none if there may be more rows than an
+    /// Execute asks for.
     pub(super) async fn lock_rows(
         &mut self,
         lock: &Lock,
         routed: &Routed,
         portal: Option<&Portal>,
-    ) -> Result<String, Failure> {
+    ) -> Result<Option<String>, Failure> {
         let bind = portal.map(|it| Bind::read(&it.bind)).transpose()?;
         let given = given(portal, bind.as_ref());
         let results = given.results.clone();
         let said = self.locked(lock, routed, portal, &given, results).await?;
+        let asked = portal.and_then(|it| usize::try_from(it.max_rows).ok()).filter(|it| *it > 0);
         if let (None, Some((_, row))) = (portal, &said.description) {
             self.client.out.extend_from_slice(row);
         }
         let count = said.rows.len();
         said.rows.iter().for_each(|it| self.client.out.extend_from_slice(it));
-        Ok(format!("SELECT {count}"))
+        if asked == Some(count) {
+            backend::portal_suspended(&mut self.client.out);
+            return Ok(None);
+        }
+        Ok(Some(format!("SELECT {count}")))
     }
 
     /// Locks rows; with these formats, without hidden columns.
@@ -107,7 +113,10 @@ impl Session {
         let limit = bound(lock.limit, portal, sqlstate::INVALID_LIMIT, "LIMIT")?;
         let offset = bound(lock.offset, portal, sqlstate::INVALID_OFFSET, "OFFSET")?.unwrap_or(0);
         let unsigned = |it: i64| u64::try_from(it).unwrap_or_default();
-        let wanted = limit.map(|it| unsigned(it).saturating_add(unsigned(offset)));
+        // Rows that nobody asks for are not locked.
+        let asked = portal.map(|it| i64::from(it.max_rows)).filter(|it| *it > 0);
+        let most = limit.into_iter().chain(asked).min();
+        let wanted = most.map(|it| unsigned(it).saturating_add(unsigned(offset)));
         if results.len() > 1 {
             results.extend(std::iter::repeat_n(0, lock.hidden));
         }

@@ -101,14 +101,11 @@ fn may_pick(run: &Run) -> bool {
         Combine::Lock(_) => true,
         // Without LIMIT all are locked.
         Combine::Merge(spec) => spec.group.is_none() && !spec.distinct,
-        _ => matches!(&run.scope, Scope::Keys { with_home: false, .. }) && !lacks(run),
-    }
-}
-
-fn lacks(run: &Run) -> bool {
-    match &run.scope {
-        Scope::Keys { keys, .. } => !super::is_one(keys),
-        _ => true,
+        _ => match &run.scope {
+            Scope::Keys { keys, with_home } => !with_home && super::is_one(keys),
+            Scope::Home => true,
+            Scope::Any | Scope::All => false,
+        },
     }
 }
 

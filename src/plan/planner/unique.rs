@@ -306,7 +306,14 @@ fn sets(it: &Written<'_>, key: &GlobalKey, table: &Table) -> bool {
 
 /// Whether one shard can do alone what is combined, if it has all rows.
 fn is_of_tenants(combine: &Combine) -> bool {
-    matches!(combine, Combine::Merge(_) | Combine::Gather(_) | Combine::Sum | Combine::Lock(_) | Combine::Refuse(_))
+    matches!(
+        combine,
+        Combine::Merge(_)
+            | Combine::Gather(_)
+            | Combine::Sum
+            | Combine::Lock(_)
+            | Combine::Refuse(_)
+    )
 }
 
 /// The statement that is explained or whose rows are copied, or itself.

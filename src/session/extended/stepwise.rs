@@ -473,8 +473,9 @@ fn may_end_block(local: &Local) -> bool {
 
 /// Whether some of a statement's rows can be given without the others.
 fn may_be_cut(run: &crate::plan::Run, portal: &Portal) -> bool {
-    let is_read = run.access == Access::Read && run.explained.is_none();
-    is_read && run.gathered().is_some() && !portal.is_cut
+    let is_read = run.access == Access::Read && run.gathered().is_some();
+    let is_locked = matches!(run.combine, Combine::Lock(_));
+    (is_read || is_locked) && run.explained.is_none() && !portal.is_cut
 }
 
 fn is_copy(run: &crate::plan::Run) -> bool {
