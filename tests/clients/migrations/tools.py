@@ -96,10 +96,12 @@ class Script(Tool):
 
     def run(self, ready, environment, log):
         super().run(ready, environment, log)
-        # Where a notice comes amid the lines depends on buffers.
-        lines = log.read_text(errors="replace").splitlines()
-        return [f"{at}: {line}" for at, line in enumerate(it for it in lines if not it.startswith("psql:"))] + [
-            line for line in lines if line.startswith("psql:")]
+        # Each line as often as it comes: where a notice is amid the lines depends on buffers.
+        seen, told = {}, []
+        for line in log.read_text(errors="replace").splitlines():
+            seen[line] = seen.get(line, 0) + 1
+            told.append(f"{line!r}, time {seen[line]}")
+        return told
 
 
 TOOLS = {

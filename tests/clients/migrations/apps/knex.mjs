@@ -50,7 +50,7 @@ const migrations = {
         t.unique(['email', 'tenant_id'], { indexName: 'users_email' })
         t.string('email', 400).notNullable().alter()
         t.comment('people')
-        t.check("?? LIKE '%@%'", ['email'], 'users_at')
+        t.check("email LIKE '%@%'", [], 'users_at')
       })
       await db.schema.alterTable('projects', (t) => { t.setNullable('title'); t.index(['tenant_id', 'title'], 'by_title') })
       await db.schema.renameTable('settings', 'options')

@@ -75,7 +75,7 @@ SELECT attr.attname, nsp.nspname, seq.relname FROM pg_class seq, pg_attribute at
   AND attr.attnum = cons.conkey[1] AND seq.relnamespace = nsp.oid AND cons.contype = 'p' AND dep.classid = 'pg_class'::regclass AND dep.refobjid = '"users"'::regclass;
 SELECT max("id") > 7 AS many FROM "users";
 SELECT setval('"public"."users_id_seq"', 1000, true);
-SELECT setval(pg_get_serial_sequence('users', 'id'), coalesce(max(id), 0) + 1000, false) > 1000 AS done FROM users;
+SELECT setval(pg_get_serial_sequence('users', 'id'), coalesce(max(id), 0) * 0 + 5000, max(id) IS NULL) FROM users;
 SELECT "users"."role", count(*) FROM "users" GROUP BY "users"."role" ORDER BY 1;
 BEGIN;
 SAVEPOINT active_record_1;
