@@ -93,7 +93,7 @@ fn the_first_rows_are_locked_and_no_others() {
     frontend::parse(
         &mut second.out,
         b"",
-        b"SELECT id FROM jobs WHERE id > 30 ORDER BY id LIMIT 9 FOR UPDATE SKIP LOCKED",
+        b"SELECT id FROM jobs WHERE id > 40 ORDER BY id LIMIT 9 FOR UPDATE SKIP LOCKED",
         [],
     );
     frontend::bind(&mut second.out, b"", &[], 0);

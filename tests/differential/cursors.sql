@@ -122,7 +122,8 @@ DECLARE c CURSOR WITH HOLD FOR SELECT 1 / (id - 3) FROM items ORDER BY tenant_id
 --! bare
 --! then FETCH 3 FROM c
 --! then CLOSE c
-BEGIN; DECLARE c CURSOR WITH HOLD FOR SELECT tenant_id, qty FROM items WHERE id = 1 ORDER BY tenant_id; UPDATE items SET qty = qty WHERE id = 1; COMMIT
+--! then DELETE FROM notes WHERE id = 77
+BEGIN; DECLARE c CURSOR WITH HOLD FOR SELECT tenant_id, qty FROM items WHERE id = 1 ORDER BY tenant_id; INSERT INTO notes VALUES ('q1', 77, 'x'), ('q2', 77, 'x'), ('q3', 77, 'x'), ('q4', 77, 'x'); COMMIT
 
 --! simple
 DECLARE c SCROLL CURSOR FOR SELECT tenant_id, id FROM items ORDER BY tenant_id, id LIMIT 5 FOR UPDATE

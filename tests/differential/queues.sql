@@ -5,7 +5,7 @@ SELECT tenant_id, id, name FROM items WHERE qty > 3 ORDER BY qty DESC, tenant_id
 SELECT tenant_id, id FROM items ORDER BY qty DESC NULLS LAST, tenant_id DESC, id LIMIT 7 OFFSET 3 FOR NO KEY UPDATE SKIP LOCKED
 
 --! ordered
-SELECT id * 2 AS twice, * FROM orders WHERE status = 'new' OR amount > 400 ORDER BY amount, 2, id FETCH FIRST 4 ROWS ONLY FOR SHARE NOWAIT
+SELECT id * 2 AS twice, * FROM orders WHERE status = 'new' OR amount > 400 ORDER BY amount, 1, tenant_id FETCH FIRST 4 ROWS ONLY FOR SHARE NOWAIT
 
 --! ordered
 --! params int8 4|int8 6
