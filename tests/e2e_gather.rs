@@ -345,6 +345,15 @@ fn cursors_are_fetched_from_by_either_protocol_and_outlive_their_transactions() 
     }
     client.run("CLOSE ALL");
     assert_eq!(client.query("FETCH h1").code(), "34000");
+    // Rows that cannot be computed fail the whole block, wherever it has written.
+    for tenant in 1..=8 {
+        client.run("BEGIN");
+        client.run(&format!("INSERT INTO t (tenant_id, id) VALUES ({tenant}, 999)"));
+        client.run("DECLARE f CURSOR WITH HOLD FOR SELECT 1 / (id - 1) FROM t ORDER BY tenant_id");
+        assert_eq!(client.query("COMMIT").code(), "22012");
+        assert_eq!(client.query("FETCH f").code(), "34000");
+    }
+    assert_eq!(client.run("SELECT count(*) FROM t WHERE id = 999").first(), "0");
     // What is too much is told at once, and costs the others nothing.
     client
         .run("INSERT INTO t SELECT tenant_id, n, at, day, note FROM t, generate_series(10, 20) n");

@@ -13,11 +13,12 @@ use super::run::Routed;
 use super::transaction::text_of;
 use super::{Role, Session};
 use crate::error::{PgError, sqlstate};
-use crate::exec::{Failure, relay};
+use crate::exec::{Failure, Member, relay};
 use crate::merge::arrays::Bounds;
 use crate::plan::route::Arguments;
 use crate::plan::{Access, Action as PlanAction, Plan, Run, Statement};
 use crate::shard::ShardId;
+use crate::sql::name::quoted;
 use crate::wire::frontend;
 use crate::wire::frontend::view::{Bind, Target};
 use crate::wire::pipeline::Action;
@@ -48,6 +49,34 @@ impl Session {
     pub(super) fn hold_cursors(&mut self, cursors: &HashMap<String, Cursor>) {
         for (name, cursor) in cursors.iter().filter(|(_, it)| it.is_holdable) {
             self.held_cursors.insert(name.clone(), cursor.place);
+        }
+    }
+
+    /// Ends the block first where it has done nothing but read for cursors WITH HOLD: the rest of their rows is
+    /// computed then, which may fail.
+    pub(super) async fn commit_held(
+        &mut self,
+        cursors: &HashMap<String, Cursor>,
+    ) -> Result<(), Failure> {
+        let is_alone = self.members.iter().filter(|it| it.in_tx).count() < 2;
+        for member in self.members.iter_mut().filter(|it| it.in_tx && !it.wrote && !is_alone) {
+            let is_here = |it: &Cursor| it.is_holdable && it.place.0 == member.shard;
+            if cursors.values().any(is_here) {
+                member.lease.server().run("COMMIT").await?;
+                member.in_tx = false;
+            }
+        }
+        Ok(())
+    }
+
+    /// The block has failed after that.
+    pub(super) async fn drop_held(&mut self, cursors: &HashMap<String, Cursor>) {
+        for (name, cursor) in cursors.iter().filter(|(_, it)| it.is_holdable) {
+            let is_over = |it: &&mut Member| it.shard == cursor.place.0 && !it.in_tx;
+            if let Some(member) = self.members.iter_mut().find(is_over) {
+                let closed = member.lease.server().run(&format!("CLOSE {}", quoted(name))).await;
+                tracing::debug!(?closed, "a cursor of a failed block");
+            }
         }
     }
 

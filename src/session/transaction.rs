@@ -182,10 +182,15 @@ impl Session {
             self.undo(tx).await;
             return Err(error.into());
         }
-        let writers = self.members.iter().filter(|it| it.in_tx && it.wrote).count();
-        let committed = match writers {
-            0 | 1 => self.commit_one().await,
-            _ => self.commit_many().await,
+        let committed = match self.commit_held(&tx.cursors).await {
+            Ok(()) => {
+                let writers = self.members.iter().filter(|it| it.in_tx && it.wrote).count();
+                match writers {
+                    0 | 1 => self.commit_one().await,
+                    _ => self.commit_many().await,
+                }
+            }
+            Err(failure) => Err(failure),
         };
         match committed {
             Ok(()) => {
@@ -196,6 +201,7 @@ impl Session {
             Err(Failure::Gone) => Err(Failure::Gone),
             Err(failure) => {
                 self.note_written(&tx.buckets);
+                self.drop_held(&tx.cursors).await;
                 self.undo(tx).await;
                 Err(failure)
             }
