@@ -185,6 +185,7 @@ impl Plan {
             is_lifted_by_tenant: false,
             literals: None,
             numbers: None,
+            indexes: None,
             bound: None,
         }
     }
