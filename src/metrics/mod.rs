@@ -32,6 +32,7 @@ pub struct Metrics {
     pins_refused: IntCounterVec,
     pinned: IntGaugeVec,
     listening: IntGaugeVec,
+    drift: IntGaugeVec,
     notifications: IntCounterVec,
     missed: IntCounterVec,
     host_up: IntGaugeVec,
@@ -71,6 +72,8 @@ pub struct DatabaseMetrics {
     pub two_phase: IntCounter,
     /// Transactions ended since they waited for each other over several shards.
     pub deadlocks: IntCounter,
+    /// Differences of shards' schemas from the home shard's, as last seen.
+    pub drift: IntGauge,
     /// Sessions tied to a server now.
     pub pinned: IntGauge,
     /// Statements refused since they would tie one.
@@ -129,6 +132,14 @@ impl Metrics {
             &["database"],
         )?;
         registry.register(Box::new(pinned.clone()))?;
+        let drift = IntGaugeVec::new(
+            Opts::new(
+                "sluice_schema_drift",
+                "Differences of shards' schemas from the home shard's.",
+            ),
+            &["database"],
+        )?;
+        registry.register(Box::new(drift.clone()))?;
         let listening = IntGaugeVec::new(
             Opts::new("sluice_listening_channels", "Channels that clients listen on."),
             &["database"],
@@ -174,6 +185,7 @@ impl Metrics {
             )?,
             pinned,
             listening,
+            drift,
             notifications: counters(
                 "sluice_notifications_total",
                 "Notifications given to clients.",
@@ -219,6 +231,7 @@ impl Metrics {
             transactions: of(&self.transactions),
             two_phase: of(&self.two_phase),
             deadlocks: of(&self.deadlocks),
+            drift: self.drift.with_label_values(&[name]),
             pinned: self.pinned.with_label_values(&[name]),
             pins_refused: of(&self.pins_refused),
             pins: self.pins.clone(),

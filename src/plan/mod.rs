@@ -62,6 +62,8 @@ pub struct Plan {
     pub literals: Option<Literals>,
     /// Whose sequences shards must share after it.
     pub numbers: Option<Box<Numbers>>,
+    /// The indexes that it makes or drops shard by shard, so that it can go on where it has failed.
+    pub indexes: Option<Box<Indexes>>,
     /// A table of the home shard that it binds to rows of others: once the transaction commits, the table
     /// must have become sharded.
     pub bound: Option<Box<str>>,
@@ -69,6 +71,19 @@ pub struct Plan {
     pub unique: Option<Box<Unique>>,
     /// Which tenant's shard alone has what it is about.
     pub lookup: Option<Box<Lookup>>,
+}
+
+/// What CREATE and DROP INDEX CONCURRENTLY are about, as SQL writes the names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Indexes {
+    /// An index of a table, by its bare name.
+    Made {
+        index: String,
+        table: String,
+    },
+    Dropped {
+        index: String,
+    },
 }
 
 /// A schema change after which sequences must give each number once over all shards.
@@ -136,6 +151,7 @@ impl Default for Plan {
             is_lifted_by_tenant: false,
             literals: None,
             numbers: None,
+            indexes: None,
             bound: None,
             unique: None,
             lookup: None,

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::cluster::{Database, Host};
 use super::control::{Control, ControlError, Held};
+use super::drift;
 use super::ids;
 use super::sequences;
 use super::suspects::SUSPECTS;
@@ -67,7 +68,7 @@ pub async fn read(
     config: &config::Database,
     others: Counters,
 ) -> Result<Catalog, ControlError> {
-    Ok(load(source, config, others).await?.0)
+    load(source, config, others).await
 }
 
 const SETTINGS: &str = "SELECT current_setting('server_version_num'), \
@@ -163,12 +164,13 @@ pub async fn refresh(database: &Database) -> Result<(), ControlError> {
         state.ended.store(number, Ordering::Release);
     }
     state.refresh.notify_waiters();
-    look_at_others(database, &read?).await;
+    read?;
+    look_at_others(database).await;
     Ok(())
 }
 
 /// Loads the home shard's schema and puts it in force.
-async fn load_home(database: &Database) -> Result<BTreeMap<String, String>, ControlError> {
+async fn load_home(database: &Database) -> Result<(), ControlError> {
     let epoch = database.state.epoch.load(Ordering::Acquire);
     let home = &database.home().primary;
     if database.config.tenant_column.is_some() {
@@ -178,13 +180,13 @@ async fn load_home(database: &Database) -> Result<BTreeMap<String, String>, Cont
         unique::make(&home.control).await;
     }
     let others = database.state.counters.lock().clone();
-    let (catalog, signature) = load(&home.control, &database.config, others).await?;
+    let catalog = load(&home.control, &database.config, others).await?;
     let old = database.state.catalog.load();
     let is_current = database.state.epoch.load(Ordering::Acquire) == epoch;
     if is_current && old.as_ref().is_none_or(|old| old.version != catalog.version) {
         database.state.catalog.store(Some(Arc::new(catalog)));
     }
-    Ok(signature)
+    Ok(())
 }
 
 /// Reads the sequences of all shards but the home shard. Of one that does not answer those of its last
@@ -250,15 +252,19 @@ pub async fn counting(
 }
 
 /// Notes where other shards differ from the home shard, and which cannot commit in two phases.
-async fn look_at_others(database: &Database, signature: &BTreeMap<String, String>) {
+async fn look_at_others(database: &Database) {
     let mut drift = Vec::new();
+    let ours = match database.is_sharded() {
+        true => drift::schema(&database.home().primary.control).await.ok(),
+        false => None,
+    };
     let (mut no_two_phase, mut ends_all) = (BTreeMap::new(), BTreeSet::new());
     for shard in database.shards.values() {
         let is_other = database.is_sharded() && shard.id != database.config.home_shard;
         let look = async {
             let control = &shard.primary.control;
             let two_phase = two_phase_problem(control).await?;
-            let theirs = if is_other { Some(relations(control).await?) } else { None };
+            let theirs = if is_other { Some(drift::schema(control).await?) } else { None };
             Ok::<_, ControlError>((two_phase, theirs))
         };
         // A shard that does not answer holds nobody up for long.
@@ -266,7 +272,11 @@ async fn look_at_others(database: &Database, signature: &BTreeMap<String, String
             Ok(Ok(((problem, is_superuser), theirs))) => {
                 ends_all.extend(is_superuser.then_some(shard.id));
                 no_two_phase.extend(problem.map(|it| (shard.id, it)));
-                drift.extend(theirs.into_iter().flat_map(|it| compare(shard.id.0, signature, &it)));
+                let both = ours.as_ref().zip(theirs);
+                drift.extend(
+                    both.into_iter()
+                        .flat_map(|(ours, theirs)| drift::compare(shard.id.0, ours, &theirs)),
+                );
             }
             Ok(Err(error)) => drift.push(format!("shard {}: not read: {error}", shard.id)),
             Err(_) => drift.push(format!("shard {}: not read in {PATIENCE:?}", shard.id)),
@@ -277,6 +287,7 @@ async fn look_at_others(database: &Database, signature: &BTreeMap<String, String
     drift.retain(|it| before.contains(it));
     if **database.state.drift.load() != drift {
         drift.iter().for_each(|it| tracing::warn!(database = database.config.name, "{it}"));
+        database.state.metrics.drift.set(drift.len().try_into().unwrap_or(i64::MAX));
         database.state.drift.store(Arc::new(drift));
     }
     database.state.no_two_phase.store(Arc::new(no_two_phase));
@@ -301,48 +312,11 @@ async fn two_phase_problem(control: &Control) -> Result<(Option<String>, bool), 
     Ok((problem, cell(2).as_deref() == Some("t")))
 }
 
-/// Relations and their columns, as text that two shards must have alike.
-async fn relations(control: &Control) -> Result<BTreeMap<String, String>, ControlError> {
-    Ok(signature(&control.rows(COLUMNS).await?))
-}
-
-fn signature(rows: &Rows) -> BTreeMap<String, String> {
-    let mut found: BTreeMap<String, String> = BTreeMap::new();
-    for row in rows {
-        let cell = |i: usize| row[i].as_deref().unwrap_or("");
-        let relation = found.entry(format!("{}.{}", cell(0), cell(1))).or_default();
-        // Type OIDs of user-defined types differ between shards: only built-in ones are compared.
-        let oid = cell(5).parse::<u32>().ok().filter(|oid| *oid < 16384).unwrap_or(0);
-        relation.push_str(&format!("{} {oid} {} {}, ", cell(4), cell(16), cell(6)));
-    }
-    found
-}
-
-fn compare(
-    shard: u8,
-    home: &BTreeMap<String, String>,
-    theirs: &BTreeMap<String, String>,
-) -> Vec<String> {
-    let mut drift = Vec::new();
-    for (name, columns) in home {
-        match theirs.get(name) {
-            None => drift.push(format!("shard {shard}: {name} is missing")),
-            Some(other) if other != columns => {
-                drift.push(format!("shard {shard}: columns of {name} differ from the home shard"));
-            }
-            Some(_) => (),
-        }
-    }
-    let extra = theirs.keys().filter(|name| !home.contains_key(*name));
-    drift.extend(extra.map(|name| format!("shard {shard}: {name} is not on the home shard")));
-    drift
-}
-
 async fn load(
     mut control: impl Source,
     config: &config::Database,
     mut counters: Counters,
-) -> Result<(Catalog, BTreeMap<String, String>), ControlError> {
+) -> Result<Catalog, ControlError> {
     // With one server to ask it is never the tables that matter.
     let is_alone =
         config.tenant_column.is_none() && config.shards.iter().all(|it| it.replicas.is_empty());
@@ -423,7 +397,7 @@ async fn load(
         version: version.finish(),
     };
     place_materialized_views(&mut catalog, &columns);
-    Ok((catalog, signature(&columns)))
+    Ok(catalog)
 }
 
 /// Tells where the rows of materialized views are. One may be over another.

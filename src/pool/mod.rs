@@ -4,6 +4,7 @@ pub mod catalog;
 pub mod cluster;
 pub mod control;
 mod control_connection;
+mod drift;
 pub mod health;
 mod ids;
 mod lease;

@@ -226,7 +226,7 @@ impl Session {
 
     /// Leases a server of every shard and queues the statement on it; their members' positions, by
     /// rising shard. Everything is sent before anything is read.
-    async fn send_all(
+    pub(super) async fn send_all(
         &mut self,
         sql: &Bytes,
         routed: &Routed,
@@ -379,40 +379,6 @@ impl Session {
         let rows = self.members[at].lease.server().rows(&sql).await?;
         Ok(rows.into_iter().flatten().map(Option::unwrap_or_default).collect())
     }
-
-    /// DDL that cannot run in a transaction: one shard after the other, the home shard first.
-    async fn one_by_one(&mut self, statement: &Statement, routed: &Routed) -> Result<(), Failure> {
-        if self.tx.is_some() {
-            return Err(PgError::new(
-                sqlstate::ACTIVE_SQL_TRANSACTION,
-                "this statement cannot run inside a transaction block",
-            )
-            .hint("it runs shard by shard; send it outside of BEGIN and alone in its string")
-            .into());
-        }
-        let home = self.database.config.home_shard;
-        let mut shards: Vec<ShardId> = routed.shards.iter().collect();
-        shards.sort_by_key(|it| *it != home);
-        let (mut tag, mut done) = (String::new(), Vec::new());
-        for shard in shards {
-            let one = Routed { shards: crate::shard::ShardSet::one(shard), ..routed.clone() };
-            let at = self.send_all(&statement.text, &one, Access::Write, None, (0, 0)).await?;
-            let mut members = pick(&mut self.members, &at);
-            let (answers, describe) = (Answers::Sum, Describe::Forward);
-            match broadcast::collect(&mut members, &mut self.client, answers, describe).await {
-                Ok(one) => tag = one,
-                Err(failure) => return Err(partly(failure, shard, &done)),
-            }
-            done.push(shard);
-        }
-        if statement.plan.changes_schema && !self.database.config.global_unique.is_empty() {
-            self.begin_implicit();
-            self.keep_unique().await?;
-            self.commit().await?;
-        }
-        self.complete(&tag);
-        Ok(())
-    }
 }
 
 /// Whether it may run in a transaction, unlike VACUUM: ANALYZE, REINDEX of a table or index, CLUSTER of a table.
@@ -425,22 +391,6 @@ fn may_be_in_block(sql: &[u8]) -> bool {
         (Some("reindex"), Some("table" | "index")) => words.next() != Some("concurrently"),
         _ => false,
     }
-}
-
-/// An error that says on which shards the statement has happened already.
-fn partly(failure: Failure, shard: ShardId, done: &[ShardId]) -> Failure {
-    let Failure::Server(frame) = failure else { return failure };
-    if done.is_empty() {
-        return Failure::Server(frame);
-    }
-    let done: Vec<String> = done.iter().map(ToString::to_string).collect();
-    let error = crate::server::error_of(&frame);
-    let detail = format!(
-        "it failed on shard {shard} and is done on shard {}. {}",
-        done.join(", "),
-        error.detail.as_deref().unwrap_or_default()
-    );
-    Failure::Error(error.detail(detail).hint("mend the cause and send it again with IF NOT EXISTS"))
 }
 
 /// The members at these positions.

@@ -17,6 +17,7 @@ mod locked;
 mod login;
 mod members;
 mod moved;
+mod one_by_one;
 mod one_shard;
 mod open;
 mod picked;

@@ -89,7 +89,7 @@ impl Session {
     async fn check_spread(&mut self, table: &str, known: Option<&Catalog>) -> Result<(), Failure> {
         let name = format!("{}::pg_catalog.regclass", quoted_text(table));
         let sql = format!(
-            "SELECT 'It has rows, which would have to move.' FROM (SELECT FROM {table} LIMIT 1) AS t \
+            "SELECT 'It has rows on a shard, which would have to move.' FROM (SELECT FROM {table} LIMIT 1) AS t \
              UNION ALL SELECT 'It inherits, or is inherited from.' FROM pg_catalog.pg_inherits \
              WHERE {name} IN (inhrelid, inhparent)"
         );
@@ -109,15 +109,16 @@ impl Session {
                 };
                 let keys = foreign_keys(server, table).await?;
                 let found = keys.iter().find(|it| !may_stay(it));
-                why = found.map(|it| {
-                    format!("Foreign key {} binds it to rows of the home shard.", it.name)
-                });
+                why = found
+                    .map(|it| format!("Foreign key {} binds it to rows of other shards.", it.name));
             }
             if let Some(why) = why {
-                return Err(PgError::refused(format!("table {table} cannot leave the home shard"))
-                    .detail(why)
-                    .hint("Create a new table and copy the rows.")
-                    .into());
+                return Err(PgError::refused(format!(
+                    "table {table} cannot change the shards it is on"
+                ))
+                .detail(why)
+                .hint("Create a new table and copy the rows.")
+                .into());
             }
         }
         Ok(())

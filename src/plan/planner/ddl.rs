@@ -7,7 +7,7 @@ use super::types::oid_of;
 use super::{Planner, refuse};
 use crate::catalog::{ColumnDefault, Table, TableKind};
 use crate::error::PgError;
-use crate::plan::{Access, Combine, Numbers, Plan, Scope};
+use crate::plan::{Access, Combine, Indexes, Numbers, Plan, Scope};
 use crate::shard::KeyType;
 use crate::sql::name::quoted;
 use crate::sql::parse::tree::{
@@ -149,6 +149,7 @@ impl Planner<'_> {
             Ok(()) if runs_alone(&it.kind) => Plan {
                 changes_schema: true,
                 leaves: it.leaves.as_deref().map(Into::into),
+                indexes: indexes(&it.kind).map(Box::new),
                 ..Plan::combined(Access::Write, Scope::All, Combine::OneByOne)
             },
             Ok(()) => Plan {
@@ -209,13 +210,19 @@ impl Planner<'_> {
             && !self.catalog.allow_local_keys
     }
 
-    /// The table of the home shard that the change makes a sharded or a reference table.
+    /// The table of the home shard that the change makes a sharded or a reference table, or the sharded one that
+    /// it makes one of the home shard.
     fn spread(&self, kind: &DdlKind) -> Option<TableName> {
         let tenant = self.catalog.tenant_column.as_deref()?;
         match kind {
             DdlKind::AlterTable { table, changes } if self.class(table) == Class::Home => {
                 let is_it =
                     |it: &AlterTable| matches!(it, AlterTable::AddColumn(it) if it.name == tenant);
+                changes.iter().any(is_it).then(|| table.clone())
+            }
+            DdlKind::AlterTable { table, changes } if self.tenant_of(table).is_some() => {
+                let is_it =
+                    |it: &AlterTable| matches!(it, AlterTable::DropColumn(it) if it == tenant);
                 changes.iter().any(is_it).then(|| table.clone())
             }
             DdlKind::RenameColumn { table, to, .. } if self.class(table) == Class::Home => {
@@ -271,17 +278,22 @@ impl Planner<'_> {
     fn check(&self, kind: &DdlKind, range: &Range<usize>) -> Result<(), PgError> {
         match kind {
             DdlKind::CreateTable(it) => self.check_create(it),
+            DdlKind::Database => Err(PgError::refused(
+                "CREATE and DROP DATABASE are not supported with several shards",
+            )
+            .detail("Clients reach the databases that the configuration names.")
+            .hint("Create it on each shard's server, and add it to the configuration.")),
             DdlKind::AlterTable { table, changes } => {
                 if changes.len() > 1 && self.spread(kind).is_some() {
                     return Err(PgError::refused(format!(
-                        "table {} cannot become sharded while it is changed otherwise",
+                        "table {} cannot become sharded, or cease to be, while it is changed otherwise",
                         table.name
                     ))
-                    .hint("ADD the tenant column in a statement of its own."));
+                    .hint("ADD or DROP the tenant column in a statement of its own."));
                 }
                 changes.iter().try_for_each(|it| self.check_alter(table, it, range))
             }
-            DdlKind::CreateIndex { table, unique: true, columns, concurrently } => {
+            DdlKind::CreateIndex { table, unique: true, columns, concurrently, .. } => {
                 self.check_unique_index(table, columns, *concurrently)
             }
             DdlKind::RenameColumn { table, column, to } => {
@@ -538,6 +550,8 @@ impl Planner<'_> {
             (AlterTable::AddConstraint(it), None) if class != Class::Reference => {
                 self.check_bound(table, it)
             }
+            // It must be empty then.
+            (AlterTable::DropColumn(column), Some(tenant)) if column == tenant => Ok(()),
             (AlterTable::DropColumn(column), Some(_)) => self.check_tenant_kept(table, column),
             (AlterTable::ColumnType(column), Some(_)) => {
                 self.check_tenant_kept(table, column)?;
@@ -598,11 +612,26 @@ fn makes_code(it: &Ddl) -> bool {
     }
 }
 
+/// The index that a change makes or drops apart from a transaction.
+fn indexes(kind: &DdlKind) -> Option<Indexes> {
+    match kind {
+        DdlKind::CreateIndex { table, index: Some(index), concurrently: true, .. } => {
+            Some(Indexes::Made { index: index.clone(), table: shown(table) })
+        }
+        DdlKind::Drop { tables, concurrently: true } => match tables.as_slice() {
+            [one] => Some(Indexes::Dropped { index: shown(one) }),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
 /// Whether the change cannot run in a transaction.
 fn runs_alone(kind: &DdlKind) -> bool {
     matches!(
         kind,
         DdlKind::OutsideTransaction
+            | DdlKind::Database
             | DdlKind::CreateIndex { concurrently: true, .. }
             | DdlKind::Drop { concurrently: true, .. }
     )

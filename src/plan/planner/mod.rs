@@ -188,6 +188,7 @@ impl Plan {
             is_lifted_by_tenant: false,
             literals: None,
             numbers: None,
+            indexes: None,
             bound: None,
             unique: None,
             lookup: None,

@@ -49,9 +49,8 @@ pub(super) fn ddl(node: &Node) -> Stmt {
             tables: it.objects.iter().filter_map(object).collect(),
             concurrently: it.concurrent,
         },
-        Node::CreatedbStmt(_) | Node::DropdbStmt(_) | Node::AlterSystemStmt(_) => {
-            DdlKind::OutsideTransaction
-        }
+        Node::CreatedbStmt(_) | Node::DropdbStmt(_) => DdlKind::Database,
+        Node::AlterSystemStmt(_) => DdlKind::OutsideTransaction,
         Node::CreateTableSpaceStmt(_) | Node::DropTableSpaceStmt(_) => DdlKind::OutsideTransaction,
         Node::CreateSubscriptionStmt(_) | Node::DropSubscriptionStmt(_) => {
             DdlKind::OutsideTransaction
@@ -199,6 +198,7 @@ fn index(it: &pb::IndexStmt) -> DdlKind {
     };
     DdlKind::CreateIndex {
         table: name_of(it.relation.as_ref()),
+        index: some(&it.idxname),
         unique: it.unique,
         concurrently: it.concurrent,
         columns: it.index_params.iter().map(column).collect(),

@@ -153,6 +153,8 @@ pub enum DdlKind {
     },
     CreateIndex {
         table: TableName,
+        /// Its name, if it is given.
+        index: Option<String>,
         unique: bool,
         concurrently: bool,
         columns: Vec<Option<String>>,
@@ -183,6 +185,8 @@ pub enum DdlKind {
         tables: Vec<TableName>,
         concurrently: bool,
     },
+    /// CREATE DATABASE, DROP DATABASE.
+    Database,
     /// Cannot run in a transaction.
     OutsideTransaction,
     Other,
