@@ -107,6 +107,15 @@ impl Arrays {
             .hint(format!("Narrow it, name one tenant, or raise {key}.")))
     }
 
+    /// The array of one column so far, and its length.
+    pub fn column(&self, fragment: usize, column: usize) -> Option<(Bytes, i64)> {
+        let fragment = self.fragments.get(fragment)?;
+        let found = fragment.columns.get(column)?;
+        let copied =
+            Column { data: found.data.clone(), has_null: found.has_null, type_oid: found.type_oid };
+        Some((copied.finish(fragment.rows), fragment.rows))
+    }
+
     /// The parameters, binary: for each fragment an array per column, or the number of its rows (`int8`)
     /// if it has none.
     pub fn finish(self) -> Vec<Bytes> {

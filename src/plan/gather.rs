@@ -17,6 +17,8 @@ pub const OWNED: &str = "sluice_gather_owned";
 #[derive(Clone, Debug, PartialEq)]
 pub struct Gather {
     pub fragments: Vec<Fragment>,
+    /// Fragments that may be shipped after others, and less of them.
+    pub reductions: Vec<Reduction>,
     /// The statement, with the fragments in the place of their tables.
     pub statement: String,
     /// Where in it the common table expressions of its own WITH begin, if it has one.
@@ -30,6 +32,15 @@ pub struct Gather {
     /// The key, as `text`, of what [`OWNED`] is asked of.
     pub owned: Option<String>,
     pub runs: Runs,
+}
+
+/// A fragment of which only rows count that have in one column a value of another fragment's column.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reduction {
+    pub fragment: usize,
+    pub column: usize,
+    /// That other fragment and its column.
+    pub by: (usize, usize),
 }
 
 /// Where the statement over the fragments runs.
@@ -127,7 +138,23 @@ impl Gather {
     /// fragment's index (`int2`), then follow the needed columns of all fragments, NULL in the rows of
     /// others. `now` is the number of the parameter for [`NOW`], a `timestamptz`.
     pub fn shard_sql(&self, now: usize) -> String {
-        self.timed(self.untimed_shard_sql(), &format!("${now}"))
+        self.shard_sql_of(now, |_| true, &[])
+    }
+
+    /// As [`Self::shard_sql`], of the fragments that are `chosen`. Parameters after `$now` are arrays with
+    /// what the reductions given leave over.
+    pub fn shard_sql_of(
+        &self,
+        now: usize,
+        chosen: impl Fn(usize) -> bool,
+        reductions: &[Reduction],
+    ) -> String {
+        self.timed(self.untimed_shard_sql(now, chosen, reductions), &format!("${now}"))
+    }
+
+    /// Whether a fragment waits for another one.
+    pub fn is_reduced(&self, fragment: usize) -> bool {
+        self.reductions.iter().any(|it| it.fragment == fragment)
     }
 
     fn timed(&self, sql: String, now: &str) -> String {
@@ -137,10 +164,17 @@ impl Gather {
         }
     }
 
-    fn untimed_shard_sql(&self) -> String {
+    fn untimed_shard_sql(
+        &self,
+        now: usize,
+        chosen: impl Fn(usize) -> bool,
+        reductions: &[Reduction],
+    ) -> String {
         let mut text = self.with.as_ref().map(|it| format!("{it} ")).unwrap_or_default();
-        for (i, fragment) in self.fragments.iter().enumerate() {
-            text.push_str(if i == 0 { "SELECT " } else { " UNION ALL SELECT " });
+        let is_chosen = |it: &(usize, &Fragment)| chosen(it.0);
+        for (nth, (i, fragment)) in self.fragments.iter().enumerate().filter(is_chosen).enumerate()
+        {
+            text.push_str(if nth == 0 { "SELECT " } else { " UNION ALL SELECT " });
             let _ = write!(text, "{i}::int2");
             for (j, other) in self.fragments.iter().enumerate() {
                 for column in other.needed() {
@@ -153,8 +187,14 @@ impl Gather {
                 }
             }
             let _ = write!(text, " FROM {}", fragment.from);
-            if !fragment.filters.is_empty() {
-                let _ = write!(text, " WHERE {}", fragment.filters.join(" AND "));
+            let mut filters = fragment.filters.clone();
+            for (n, it) in reductions.iter().enumerate().filter(|(_, it)| it.fragment == i) {
+                let column = &fragment.columns[it.column];
+                let (name, element) = (quoted(&column.name), column.element().name);
+                filters.push(format!("{name} = ANY (${}::{element}[])", now + 1 + n));
+            }
+            if !filters.is_empty() {
+                let _ = write!(text, " WHERE {}", filters.join(" AND "));
             }
         }
         text

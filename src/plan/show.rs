@@ -110,7 +110,15 @@ impl Display for KeySource {
 /// What shards do for a gathered statement.
 fn shipped(it: &Gather) -> impl Iterator<Item = String> {
     let with = it.with.iter().map(|it| format!("On each shard: {it}"));
-    with.chain(it.fragments.iter().map(|it| format!("Ship {it}")))
+    let ships = it.fragments.iter().enumerate().map(|(i, fragment)| {
+        let reductions = it.reductions.iter().filter(move |it| it.fragment == i);
+        let only = reductions.map(|found| {
+            let (by, column) = (&it.fragments[found.by.0], &fragment.columns[found.column]);
+            format!(", only {} of {}.{}", column.name, by.name, by.columns[found.by.1].name)
+        });
+        format!("Ship {fragment}{}", only.collect::<String>())
+    });
+    with.chain(ships)
 }
 
 /// What happens after the shards have answered; nothing if there is always one.

@@ -3,6 +3,7 @@
 use bytes::{Bytes, BytesMut};
 
 use super::extended::Portal;
+use super::gather::ONE_SNAPSHOT;
 use super::portable::portable;
 use super::run::Routed;
 use super::unique::{Ending, unsure};
@@ -53,10 +54,12 @@ impl Session {
         if opened {
             self.begin_implicit();
         }
-        let reads_snapshot = !opened && self.tx.is_none() && self.database.config.has_barrier;
+        let has_barrier = self.database.config.has_barrier;
+        let ships_twice = matches!(&run.combine, Combine::Gather(it) if !it.reductions.is_empty());
+        let reads_snapshot = !opened && self.tx.is_none() && (has_barrier || ships_twice);
         if reads_snapshot {
-            let level = Some(crate::plan::Isolation::RepeatableRead);
-            self.begin("BEGIN ISOLATION LEVEL REPEATABLE READ", false, None, level);
+            let level = has_barrier.then_some(crate::plan::Isolation::RepeatableRead);
+            self.begin(ONE_SNAPSHOT, false, None, level);
         }
         let opened = opened || reads_snapshot;
         let done = match unique {

@@ -254,30 +254,66 @@ impl Session {
             self.members[i].wrote |= gather.with.is_some();
             at.push(i);
         }
-        let sql = gather.shard_sql(types.len());
-        let types = portable(types, &sql, |it| given.format(it));
-        for i in &at {
-            let server = self.members[*i].lease.server();
-            server.statements.unnamed = None;
-            server.push_with(b'P', Action::Skip, |out| {
-                frontend::parse(out, b"", sql.as_bytes(), types.iter().copied());
-            });
-            server.push_with(b'B', Action::Skip, |out| {
-                frontend::bind_each(out, b"", &given.all(), &[1]);
-            });
-            server.push_with(b'E', Action::Forward, |out| frontend::execute(out, b"", 0));
-            server.push_sync();
-            server.flush().await?;
-        }
         let fragments: Vec<Vec<u32>> = gather
             .fragments
             .iter()
             .map(|it| it.needed().map(|it| it.element().oid).collect())
             .collect();
         let mut arrays = Arrays::new(&fragments, bounds);
-        let mut members = pick(&mut self.members, &at);
-        gather::rows(&mut members, &mut self.client, &mut arrays).await?;
+        if gather.reductions.is_empty() || !self.has_one_snapshot() {
+            let sql = gather.shard_sql(types.len());
+            self.ship_part(&at, &sql, (types, given, &[]), &mut arrays).await?;
+            return Ok(arrays.finish());
+        }
+        let sql = gather.shard_sql_of(types.len(), |it| !gather.is_reduced(it), &[]);
+        self.ship_part(&at, &sql, (types, given, &[]), &mut arrays).await?;
+        let (mut reductions, mut values) = (Vec::new(), Vec::new());
+        for it in &gather.reductions {
+            let of = &gather.fragments[it.by.0].columns[..it.by.1];
+            let column = of.iter().filter(|it| it.is_needed).count();
+            if let Some((array, count)) = arrays.column(it.by.0, column)
+                && count <= REDUCING
+            {
+                reductions.push(*it);
+                values.push(array);
+            }
+        }
+        let sql = gather.shard_sql_of(types.len(), |it| gather.is_reduced(it), &reductions);
+        self.ship_part(&at, &sql, (types, given, &values), &mut arrays).await?;
         Ok(arrays.finish())
+    }
+
+    /// Whether all statements of the transaction see the same rows.
+    fn has_one_snapshot(&self) -> bool {
+        let Some(tx) = &self.tx else { return false };
+        !tx.is_explicit && tx.begin == ONE_SNAPSHOT
+    }
+
+    async fn ship_part(
+        &mut self,
+        at: &[usize],
+        sql: &str,
+        (types, given, values): (&[u32], &Given<'_>, &[Bytes]),
+        arrays: &mut Arrays,
+    ) -> Result<(), Failure> {
+        let types = portable(types, sql, |it| given.format(it));
+        let mut parameters = given.all();
+        parameters.extend(values.iter().map(|it| (1, Some(&it[..]))));
+        for i in at {
+            let server = self.members[*i].lease.server();
+            server.statements.unnamed = None;
+            server.push_with(b'P', Action::Skip, |out| {
+                frontend::parse(out, b"", sql.as_bytes(), types.iter().copied());
+            });
+            server.push_with(b'B', Action::Skip, |out| {
+                frontend::bind_each(out, b"", &parameters, &[1]);
+            });
+            server.push_with(b'E', Action::Forward, |out| frontend::execute(out, b"", 0));
+            server.push_sync();
+            server.flush().await?;
+        }
+        let mut members = pick(&mut self.members, at);
+        gather::rows(&mut members, &mut self.client, arrays).await
     }
 
     /// Runs a write over the shipped rows wherever its own rows are; its command tag.
@@ -398,6 +434,12 @@ pub(super) fn push(
     }
     server.push_sync();
 }
+
+/// A transaction in which several statements see the same rows.
+pub(super) const ONE_SNAPSHOT: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ";
+
+/// Up to so many values are sent to shards so that they ship less.
+const REDUCING: i64 = 50_000;
 
 /// Above this, rows are given memory to be sorted and joined in, and the planner is told what it cannot know.
 const LARGE_BYTES: usize = 64 << 10;

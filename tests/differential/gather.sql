@@ -255,3 +255,23 @@ SELECT (SELECT string_agg(n::text, '') FROM generate_series(1, 3) n), count(DIST
 SELECT sum(current_date - day) > 0, sum(at - '2025-01-01') FILTER (WHERE tenant_id <> 3), sum(char_length(name)), sum(mod(id, 3)), sum(jsonb_array_length(to_jsonb(tags))), sum(date_part('month', day)), avg(date_part('year', at)) FILTER (WHERE tenant_id <> 3) FROM items WHERE flag OR id > (SELECT min(id) FROM orders)
 
 SELECT string_agg(name, ',') FROM (SELECT name, status FROM items JOIN orders ON orders.item_id = items.id ORDER BY name) x GROUP BY status
+
+SELECT count(*), avg(qty) FROM items WHERE id IN (SELECT item_id FROM orders WHERE status = 'paid' AND tenant_id < 9) AND tenant_id > 3
+
+SELECT i.tenant_id, i.name FROM items i WHERE i.id IN (SELECT o.id FROM orders o WHERE o.amount > 300 GROUP BY o.id HAVING count(*) > 2) AND i.qty IN (SELECT plan_id FROM orders WHERE tenant_id = 7)
+
+SELECT count(*) FROM items a WHERE EXISTS (SELECT 1 FROM orders b WHERE b.item_id = a.id AND a.tenant_id IN (SELECT c.id FROM orders c)) OR a.flag
+
+SELECT count(*) FROM items a LEFT JOIN orders b ON b.id = a.id AND b.item_id IN (SELECT c.qty FROM items c) WHERE a.tenant_id = b.tenant_id + 1 OR b.id IS NULL
+
+SELECT count(*) FROM items WHERE name IN (SELECT status FROM orders UNION SELECT name FROM items WHERE id = 3)
+
+SELECT count(*) FROM items WHERE id NOT IN (SELECT item_id FROM orders WHERE item_id < 4) AND id IN (SELECT max(id) FROM orders GROUP BY tenant_id)
+
+SELECT count(*) FROM items WHERE code IN (SELECT code FROM items WHERE id = 2) AND price IN (SELECT price FROM items WHERE tenant_id IN (SELECT item_id FROM orders WHERE id = 1))
+
+--! params int8 2
+SELECT tenant_id, id FROM items WHERE (id IN (SELECT item_id FROM orders WHERE orders.id = $1 AND created_at_missing IS NULL)) LIMIT 3
+
+--! params int8 2
+SELECT tenant_id, id FROM items WHERE id IN (SELECT item_id FROM orders WHERE orders.id = $1) AND at < now() ORDER BY 1, 2 LIMIT 3

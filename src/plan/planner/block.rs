@@ -6,7 +6,7 @@ use std::collections::HashSet;
 use super::classes::Classes;
 use super::from::{CteEntry, Frame};
 use super::graph::NodeId;
-use super::names::{Found, Names};
+use super::names::{Found, Names, Place};
 use super::predicate::Mode;
 use super::refuse;
 use super::types::{Type, exact_number, output_name, type_of};
@@ -115,6 +115,7 @@ impl Analyzer<'_> {
             Body::SetOperation { op, all, left, right } => {
                 let left = self.query(left);
                 let right = self.query(right);
+                self.first_target = None;
                 self.set_operation(query, (*op, *all), left, right)
             }
         };
@@ -247,8 +248,21 @@ impl Analyzer<'_> {
             self.merged = Some(merged);
         }
         let dist = dist.and_then(|dist| self.whole(dist, query, select));
+        self.first_target = self.sole_target(select);
         self.levels.pop();
         Outcome { cols, complete, dist, is_ordered }
+    }
+
+    fn sole_target(&self, select: &Select) -> Option<Place> {
+        let [Target { expr: Expr { kind: Kind::Column(names), .. }, .. }] =
+            select.targets.as_slice()
+        else {
+            return None;
+        };
+        match self.resolve(names) {
+            Found::Column { place, .. } => place,
+            _ => None,
+        }
     }
 
     /// Notes whether an aggregate meets the rows in an order that is the same wherever it is computed: that of

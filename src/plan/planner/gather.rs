@@ -15,7 +15,7 @@ use super::types::{adds_exactly, is_whole_float};
 use super::walk::Analyzer;
 use crate::catalog::{Table, TableKind};
 use crate::error::PgError;
-use crate::plan::gather::{Fragment, FragmentColumn, Gather, NOW, OWNED, Runs};
+use crate::plan::gather::{Fragment, FragmentColumn, Gather, NOW, OWNED, Reduction, Runs};
 use crate::shard::KeyType;
 use crate::sql::name::quoted;
 use crate::sql::parse::parse;
@@ -40,6 +40,7 @@ pub(super) struct Spot {
 /// What has been found so far.
 pub(super) struct Gathering {
     fragments: Vec<(Fragment, NodeId)>,
+    reductions: Vec<Reduction>,
     /// The unique keys of each fragment, as column positions.
     keys: Vec<Vec<Vec<usize>>>,
     /// The texts around the current point: the statement, and views within.
@@ -211,6 +212,7 @@ impl Gathering {
         edits.extend(kept);
         text.edits = edits;
         self.fragments = vec![(fragment, 0)];
+        self.reductions.clear();
         self.keys = vec![Vec::new()];
     }
 
@@ -221,6 +223,7 @@ impl Gathering {
         }
         Self {
             fragments: Vec::new(),
+            reductions: Vec::new(),
             keys: Vec::new(),
             texts: vec![Text::new(sql, range)],
             refusal,
@@ -427,6 +430,7 @@ impl Gathering {
         let parts = parts.ok_or_else(|| unclear("The proxy cannot find the parts to change."))?;
         Ok(Gather {
             fragments: self.fragments.into_iter().map(|(it, _)| it).collect(),
+            reductions: self.reductions,
             statement: format!("{before}{}{after}", parts.join(" ")),
             with_at: None,
             needs_home,
@@ -465,6 +469,7 @@ impl Gathering {
         let fragments = self.fragments.into_iter().map(|(it, _)| it).collect();
         Ok(Gather {
             fragments,
+            reductions: self.reductions,
             statement,
             with_at,
             needs_home,
@@ -557,6 +562,8 @@ impl Analyzer<'_> {
         let Some(spot) = spot else { return };
         if is_apart && is_fanned && rel.complete && !spot.is_only {
             gathering.fragments.truncate(outside.fragments);
+            let is_left = |it: usize| it < outside.fragments;
+            gathering.reductions.retain(|it| is_left(it.fragment) && is_left(it.by.0));
             gathering.keys.truncate(outside.fragments);
             if let Some(node) = node {
                 gathering.add(rel, table, name, spot, node);
@@ -595,6 +602,51 @@ impl Analyzer<'_> {
     pub(super) fn now_mark(&self, name: &str, at: usize) -> Option<String> {
         let text = self.gathering.as_ref()?.texts.last()?;
         text.now_at(name, at).map(|(_, mark)| mark)
+    }
+
+    /// `column IN (SELECT column …)`: rows of the one table count only with values of the other. `inner` is what
+    /// the subquery's only column stands for.
+    pub(super) fn reduce(&mut self, test: &Expr, inner: Option<Place>, mode: Option<&Mode>) {
+        let (Kind::Column(names), Some(inner), Some(mode)) = (&test.kind, inner, mode) else {
+            return;
+        };
+        let Found::Column { place: Some(outer), block, .. } = self.resolve(names) else { return };
+        // Rows of a level further out may matter all the same.
+        if block != self.block() {
+            return;
+        }
+        let outside = self.blocks.last();
+        let Some(gathering) = &mut self.gathering else { return };
+        let Some((fragment, node)) = gathering.fragments.get(outer.fragment) else { return };
+        let Some((by, _)) = gathering.fragments.get(inner.fragment) else { return };
+        let is_nullable = outside.is_some_and(|it| it.outer.contains(node));
+        let may_drop = match mode {
+            Mode::Filter => true,
+            Mode::Nullable(nodes) => nodes.contains(node),
+            Mode::Nothing => false,
+        };
+        let (Some(column), Some(other)) =
+            (fragment.columns.get(outer.column), by.columns.get(inner.column))
+        else {
+            return;
+        };
+        let is_alike = column.sql_type.scalar.is_some()
+            && column.type_oid == other.type_oid
+            && column.sql_type.collation == other.sql_type.collation;
+        // Each waits for one that waits for none.
+        let is_free = outer.fragment != inner.fragment
+            && !gathering
+                .reductions
+                .iter()
+                .any(|it| it.fragment == inner.fragment || it.by.0 == outer.fragment);
+        if may_drop && !is_nullable && is_alike && is_free {
+            let by = (inner.fragment, inner.column);
+            gathering.reductions.push(Reduction {
+                fragment: outer.fragment,
+                column: outer.column,
+                by,
+            });
+        }
     }
 
     /// Notes that what a reference means is looked at.

@@ -104,6 +104,8 @@ pub(super) struct Analyzer<'a> {
     pub(super) returned: Option<(Vec<super::block::OutCol>, bool)>,
     /// The same as they are shipped.
     pub(super) shipped: Option<Vec<crate::plan::gather::FragmentColumn>>,
+    /// What the only column of the SELECT looked at last stands for, if it is a fragment's.
+    pub(super) first_target: Option<super::names::Place>,
     /// Whether an UPDATE may move rows to other shards.
     pub(super) moves: bool,
     /// The key that it gives them, if its text or parameters tell.
@@ -168,6 +170,7 @@ impl<'a> Analyzer<'a> {
             gathering: None,
             returned: None,
             shipped: None,
+            first_target: None,
             moves: false,
             new_key: None,
             finds_first: false,
@@ -463,12 +466,17 @@ impl<'a> Analyzer<'a> {
     /// A subquery; `mode` if it is a conjunct of a predicate.
     pub(super) fn sub(&mut self, sub: &SubQuery, mode: Option<&Mode>) {
         self.exprs(&sub.test);
+        self.first_target = None;
         let outcome = self.query(&sub.query);
+        let first_target = self.first_target.take();
         let is_in = sub.form == SubForm::Any
             && sub.op.as_ref().is_some_and(|(schema, name)| {
                 name == "=" && schema.as_deref().is_none_or(|it| it == "pg_catalog")
             });
         if is_in {
+            if let Some(test) = &sub.test {
+                self.reduce(test, first_target, mode);
+            }
             let tests = self.tests(sub);
             self.membership(&tests, &outcome, mode);
             if self.is_semi_join(&tests, &outcome) {
