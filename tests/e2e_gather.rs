@@ -364,3 +364,34 @@ fn cursors_are_fetched_from_by_either_protocol_and_outlive_their_transactions() 
     let mut other = proxy.client();
     assert_eq!(other.query("FETCH h1").code(), "34000");
 }
+
+#[test]
+fn what_is_shipped_in_two_steps_is_of_one_snapshot() {
+    let (proxy, mut client) = filled("two_steps", "");
+    client.run("CREATE TABLE k (tenant_id bigint PRIMARY KEY, note text)");
+    client.run("INSERT INTO k VALUES (1, 'a')");
+    client.run("INSERT INTO t (tenant_id, id, note) SELECT 1, n, 'a' FROM generate_series(1, 5) n");
+    let counted = "SELECT count(DISTINCT id) FROM t WHERE note IN (SELECT note FROM k)";
+    let plan = client.run(&format!("EXPLAIN (SLUICE) {counted}")).rows.len();
+    assert!(plan > 2);
+    let mut writer = proxy.client();
+    let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let stopped = std::sync::Arc::clone(&stop);
+    let writes = std::thread::spawn(move || {
+        for note in ["b", "a"].into_iter().cycle() {
+            if stopped.load(std::sync::atomic::Ordering::Relaxed) {
+                return;
+            }
+            let change = |table| format!("UPDATE {table} SET note = '{note}' WHERE tenant_id = 1");
+            writer.run(&format!("BEGIN; {}; {}; COMMIT", change("k"), change("t")));
+        }
+    });
+    let counts: Vec<String> = (0..300).map(|_| client.run(counted).first()).collect();
+    stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    writes.join().unwrap();
+    assert!(counts.iter().all(|it| it == "5"), "{counts:?}");
+    // Inside of a block each statement has a snapshot of its own: all is shipped at once.
+    client.run("BEGIN");
+    assert_eq!(client.run(counted).first(), "5");
+    client.run("COMMIT");
+}
