@@ -354,6 +354,7 @@ fn cursors_are_fetched_from_by_either_protocol_and_outlive_their_transactions() 
         assert_eq!(client.query("FETCH f").code(), "34000");
     }
     assert_eq!(client.run("SELECT count(*) FROM t WHERE id = 999").first(), "0");
+    assert!(proxy.show("CLIENTS", "pinned").iter().all(String::is_empty));
     // What is too much is told at once, and costs the others nothing.
     client
         .run("INSERT INTO t SELECT tenant_id, n, at, day, note FROM t, generate_series(10, 20) n");

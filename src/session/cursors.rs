@@ -80,6 +80,13 @@ impl Session {
         }
     }
 
+    /// What a block has declared WITH HOLD is gone with it, and need not keep the session's servers.
+    pub(super) fn doubt_held(&mut self, cursors: &HashMap<String, Cursor>) {
+        if cursors.values().any(|it| it.is_holdable) {
+            self.doubt(std::iter::empty());
+        }
+    }
+
     fn note_cursor(&mut self, name: &str, place: (ShardId, Role), is_holdable: bool) {
         match &mut self.tx {
             Some(tx) => {

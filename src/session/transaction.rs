@@ -230,6 +230,7 @@ impl Session {
         // A server that joined late was given the settings of that moment, outside of the block.
         self.settings = tx.settings;
         self.routing = tx.routing;
+        self.doubt_held(&tx.cursors);
     }
 
     /// The one server has ended the block.
