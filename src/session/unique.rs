@@ -282,10 +282,19 @@ impl Session {
     /// After a schema change, in its transaction: shards keep the keys that it made and forget those that
     /// are no more.
     pub(super) async fn keep_unique(&mut self) -> Result<(), Failure> {
-        let config = std::sync::Arc::clone(&self.database);
-        let config = &config.config;
+        let database = std::sync::Arc::clone(&self.database);
+        let config = &database.config;
         let Some(tenant) = &config.tenant_column else { return Ok(()) };
-        let map = self.database.map().clone();
+        if config.global_unique.is_empty() {
+            return Ok(());
+        }
+        // A shard may have been out of reach when the proxy looked last.
+        for shard in database.shards.values() {
+            if !unique::make(&shard.primary.control).await {
+                return Err(unready(shard.id).into());
+            }
+        }
+        let map = database.map().clone();
         for key in config.global_unique.iter().filter(|it| !is_reference(config, it)) {
             let mut servers = self.servers().await?;
             match unique::keep(&mut servers, &map, key, tenant, false).await {
@@ -382,6 +391,14 @@ pub(super) fn unsure(failure: Failure, unique: &Unique) -> Failure {
         .detail(format!("{} {}", error.message, error.detail.unwrap_or_default()))
         .hint("INSERT without ON CONFLICT and handle 23505.")
         .into()
+}
+
+fn unready(shard: ShardId) -> PgError {
+    PgError::new(
+        sqlstate::CANNOT_CONNECT_NOW,
+        format!("what keeps the keys of global_unique could not be made on shard {shard}"),
+    )
+    .hint("Try again; the user of the shard's URL must be able to create schema sluice.")
 }
 
 fn unkept(key: &GlobalKey, error: &KeepError) -> PgError {

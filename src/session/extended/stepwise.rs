@@ -279,7 +279,12 @@ impl Session {
         };
         let PlanAction::Run(run) = &exact.statement.plan.action else { return Ok(()) };
         let shard = match &run.combine {
-            Combine::Refuse(error) if routed.shards.len() > 1 => return Err(error.clone().into()),
+            // What one value of a key leads to is looked for when it runs.
+            Combine::Refuse(error)
+                if routed.shards.len() > 1 && exact.statement.plan.lookup.is_none() =>
+            {
+                return Err(error.clone().into());
+            }
             // The types that users made are those of the home shard.
             Combine::Merge(_)
             | Combine::Gather(_)
