@@ -42,7 +42,7 @@ fn on_one_postgres(database: &str, script: &str) -> String {
 #[test]
 fn scripts_of_tools_give_the_same() {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients/migrations/scripts");
-    for tool in ["flyway", "liquibase", "golang", "rails", "prisma"] {
+    for tool in ["flyway", "liquibase", "golang", "rails", "prisma", "sqlx"] {
         let script = format!("{folder}/{tool}.sql");
         let (proxy, _) = proxy(tool);
         let (out, _) = proxy.psql(&["-a", "-f", &script], "");

@@ -254,8 +254,15 @@ pub async fn counting(
 /// Notes where other shards differ from the home shard, and which cannot commit in two phases.
 async fn look_at_others(database: &Database) {
     let mut drift = Vec::new();
+    let home = &database.home().primary;
     let ours = match database.is_sharded() {
-        true => drift::schema(&database.home().primary.control).await.ok(),
+        true => match drift::schema(&home.control).await {
+            Ok(ours) => Some(ours),
+            Err(error) => {
+                drift.push(format!("shard {}: not read: {error}", home.shard));
+                None
+            }
+        },
         false => None,
     };
     let (mut no_two_phase, mut ends_all) = (BTreeMap::new(), BTreeSet::new());

@@ -21,7 +21,7 @@ const PARTS: &str = "WITH rel AS (SELECT c.oid, c.relkind, c.relrowsecurity, n.n
     WHERE n.nspname NOT LIKE 'pg\\_%' AND n.nspname NOT IN ('sluice', 'information_schema')) \
     SELECT name, 'kind', '', relkind::text || relrowsecurity FROM rel \
     UNION ALL SELECT r.name, 'columns', a.attname, row_number() OVER (PARTITION BY r.oid ORDER BY a.attnum) || ' ' \
-    || pg_catalog.format_type(a.atttypid, a.atttypmod) || ' ' || a.attnotnull || a.attidentity || a.attgenerated || ' ' \
+    || pg_catalog.format_type(a.atttypid, a.atttypmod) || ' ' || a.attnotnull || a.attidentity::text || a.attgenerated::text || ' ' \
     || coalesce(pg_catalog.pg_get_expr(d.adbin, d.adrelid), '') || ' ' || coalesce(co.collname, '') \
     FROM rel r JOIN pg_catalog.pg_attribute a ON a.attrelid = r.oid AND a.attnum > 0 AND NOT a.attisdropped \
     LEFT JOIN pg_catalog.pg_attrdef d ON d.adrelid = r.oid AND d.adnum = a.attnum \

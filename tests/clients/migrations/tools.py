@@ -117,5 +117,6 @@ TOOLS = {
     "liquibase": Script("liquibase"),
     "golang": Script("golang"),
     "rails": Script("rails"),
+    "sqlx": Script("sqlx"),
     "prisma_sql": Script("prisma_sql"),
 }

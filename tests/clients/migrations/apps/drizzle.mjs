@@ -95,7 +95,6 @@ await steps({
   async pull() { console.log(kit('introspect')) },
   async push() {
     appendFileSync(`${folder}/schema.ts`, "export const mood = pgEnum('mood', ['good', 'bad'])\nexport const notes = pgTable('notes', { id: serial('id').primaryKey(), tenantId: bigint('tenant_id', { mode: 'number' }).notNull(), userId: bigint('user_id', { mode: 'number' }).references(() => users.id), mood: mood('mood'), more: integer('more').default(3) })\n")
-    console.log(kit('push', '--force'))
-    await pool.query('SELECT more FROM notes')
+    console.log(kit('push', '--force', '--verbose'))
   },
 })

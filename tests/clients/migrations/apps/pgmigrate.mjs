@@ -42,7 +42,7 @@ export const down = (m) => {
   m.dropColumns('users', ['active', 'boss_id']); m.renameColumn('users', 'full_name', 'name')
 }`)
 write(4, `
-export const up = (m) => { m.noTransaction(); m.createIndex('users', 'full_name', { name: 'by_name', concurrently: true }); m.addTypeValue('role', 'guest') }
+export const up = (m) => { m.noTransaction(); m.createIndex('users', 'full_name', { name: 'by_name', concurrently: true }); m.addTypeValue('role', 'guest', { ifNotExists: true }) }
 export const down = (m) => { m.noTransaction(); m.dropIndex('users', 'full_name', { name: 'by_name', concurrently: true }) }`)
 const run = (more) => runner({ ...options, direction: 'up', count: Infinity, ...more })
 

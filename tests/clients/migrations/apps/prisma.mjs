@@ -36,7 +36,9 @@ import { PrismaPg } from '@prisma/adapter-pg'
 export default { experimental: { adapter: true }, engine: 'js', schema: process.env.SHOP_FOLDER + '/schema.prisma', migrations: { path: process.env.SHOP_FOLDER + '/migrations' },
   adapter: async () => new PrismaPg({ connectionString: process.env.DATABASE_URL }) }
 `)
-const env = { ...process.env, DATABASE_URL: url, SHOP_FOLDER: folder, CHECKPOINT_DISABLE: '1', PRISMA_HIDE_UPDATE_MESSAGE: '1', PRISMA_SKIP_POSTINSTALL_GENERATE: '1' }
+// The native engines are in no package.
+const none = { PRISMA_QUERY_ENGINE_LIBRARY: '/bin/true', PRISMA_QUERY_ENGINE_BINARY: '/bin/true', PRISMA_SCHEMA_ENGINE_BINARY: '/bin/true' }
+const env = { ...process.env, ...none, DATABASE_URL: url, SHOP_FOLDER: folder, CHECKPOINT_DISABLE: '1', PRISMA_HIDE_UPDATE_MESSAGE: '1', PRISMA_SKIP_POSTINSTALL_GENERATE: '1' }
 const prisma = (...args) => execFileSync('node', ['node_modules/prisma/build/index.js', ...args], { env, encoding: 'utf8', stdio: ['ignore', 'pipe', 'inherit'] })
 const write = (text) => writeFileSync(`${folder}/schema.prisma`, text)
 const migration = (name, sql) => { mkdirSync(`${folder}/migrations/${name}`, { recursive: true }); writeFileSync(`${folder}/migrations/${name}/migration.sql`, sql) }

@@ -44,7 +44,7 @@ const migrations = [
       await q.renameColumn('users', 'name', 'full_name')
       await q.addColumn('users', 'active', { type: DataTypes.BOOLEAN, defaultValue: true, allowNull: false })
       await q.changeColumn('users', 'email', { type: DataTypes.STRING(400), allowNull: false })
-      await q.changeColumn('users', 'role', { type: DataTypes.ENUM('owner', 'member', 'guest'), defaultValue: 'guest' })
+      await q.changeColumn('users', 'role', { type: DataTypes.ENUM('owner', 'member'), defaultValue: 'owner' })
       await q.addIndex('users', ['email'])
       await q.addIndex('projects', ['owner_id'], { concurrently: true, name: 'by_owner' })
       await q.addConstraint('users', { fields: ['email', 'tenant_id'], type: 'unique', name: 'users_again' })
