@@ -551,7 +551,9 @@ impl Planner<'_> {
                 self.check_bound(table, it)
             }
             // It must be empty then.
-            (AlterTable::DropColumn(column), Some(tenant)) if column == tenant => Ok(()),
+            (AlterTable::DropColumn(column), Some(tenant)) if column == tenant => {
+                self.check_global_kept(table, None)
+            }
             (AlterTable::DropColumn(column), Some(_)) => self.check_tenant_kept(table, column),
             (AlterTable::ColumnType(column), Some(_)) => {
                 self.check_tenant_kept(table, column)?;
