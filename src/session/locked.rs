@@ -27,6 +27,9 @@ use crate::wire::pipeline::Action;
 /// looked for.
 const SPARE: u64 = 64;
 
+/// No more rows than so many are tried for each that is missing.
+const CROWD: usize = 16;
+
 /// What is undone if more rows could be locked than were asked for.
 const MARK: &str = "SAVEPOINT sluice_pick";
 const KEEP: &str = "RELEASE SAVEPOINT sluice_pick";
@@ -150,6 +153,8 @@ impl Session {
         }
         let mut page = wanted.map(|it| it.saturating_add(SPARE));
         let wanted = wanted.and_then(|it| usize::try_from(it).ok()).unwrap_or(usize::MAX);
+        // How many rows are tried for each that is missing: many, where others are at the same rows.
+        let mut crowd = 1;
         loop {
             let found = self.find_rows(work, page).await?;
             // Rows before those that were tried were not there when they were.
@@ -159,13 +164,17 @@ impl Session {
             while got.len() < wanted && !rest.is_empty() && !is_stale {
                 let missing = wanted - got.len();
                 let next = match is_careful {
-                    false => self.lock_next(work, rest, missing).await?,
+                    false => self.lock_next(work, rest, (missing, crowd)).await?,
                     true => Some(self.lock_carefully(work, rest, missing).await?),
                 };
-                is_careful |= next.is_none();
-                let Some((count, rows)) = next else { continue };
+                let Some((count, rows)) = next else {
+                    (is_careful, crowd) = (true, 1);
+                    continue;
+                };
                 // Others are at these rows, too: what they have done by now is looked at anew.
                 is_stale = rows.len() < count.min(missing);
+                let free = rest[..count].iter().filter(|(_, is_held)| !is_held).count();
+                crowd = (free / rows.len().max(1) / 2).clamp(1, CROWD);
                 tried.extend(rest[..count].iter().map(|(it, _)| it.clone()));
                 rest = &rest[count..];
                 got.extend(rows);
@@ -185,12 +194,12 @@ impl Session {
         &mut self,
         work: &mut Work<'_>,
         rest: &[(Row, bool)],
-        missing: usize,
+        (missing, crowd): (usize, usize),
     ) -> Result<Option<(usize, Vec<Bytes>)>, Failure> {
         let lock = work.lock;
         let (count, text) = match &lock.wait {
             // Those that others seem to have are tried, too, but not counted.
-            Wait::Skip => (guess(rest, missing), &lock.lock),
+            Wait::Skip => (guess(rest, missing.saturating_mul(crowd)), &lock.lock),
             Wait::Block { skip } => (missing.min(rest.len()), skip),
             Wait::Fail => (missing.min(rest.len()), &lock.lock),
         };
