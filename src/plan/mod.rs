@@ -338,6 +338,8 @@ pub struct Split {
     /// Whether RETURNING gives exactly one row per row inserted, so that the order can be restored.
     pub returning: bool,
     pub dated: Option<Dated>,
+    /// Where DEFAULT stands for the time of the transaction, rising, and the default.
+    pub told: Vec<(usize, String)>,
 }
 
 /// Columns whose default is the time of the transaction: one value for all shards, which the proxy

@@ -146,12 +146,12 @@ pub fn split_rows(split: &Split, map: &Map, call: &Call<'_>) -> Result<Rows, PgE
 }
 
 /// One shard's text of a multi-row INSERT: the statement at hand with only these rows, and the columns of
-/// [`Split::dated`] with these values. `None` if the rows are not where the plan says.
+/// [`Split::dated`] with these values, and those of [`Split::told`]. `None` if the rows are not where the plan says.
 pub fn split_sql(
     split: &Split,
     call: &Call<'_>,
     rows: &[usize],
-    dates: &[String],
+    (dates, times): (&[String], &[String]),
 ) -> Option<String> {
     let place = |offset| Some(locate(call.planned, call.slots, offset)?.offset);
     let range = |row: &(Range<usize>, KeySource)| Some(place(row.0.start)?..place(row.0.end)?);
@@ -170,8 +170,21 @@ pub fn split_sql(
     }
     for (i, row) in rows.iter().enumerate() {
         text.push_str(if i == 0 { "" } else { ", " });
-        let row = call.sql.get(range(split.rows.get(*row)?)?)?;
-        text.push_str(row.strip_suffix(')')?);
+        let planned = split.rows.get(*row)?;
+        let row = range(planned)?;
+        let mut copied = row.start;
+        let told = split.told.iter().zip(times);
+        for ((at, _), time) in told.filter(|((at, _), _)| planned.0.contains(at)) {
+            let start = place(*at)?;
+            let end = start + "DEFAULT".len();
+            if !call.sql.get(start..end)?.eq_ignore_ascii_case("default") {
+                return None;
+            }
+            text.push_str(call.sql.get(copied..start)?);
+            text.push_str(&quoted_text(time));
+            copied = end;
+        }
+        text.push_str(call.sql.get(copied..row.end)?.strip_suffix(')')?);
         text.push_str(&values);
         text.push(')');
     }

@@ -1,5 +1,7 @@
 //! Statements that several shards run.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use bytes::{Bytes, BytesMut};
 
 use super::extended::Portal;
@@ -328,9 +330,11 @@ impl Session {
             Rows::Unreadable | Rows::Replan => return Err(super::run::unreadable_key().into()),
         };
         let dates = self.dates(split.dated.as_ref()).await?;
+        let defaults: Vec<String> = split.told.iter().map(|it| it.1.clone()).collect();
+        let times = self.times(&defaults).await?;
         let mut texts = Vec::new();
         for (shard, indexes) in &rows {
-            let sql = route::split_sql(split, &call, indexes, &dates)
+            let sql = route::split_sql(split, &call, indexes, (&dates, &times))
                 .ok_or_else(|| PgError::new(sqlstate::INTERNAL_ERROR, "a row was not found"))?;
             texts.push((*shard, Bytes::from(sql)));
         }
@@ -375,12 +379,22 @@ impl Session {
 
     /// The values of columns whose default is the transaction's time, as text: those of the home shard.
     async fn dates(&mut self, dated: Option<&Dated>) -> Result<Vec<String>, Failure> {
-        let Some(dated) = dated else { return Ok(Vec::new()) };
+        self.times(dated.map_or(&[], |it| &it.defaults)).await
+    }
+
+    /// The values of defaults that are the transaction's time, as text: those of the home shard.
+    async fn times(&mut self, defaults: &[String]) -> Result<Vec<String>, Failure> {
+        if defaults.is_empty() {
+            return Ok(Vec::new());
+        }
+        let distinct: BTreeSet<&String> = defaults.iter().collect();
         let at = self.member(self.database.config.home_shard, Role::Primary).await?;
-        let asked: Vec<String> = dated.defaults.iter().map(|it| format!("({it})::text")).collect();
+        let asked: Vec<String> = distinct.iter().map(|it| format!("({it})::text")).collect();
         let sql = format!("SELECT {}", asked.join(", "));
         let rows = self.members[at].lease.server().rows(&sql).await?;
-        Ok(rows.into_iter().flatten().map(Option::unwrap_or_default).collect())
+        let values = rows.into_iter().flatten().map(Option::unwrap_or_default);
+        let of: BTreeMap<&String, String> = distinct.into_iter().zip(values).collect();
+        Ok(defaults.iter().map(|it| of.get(it).cloned().unwrap_or_default()).collect())
     }
 }
 

@@ -477,3 +477,10 @@ WITH gone AS (DELETE FROM orders RETURNING *) SELECT max(id) FROM gone UNION ALL
 
 --! then SELECT count(*), count(DISTINCT made) FROM stamped WHERE id > 800 AND made = now()
 MERGE INTO stamped s USING (VALUES (1, 900), (2, 901), (3, 902)) AS v(t, n) ON s.tenant_id = v.t AND s.id = v.n WHEN NOT MATCHED THEN INSERT (tenant_id, id) VALUES (v.t, v.n)
+
+--! then SELECT count(*), count(DISTINCT made) FROM stamped WHERE id > 690 AND made = now()
+INSERT INTO stamped VALUES (1, 700, DEFAULT), (2, 701, default), (3, 702, '2026-01-01 00:00:00+00'), (4, 703, DEFAULT) RETURNING id
+
+--! params int8 5
+--! then SELECT count(*), count(DISTINCT made) FROM stamped WHERE id > 690 AND made = now()
+INSERT INTO stamped (made, id, tenant_id) VALUES (DEFAULT, 700, $1), (DEFAULT, 701, 6), (DEFAULT, 702, 7) ON CONFLICT (tenant_id, id) DO UPDATE SET made = excluded.made

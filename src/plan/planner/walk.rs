@@ -62,6 +62,8 @@ pub(super) struct Facts {
     pub(super) in_rows: bool,
     /// Columns that an INSERT leaves out and whose default is the transaction's time, with that default.
     pub(super) dated: Vec<(String, String)>,
+    /// Where rows of VALUES say DEFAULT for such a column, and the default.
+    pub(super) told: Vec<(usize, String)>,
     /// A function is called that may write tables with keys over shards.
     pub(super) calls_writer: bool,
     /// Names of tables and views that are not in the catalog.
@@ -148,6 +150,7 @@ impl<'a> Analyzer<'a> {
             has_ordinals: false,
             in_rows: false,
             dated: Vec::new(),
+            told: Vec::new(),
             calls_writer: false,
             unknown_tables: Vec::new(),
             tables: Vec::new(),

@@ -437,6 +437,15 @@ impl Analyzer<'_> {
                 {
                     self.facts.dated.push((quoted(&column.name), text.clone()));
                 }
+                ColumnDefault::Computed(text)
+                    if is_time_default(text) && columns.contains(&column.name) =>
+                {
+                    let at = columns.iter().position(|it| *it == column.name);
+                    let rows = it.source.as_ref().and_then(plain_values).unwrap_or_default();
+                    let said = rows.iter().filter_map(|row| row.get(at?));
+                    let said = said.filter(|it| it.kind == Kind::Default);
+                    self.facts.told.extend(said.map(|it| (it.at, text.clone())));
+                }
                 ColumnDefault::Computed(text) if !is_random_default(text) => {
                     let what = format!("the default of column {}", column.name);
                     self.not_fanned(refuse::not_immutable(&what));
@@ -500,10 +509,13 @@ impl Analyzer<'_> {
                 None => return Fan::Refuse(mixed()),
             },
         };
+        let mut told = self.facts.told.clone();
+        told.sort();
         Fan::Split(Split {
             rows: rows.into_iter().zip(keys).collect(),
             returning: is_ordered,
             dated,
+            told,
         })
     }
 

@@ -154,20 +154,20 @@ fn inserts_are_split() {
         (start..start + text.len(), key)
     };
     let rows = vec![row("('acme', 1)"), row("('1', $2)"), row("('x', $1)")];
-    let split = Split { rows, returning: true, dated: None };
+    let split = Split { rows, returning: true, dated: None, told: Vec::new() };
     let call =
         Call { sql: given, slots: other.slots(), planned: one.slots(), args: Arguments::None };
     assert_eq!(owner("2"), ShardId(1));
     let shards = BTreeMap::from([(ShardId(0), vec![1]), (ShardId(1), vec![0, 2])]);
     assert_eq!(split_rows(&split, &map(), &call), Ok(Rows::Shards(shards)));
-    let text = split_sql(&split, &call, &[0, 2], &[]).unwrap();
+    let text = split_sql(&split, &call, &[0, 2], (&[], &[])).unwrap();
     assert_eq!(text, "INSERT INTO t (k, v) VALUES ('1', 100), ('2', $1) RETURNING *");
-    let text = split_sql(&split, &call, &[1], &[]).unwrap();
+    let text = split_sql(&split, &call, &[1], (&[], &[])).unwrap();
     let at = planned.find(") VALUES").unwrap();
     let dated =
         Dated { columns: vec!["\"at\"".into()], defaults: vec!["now()".into()], list_end: at };
     let split = Split { dated: Some(dated), ..split };
-    let dated = split_sql(&split, &call, &[2], &["it's".into()]).unwrap();
+    let dated = split_sql(&split, &call, &[2], (&["it's".into()], &[])).unwrap();
     assert_eq!(dated, "INSERT INTO t (k, v, \"at\") VALUES ('2', $1, 'it''s') RETURNING *");
     let renumbered = "INSERT INTO t (k, v) VALUES ('acme', $1) RETURNING *";
     assert_eq!(renumber_params(&text), (renumbered.into(), vec![2]));
