@@ -62,6 +62,8 @@ pub struct Plan {
     pub literals: Option<Literals>,
     /// Whose sequences shards must share after it.
     pub numbers: Option<Box<Numbers>>,
+    /// Which columns it fills with the time.
+    pub times: Option<Box<AddedTimes>>,
     /// The indexes that it makes or drops shard by shard, so that it can go on where it has failed.
     pub indexes: Option<Box<Indexes>>,
     /// A table of the home shard that it binds to rows of others: once the transaction commits, the table
@@ -84,6 +86,15 @@ pub enum Indexes {
     Dropped {
         index: String,
     },
+}
+
+/// Columns that are added with the transaction's time: one for the rows of all shards.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AddedTimes {
+    /// The change with [`gather::NOW`] in the place of `now()` and the like.
+    pub sql: String,
+    /// What then sets the columns' defaults as they were said.
+    pub defaults: Vec<String>,
 }
 
 /// A schema change after which sequences must give each number once over all shards.
@@ -152,6 +163,7 @@ impl Default for Plan {
             literals: None,
             numbers: None,
             indexes: None,
+            times: None,
             bound: None,
             unique: None,
             lookup: None,

@@ -31,6 +31,10 @@ impl Display for Plan {
             lines.push("Changes the schema".to_owned());
         }
         lines.extend(self.bound.as_ref().map(|it| format!("{it} must be sharded at the commit")));
+        if let Some(it) = &self.times {
+            lines.push(format!("At one time: {}", it.sql));
+            lines.extend(it.defaults.iter().map(|it| format!("Then: {it}")));
+        }
         if let Some(it) = self.numbers.as_ref().filter(|it| it.spreads) {
             lines.push(format!("{} must be empty", it.of));
         }

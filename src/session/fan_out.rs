@@ -15,10 +15,12 @@ use crate::exec::broadcast::{self, Answers, Describe};
 use crate::exec::{Failure, Member, copy, merge};
 use crate::merge::{Bound, Limits, Merge, MergeSpec};
 use crate::plan::cache::Verb;
+use crate::plan::gather::NOW;
 use crate::plan::route::{self, Arguments, Rows};
 use crate::plan::unique::Unique;
 use crate::plan::{Access, Combine, Dated, Filled, Run, Split, Statement};
 use crate::shard::ShardId;
+use crate::sql::name::quoted_text;
 use crate::wire::frontend;
 use crate::wire::frontend::view::{Bind, Target};
 use crate::wire::pipeline::Action;
@@ -157,9 +159,13 @@ impl Session {
                 self.same_text(&text, run, routed, portal, Answers::Sum, describe).await.map(Some)
             }
             Combine::Same => {
-                let text = statement.text.clone();
+                let text = self.timed_text(statement).await?;
                 let tag =
                     self.same_text(&text, run, routed, portal, Answers::Same, describe).await?;
+                for sql in statement.plan.times.iter().flat_map(|it| &it.defaults) {
+                    let (sql, answers) = (Bytes::copy_from_slice(sql.as_bytes()), Answers::Same);
+                    self.same_text(&sql, run, routed, None, answers, Describe::Hide).await?;
+                }
                 if let (Some(table), Some(tx)) = (&statement.plan.bound, &mut self.tx) {
                     tx.bound.push(table.to_string());
                 }
@@ -375,6 +381,14 @@ impl Session {
             filled.rows.len()
         );
         Ok(self.members[at].lease.server().rows(&sql).await?)
+    }
+
+    /// The text of a statement that is the same on all shards, with one time for all.
+    async fn timed_text(&mut self, statement: &Statement) -> Result<Bytes, Failure> {
+        let Some(times) = &statement.plan.times else { return Ok(statement.text.clone()) };
+        let now = self.times(&["pg_catalog.now()".to_owned()]).await?;
+        let now = format!("{}::pg_catalog.timestamptz", quoted_text(&now.concat()));
+        Ok(Bytes::from(times.sql.replace(NOW, &format!("({now})"))))
     }
 
     /// The values of columns whose default is the transaction's time, as text: those of the home shard.

@@ -206,3 +206,24 @@ DROP TABLE copied, counted_by_status, named, nobody, picked, few, one_tenant
 
 --! block
 REINDEX TABLE fresh
+
+--! bare
+--! simple
+--! then SELECT count(DISTINCT made), count(DISTINCT day), count(*) = count(noted), min(made) <= now() FROM items
+--! then INSERT INTO items (tenant_id, id) VALUES (1, 990) RETURNING made = now(), day = CURRENT_DATE, noted = timezone('utc', now())
+--! then SELECT attname, pg_get_expr(adbin, adrelid) FROM pg_attrdef JOIN pg_attribute ON attrelid = adrelid AND attnum = adnum WHERE adrelid = 'items'::regclass ORDER BY 1
+ALTER TABLE items ADD COLUMN made timestamptz NOT NULL DEFAULT now(), ADD COLUMN day date DEFAULT CURRENT_DATE
+
+--! bare
+--! simple
+--! then SELECT count(DISTINCT made), count(DISTINCT noted), count(*) = count(noted), min(made) <= now() FROM items
+--! then SELECT attname, pg_get_expr(adbin, adrelid) FROM pg_attrdef JOIN pg_attribute ON attrelid = adrelid AND attnum = adnum WHERE adrelid = 'items'::regclass ORDER BY 1
+ALTER TABLE items ADD COLUMN made timestamptz NOT NULL DEFAULT now(), ADD COLUMN noted timestamp(3) DEFAULT (now() AT TIME ZONE 'utc')
+
+--! bare
+--! simple
+ALTER TABLE items ADD COLUMN later timestamptz DEFAULT now() CHECK (later <= now())
+
+--! bare
+--! simple
+ALTER TABLE items DROP COLUMN made, DROP COLUMN noted

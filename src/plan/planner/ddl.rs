@@ -3,16 +3,17 @@
 use std::ops::Range;
 
 use super::from::find;
+use super::gather::timed_parts;
 use super::types::oid_of;
 use super::{Planner, refuse};
 use crate::catalog::{ColumnDefault, Table, TableKind};
 use crate::error::PgError;
-use crate::plan::{Access, Combine, Indexes, Numbers, Plan, Scope};
+use crate::plan::{Access, AddedTimes, Combine, Indexes, Numbers, Plan, Scope};
 use crate::shard::KeyType;
-use crate::sql::name::quoted;
+use crate::sql::name::{quoted, quoted_text};
 use crate::sql::parse::tree::{
-    AlterTable, ColumnDef, Constraint, CreateTable, Ddl, DdlKind, Expr, Kind, Maintain, Stmt,
-    TableName,
+    AlterTable, ColumnDef, Constraint, CreateTable, Ddl, DdlKind, Expr, Kind, Literal, Maintain,
+    Stmt, TableName,
 };
 
 const HINT_LOCAL: &str =
@@ -152,8 +153,12 @@ impl Planner<'_> {
                 indexes: indexes(&it.kind).map(Box::new),
                 ..Plan::combined(Access::Write, Scope::All, Combine::OneByOne)
             },
+            Ok(()) if self.has_unlike_times(&it.kind, range) => {
+                Plan::forbidden(unlike_default("a column"))
+            }
             Ok(()) => Plan {
                 numbers: self.numbers(&it.kind).map(Box::new),
+                times: self.added_times(&it.kind, range).map(Box::new),
                 bound: self.bound(&it.kind).map(|it| shown(it).into()),
                 ..everywhere()
             },
@@ -583,8 +588,8 @@ impl Planner<'_> {
         let Some(default) = def.default.as_ref().filter(|_| class != Class::Home) else {
             return Ok(());
         };
-        // Numbers that two shards gave are replaced afterwards.
-        if is_nextval(default) && class == Class::Sharded {
+        // Numbers that two shards gave are replaced afterwards, and all get one time.
+        if is_nextval(default) && class == Class::Sharded || told_time(default).is_some() {
             return Ok(());
         }
         let mut analyzer = self.analyzer(range);
@@ -592,11 +597,81 @@ impl Planner<'_> {
         analyzer.facts.in_rows = class == Class::Sharded;
         analyzer.expr(default);
         match analyzer.facts.not_fanned {
-            Some(_) => Err(refuse::not_immutable(&format!("the default of column {}", def.name))
-                .hint("Add the column without a default, then UPDATE it.")),
+            Some(_) => Err(unlike_default(&format!("column {}", def.name))),
             None => Ok(()),
         }
     }
+
+    /// Columns that a change adds to rows of several shards with the transaction's time, and their defaults.
+    fn adds_times<'k>(
+        &self,
+        kind: &'k DdlKind,
+    ) -> impl Iterator<Item = (&'k ColumnDef, String)> + use<'k> {
+        let changes = match kind {
+            DdlKind::AlterTable { table, changes } if self.class(table) != Class::Home => {
+                changes.as_slice()
+            }
+            _ => &[],
+        };
+        changes.iter().filter_map(|it| match it {
+            AlterTable::AddColumn(def) => Some((def, told_time(def.default.as_ref()?)?)),
+            _ => None,
+        })
+    }
+
+    fn has_unlike_times(&self, kind: &DdlKind, range: &Range<usize>) -> bool {
+        self.adds_times(kind).next().is_some() && self.added_times(kind, range).is_none()
+    }
+
+    /// How they get one time; `None` if the text says it elsewhere, too, or a column may be there already.
+    fn added_times(&self, kind: &DdlKind, range: &Range<usize>) -> Option<AddedTimes> {
+        let DdlKind::AlterTable { table, .. } = kind else { return None };
+        let (sql, count) = timed_parts(self.sql, range)?;
+        let added: Vec<(&ColumnDef, String)> = self.adds_times(kind).collect();
+        if added.is_empty()
+            || count != added.len()
+            || added.iter().any(|(def, _)| def.if_not_exists)
+        {
+            return None;
+        }
+        let default = |(def, text): (&ColumnDef, String)| {
+            let (table, column) = (shown(table), quoted(&def.name));
+            format!("ALTER TABLE {table} ALTER COLUMN {column} SET DEFAULT {text}")
+        };
+        Some(AddedTimes { sql, defaults: added.into_iter().map(default).collect() })
+    }
+}
+
+/// A default that is the transaction's time, as SQL writes it.
+fn told_time(default: &Expr) -> Option<String> {
+    match &default.kind {
+        Kind::Call(call) if !matches!(call.schema.as_deref(), None | Some("pg_catalog")) => None,
+        Kind::Call(call) => match (call.name.as_str(), call.args.as_slice()) {
+            ("now" | "transaction_timestamp", []) => Some("now()".to_owned()),
+            ("timezone", [Expr { kind: Kind::Literal(Literal::Text(zone)), .. }, time]) => {
+                let (zone, time) = (quoted_text(zone), told_time(time)?);
+                // Postgres tells the two apart where it shows them.
+                Some(match call.schema {
+                    Some(_) => format!("({time} AT TIME ZONE {zone})"),
+                    None => format!("timezone({zone}, {time})"),
+                })
+            }
+            _ => None,
+        },
+        Kind::Value("current_timestamp") => Some("CURRENT_TIMESTAMP".to_owned()),
+        Kind::Value("current_date") => Some("CURRENT_DATE".to_owned()),
+        Kind::Value("localtimestamp") => Some("LOCALTIMESTAMP".to_owned()),
+        Kind::Cast(inner, ty) => {
+            oid_of(ty).filter(|_| !ty.has_modifier)?;
+            Some(format!("({})::{}", told_time(inner)?, ty.name))
+        }
+        _ => None,
+    }
+}
+
+fn unlike_default(of: &str) -> PgError {
+    refuse::not_immutable(&format!("the default of {of}"))
+        .hint("Add the column without a default, then UPDATE it.")
 }
 
 pub(super) fn everywhere() -> Plan {

@@ -811,11 +811,18 @@ fn after_with(statement: &str) -> Result<usize, PgError> {
 
 /// A default with the mark for the transaction's start in the place of `now()` and the like; `None` if it has none.
 pub(super) fn timed(default: &str) -> Option<String> {
-    let text = Text::new(default, 0..default.len());
-    let word = |it: &Token| default.get(it.range.clone()).unwrap_or_default().to_lowercase();
+    let (text, count) = timed_parts(default, &(0..default.len()))?;
+    (count > 0).then_some(text)
+}
+
+/// A part of a text with the mark in the place of `now()` and the like, and how often that was.
+pub(super) fn timed_parts(sql: &str, range: &Range<usize>) -> Option<(String, usize)> {
+    let text = Text::new(sql, range.clone());
+    let word = |it: &Token| sql.get(it.range.clone()).unwrap_or_default().to_lowercase();
     let edits = text.tokens.iter().filter_map(|it| text.now_at(&word(it), it.range.start));
     let edits: Edits = edits.collect();
-    if edits.is_empty() { None } else { apply(default, &(0..default.len()), edits) }
+    let count = edits.len();
+    Some((apply(sql, range, edits)?, count))
 }
 
 /// A name as Postgres folds it.

@@ -189,6 +189,7 @@ impl Plan {
             literals: None,
             numbers: None,
             indexes: None,
+            times: None,
             bound: None,
             unique: None,
             lookup: None,
