@@ -246,21 +246,24 @@ fn eight_workers_drain_a_queue_of_which_each_job_is_taken_once() {
     const JOBS: usize = 2_000;
     const WORKERS: usize = 8;
     let (proxy, mut client) = filled("queue_drained", JOBS);
-    let left = AtomicUsize::new(JOBS);
-    let (proxy, left) = (&proxy, &left);
+    let (left, in_vain) = (AtomicUsize::new(JOBS), AtomicUsize::new(0));
+    let (proxy, left, in_vain) = (&proxy, &left, &in_vain);
     let work = move |worker: usize| {
         let mut client = proxy.client();
         let mut own = Vec::new();
         loop {
             let jobs = take(&mut client, worker);
-            if jobs.is_empty() {
-                // Those that are left are in the hands of others.
-                let left = left.load(Ordering::SeqCst);
-                assert!(left <= 20 * WORKERS, "worker {worker} got nothing of {left}");
+            if !jobs.is_empty() {
+                left.fetch_sub(jobs.len(), Ordering::SeqCst);
+                own.extend(jobs);
+                continue;
+            }
+            // Those that are left are in the hands of others, or others were faster just now.
+            if left.load(Ordering::SeqCst) <= 20 * WORKERS {
                 return own;
             }
-            left.fetch_sub(jobs.len(), Ordering::SeqCst);
-            own.extend(jobs);
+            let before = in_vain.fetch_add(1, Ordering::SeqCst);
+            assert!(before < JOBS / 100, "workers get nothing while there are jobs");
         }
     };
     let taken: Vec<Vec<usize>> = std::thread::scope(|scope| {

@@ -48,12 +48,12 @@ const migrations = [
       await q.addIndex('users', ['email'])
       await q.addIndex('projects', ['owner_id'], { concurrently: true, name: 'by_owner' })
       await q.addConstraint('users', { fields: ['email', 'tenant_id'], type: 'unique', name: 'users_again' })
-      await q.removeConstraint('users', 'users_email')
+      await q.removeConstraint('users', 'users_tenant_id_email_key')
       await q.renameTable('settings', 'options')
     },
     async down() {
       await q.renameTable('options', 'settings')
-      await q.addConstraint('users', { fields: ['tenant_id', 'email'], type: 'unique', name: 'users_email' })
+      await q.addConstraint('users', { fields: ['tenant_id', 'email'], type: 'unique', name: 'users_tenant_id_email_key' })
       await q.removeConstraint('users', 'users_again')
       await q.removeIndex('projects', 'by_owner')
       await q.removeColumn('users', 'active')
