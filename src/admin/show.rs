@@ -220,10 +220,21 @@ fn servers(proxy: &Proxy) -> Table {
 
 fn shards(proxy: &Proxy) -> Table {
     let mut table = Table::new(&[
-        "database", "shard", "ranges", "role", "host", "up", "lag_ms", "in_use", "problem",
+        "database",
+        "shard",
+        "ranges",
+        "role",
+        "host",
+        "up",
+        "lag_ms",
+        "lag_bytes",
+        "in_use",
+        "problem",
     ]);
     each_host(proxy, |database, host| {
-        let lag = host.health.lag_ms.load(Relaxed);
+        let replayed = Some(&host.replayed).filter(|_| !host.is_primary);
+        let lag = replayed.and_then(|it| it.lag()).map(|it| it.as_millis().to_string());
+        let lag_bytes = replayed.and_then(|it| it.lag_bytes()).map(|it| it.to_string());
         let mut problems = vec![host.health.problem.lock().clone()];
         if host.is_primary {
             problems.extend(database.state.no_two_phase.load().get(&host.shard).cloned());
@@ -239,7 +250,8 @@ fn shards(proxy: &Proxy) -> Table {
             host.role().into(),
             host.address.to_string(),
             host.health.is_up().to_string(),
-            if lag < 0 { String::new() } else { lag.to_string() },
+            lag.unwrap_or_default(),
+            lag_bytes.unwrap_or_default(),
             host.outstanding().to_string(),
             problems.join("; "),
         ]);

@@ -58,8 +58,9 @@ pub fn check(path: &Path, sql: Option<&str>) -> Result<Report, AppError> {
     runtime()?.block_on(async {
         let mut report = Report::default();
         report.line(format_args!("{name}: the configuration is valid"));
-        for host in cluster.hosts() {
-            crate::pool::health::check(host, PATIENCE).await;
+        let shards = cluster.databases.values().flat_map(|it| it.shards.values());
+        for (shard, host) in shards.flat_map(|it| it.hosts().map(move |host| (it, host))) {
+            crate::pool::health::check(host, &shard.log, PATIENCE).await;
             if host.health.is_up() {
                 continue;
             }

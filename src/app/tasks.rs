@@ -11,7 +11,7 @@ use crate::exec::deadlock;
 use crate::exec::two_phase::recovery;
 use crate::metrics::http::Page;
 use crate::pool::cluster::{Cluster, Database};
-use crate::pool::{self, catalog, health};
+use crate::pool::{self, catalog, health, replay};
 use crate::proxy::{Handle, Proxy};
 use crate::shard::ShardId;
 
@@ -107,6 +107,7 @@ async fn prepare(database: &Database) {
 /// Keeps every task running for whatever databases and hosts the configuration names.
 pub(super) fn supervise(proxy: &Arc<Proxy>) {
     tokio::spawn(check_hosts(Arc::clone(proxy)));
+    tokio::spawn(follow_logs(Arc::clone(proxy)));
     tokio::spawn(load_schemas(Arc::clone(proxy)));
     tokio::spawn(recover(Arc::clone(proxy)));
     tokio::spawn(super::sweep::sweep(Arc::clone(proxy)));
@@ -120,9 +121,11 @@ async fn check_hosts(proxy: Arc<Proxy>) {
         let cluster = proxy.cluster.load_full();
         let (interval, timeout) = (cluster.config.health.interval, cluster.config.health.timeout);
         let mut checks = JoinSet::new();
-        for host in cluster.hosts() {
-            let host = Arc::clone(host);
-            checks.spawn(async move { health::check(&host, timeout).await });
+        for shard in cluster.databases.values().flat_map(|it| it.shards.values()) {
+            for host in shard.hosts() {
+                let (host, log) = (Arc::clone(host), Arc::clone(&shard.log));
+                checks.spawn(async move { health::check(&host, &log, timeout).await });
+            }
         }
         while checks.join_next().await.is_some() {}
         cluster.hosts().flat_map(|it| it.pools()).for_each(|pool| pool.reap());
@@ -171,6 +174,23 @@ async fn listen(proxy: Arc<Proxy>) {
                 tokio::spawn(pool::listen::serve(current));
             }
         }
+        tokio::time::sleep(NEWCOMERS).await;
+    }
+}
+
+/// Follows the hosts of shards with replicas; a reload's new hosts, too.
+async fn follow_logs(proxy: Arc<Proxy>) {
+    loop {
+        let cluster = proxy.cluster.load_full();
+        let shards = cluster.databases.values().flat_map(|it| it.shards.values());
+        for shard in shards.filter(|it| !it.replicas.is_empty()) {
+            for host in shard.hosts() {
+                if let Some(following) = replay::follow(host, &shard.log) {
+                    tokio::spawn(following);
+                }
+            }
+        }
+        drop(cluster);
         tokio::time::sleep(NEWCOMERS).await;
     }
 }

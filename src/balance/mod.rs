@@ -1,4 +1,7 @@
-//! Picks a host: the healthy ones, least loaded first.
+//! Which host serves: who has seen enough, the healthy ones, least loaded first.
+
+pub mod positions;
+pub mod token;
 
 /// What picking needs to know of a host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

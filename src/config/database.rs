@@ -12,7 +12,7 @@ use super::error::Wrong;
 use super::parse::{WrittenHost, pool_mode, server_auth};
 use super::secret::Outside;
 use super::section::Section;
-use super::{Database, Host, HostTls, Shard, TenantOverrides, Timeouts, url, values};
+use super::{Consistency, Database, Host, HostTls, Shard, TenantOverrides, Timeouts, url, values};
 
 /// The name of the admin console's database.
 pub const ADMIN_DATABASE: &str = "pgsluice";
@@ -57,7 +57,10 @@ fn database(
         tenant_column: section.optional("tenant_column", values::text),
         home_shard: home_shard(section, &shards),
         reference_tables: section.value("reference_tables", values::text_list),
+        consistency: Consistency::parse(&section.value("consistency", values::choice)),
         pin_after_write: section.value("pin_after_write", values::duration),
+        causal_wait: section.value("causal_wait", values::duration),
+        max_replica_lag: section.value("max_replica_lag", values::duration),
         trusted_functions: section.value("trusted_functions", values::text_list),
         has_barrier: section.value("cross_shard_snapshot", values::choice) == "barrier",
         allow_local_keys: section.value("allow_local_keys", values::bool),

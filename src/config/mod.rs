@@ -208,6 +208,34 @@ pub enum ServerAuth {
     PassThrough,
 }
 
+/// What reads of replicas see.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Consistency {
+    /// Whatever was written for their tenant, or without one on their connection.
+    Causal,
+    /// As that, and without a tenant what anybody wrote.
+    Strict,
+    /// Replicas rest for `pin_after_write` after a write.
+    Time,
+}
+
+impl Consistency {
+    /// As in the TOML.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Causal => "causal",
+            Self::Strict => "strict",
+            Self::Time => "time",
+        }
+    }
+
+    /// Reads a name.
+    pub(crate) fn parse(name: &str) -> Self {
+        let all = [Self::Causal, Self::Strict, Self::Time];
+        all.into_iter().find(|it| it.name() == name).unwrap_or(Self::Causal)
+    }
+}
+
 /// `[[database]]`
 #[derive(Clone, Debug, PartialEq)]
 pub struct Database {
@@ -216,7 +244,12 @@ pub struct Database {
     pub tenant_column: Option<String>,
     pub home_shard: ShardId,
     pub reference_tables: Vec<String>,
+    pub consistency: Consistency,
     pub pin_after_write: Duration,
+    /// How long a read waits for a replica that has not seen enough.
+    pub causal_wait: Duration,
+    /// Replicas further behind rest; zero: none does.
+    pub max_replica_lag: Duration,
     /// Functions declared to touch only the rows of the statement's tenant.
     pub trusted_functions: Vec<String>,
     /// Whether reads over several shards see each commit over several shards whole or not at all.

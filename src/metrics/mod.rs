@@ -28,6 +28,8 @@ pub struct Metrics {
     transactions: IntCounterVec,
     two_phase: IntCounterVec,
     deadlocks: IntCounterVec,
+    causal_waits: IntCounterVec,
+    causal_misses: IntCounterVec,
     pins: IntCounterVec,
     pins_refused: IntCounterVec,
     pinned: IntGaugeVec,
@@ -72,6 +74,10 @@ pub struct DatabaseMetrics {
     pub two_phase: IntCounter,
     /// Transactions ended since they waited for each other over several shards.
     pub deadlocks: IntCounter,
+    /// Reads that waited for a replica to have seen what was written.
+    pub causal_waits: IntCounter,
+    /// Reads that the primary served since no replica had seen enough.
+    pub causal_misses: IntCounter,
     /// Differences of shards' schemas from the home shard's, as last seen.
     pub drift: IntGauge,
     /// Sessions tied to a server now.
@@ -173,6 +179,16 @@ impl Metrics {
                 "Transactions ended because they waited for each other over several shards.",
                 &["database"],
             )?,
+            causal_waits: counters(
+                "sluice_causal_waits_total",
+                "Reads that waited for a replica to have seen what was written.",
+                &["database"],
+            )?,
+            causal_misses: counters(
+                "sluice_causal_misses_total",
+                "Reads that the primary served since no replica had seen enough.",
+                &["database"],
+            )?,
             pins: counters(
                 "sluice_pins_total",
                 "Sessions tied to a server, by reason.",
@@ -231,6 +247,8 @@ impl Metrics {
             transactions: of(&self.transactions),
             two_phase: of(&self.two_phase),
             deadlocks: of(&self.deadlocks),
+            causal_waits: of(&self.causal_waits),
+            causal_misses: of(&self.causal_misses),
             drift: self.drift.with_label_values(&[name]),
             pinned: self.pinned.with_label_values(&[name]),
             pins_refused: of(&self.pins_refused),

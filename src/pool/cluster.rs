@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -16,6 +16,8 @@ use super::login::{Account, Accounts};
 use super::lookup::Lookup;
 use super::pool::{Pool, PoolLimits};
 use super::quota::Quota;
+use super::replay::{Log, Replayed};
+use super::writes::Writes;
 use crate::auth::scram::{ITERATIONS, Verifier};
 use crate::auth::{AuthMethod, Secret};
 use crate::catalog::Catalog;
@@ -55,6 +57,8 @@ pub struct Database {
     pub state: Arc<DatabaseState>,
     limits: PoolLimits,
     pub mode: PoolMode,
+    /// Whether any shard has replicas.
+    pub has_replicas: bool,
 }
 
 /// One shard's hosts.
@@ -62,6 +66,8 @@ pub struct Shard {
     pub id: ShardId,
     pub primary: Arc<Host>,
     pub replicas: Vec<Arc<Host>>,
+    /// Where the primary's log was when.
+    pub log: Arc<Log>,
 }
 
 /// What outlives a reload of a database of the same name.
@@ -100,7 +106,8 @@ pub struct DatabaseState {
     /// Rises with DDL of a database of one shard, which does not need the catalog for it.
     pub altered: AtomicU64,
     pub ended: AtomicU64,
-    pub pins: Pins,
+    /// What clients have written, for whoever reads it.
+    pub writes: Arc<Writes>,
     pub is_paused: AtomicBool,
     /// LISTEN of all clients.
     pub listen: Hub,
@@ -117,6 +124,8 @@ pub struct Host {
     quota: Arc<Quota>,
     pub control: Control,
     pub health: Health,
+    /// Of a replica: how far it is.
+    pub replayed: Arc<Replayed>,
     /// Connections in use, of all users.
     outstanding: Arc<AtomicUsize>,
     pools: DashMap<Arc<str>, Arc<Pool>, foldhash::fast::RandomState>,
@@ -126,15 +135,13 @@ pub struct Host {
 #[derive(Debug)]
 pub struct Health {
     is_up: AtomicBool,
-    /// Replay lag in milliseconds, -1 if unknown.
-    pub lag_ms: AtomicI64,
     /// Why it is not up.
     pub problem: Mutex<String>,
 }
 
 impl Default for Health {
     fn default() -> Self {
-        Self { is_up: AtomicBool::new(true), lag_ms: AtomicI64::new(-1), problem: Mutex::default() }
+        Self { is_up: AtomicBool::new(true), problem: Mutex::default() }
     }
 }
 
@@ -149,44 +156,6 @@ impl Health {
         let is_up = outcome.is_ok();
         *self.problem.lock() = outcome.err().unwrap_or_default();
         self.is_up.swap(is_up, Ordering::Relaxed) != is_up
-    }
-}
-
-/// When each bucket, and what belongs to no tenant, was last written: reads of it go to the primary
-/// for `pin_after_write`.
-pub struct Pins {
-    start: Instant,
-    /// 256 buckets, then one for home and reference tables. Milliseconds since `start`, plus one.
-    written: Box<[AtomicU64; 257]>,
-}
-
-impl Pins {
-    fn new() -> Self {
-        let written = Box::new(std::array::from_fn(|_| AtomicU64::new(0)));
-        Self { start: Instant::now(), written }
-    }
-
-    /// Notes a write now; `None` is everything without a tenant.
-    pub fn write(&self, bucket: Option<u8>) {
-        let now = self.start.elapsed().as_millis() as u64 + 1;
-        self.written[bucket.map_or(256, usize::from)].fetch_max(now, Ordering::Relaxed);
-    }
-
-    /// Notes a write of unknown tenants.
-    pub fn write_all(&self) {
-        (0..=255).for_each(|bucket| self.write(Some(bucket)));
-        self.write(None);
-    }
-
-    /// Whether the bucket was written within the last `window`.
-    pub fn is_recent(&self, bucket: Option<u8>, window: Duration) -> bool {
-        let at = self.written[bucket.map_or(256, usize::from)].load(Ordering::Relaxed);
-        at != 0 && self.start.elapsed().as_millis() as u64 + 1 - at < window.as_millis() as u64
-    }
-
-    /// Whether any bucket was.
-    pub fn is_any_recent(&self, window: Duration) -> bool {
-        (0..=255).any(|bucket| self.is_recent(Some(bucket), window)) || self.is_recent(None, window)
     }
 }
 
@@ -214,7 +183,7 @@ impl DatabaseState {
             epoch: AtomicU64::new(0),
             altered: AtomicU64::new(0),
             ended: AtomicU64::new(0),
-            pins: Pins::new(),
+            writes: Arc::default(),
             is_paused: AtomicBool::new(false),
         }
     }
@@ -235,9 +204,14 @@ impl DatabaseState {
 }
 
 impl Shard {
-    /// The replica that is up and has the fewest connections in use.
-    pub fn idlest_replica(&self) -> Option<&Arc<Host>> {
-        let up = self.replicas.iter().filter(|it| it.health.is_up());
+    /// The primary, then the replicas.
+    pub fn hosts(&self) -> impl Iterator<Item = &Arc<Host>> {
+        std::iter::once(&self.primary).chain(&self.replicas)
+    }
+
+    /// The replica that may serve, is up and has the fewest connections in use.
+    pub fn idlest_replica(&self, may_serve: impl Fn(&Host) -> bool) -> Option<&Arc<Host>> {
+        let up = self.replicas.iter().filter(|it| it.health.is_up() && may_serve(it));
         up.min_by_key(|it| it.outstanding())
     }
 }
@@ -255,8 +229,7 @@ impl Cluster {
                 |old| Arc::clone(&old.state),
             );
             state.plans.bound(config.limits.plans, config.limits.plan_bytes);
-            let known = previous.map(|it| it.hosts().cloned().collect()).unwrap_or_default();
-            let database = Database::new(it, &config, state, known, (&quotas, metrics));
+            let database = Database::new(it, &config, state, previous, (&quotas, metrics));
             databases.insert(it.name.clone(), Arc::new(database));
         }
         let verifiers = verifiers(&config, old);
@@ -312,9 +285,12 @@ impl Database {
         it: &config::Database,
         config: &Config,
         state: Arc<DatabaseState>,
-        known: Vec<Arc<Host>>,
+        previous: Option<&Arc<Self>>,
         (quotas, metrics): (&Quotas, &Metrics),
     ) -> Self {
+        let known: Vec<_> = previous.iter().flat_map(|it| it.hosts()).collect();
+        let logs: HashMap<_, _> =
+            previous.iter().flat_map(|it| it.shards.values()).map(|it| (it.id, &it.log)).collect();
         let host = |address: &Address, shard: ShardId, is_primary: bool| {
             let same = |old: &&Arc<Host>| {
                 old.address == *address && old.shard == shard && old.is_primary == is_primary
@@ -324,13 +300,15 @@ impl Database {
                 let quota = quota.map_or_else(Quota::new, Arc::clone);
                 Arc::new(Host::new(address, &it.name, (shard, is_primary), quota, metrics))
             };
-            known.iter().find(same).map_or_else(make, Arc::clone)
+            known.iter().copied().find(same).map_or_else(make, Arc::clone)
         };
         let shards = it.shards.iter().map(|shard| {
             let replicas =
                 shard.replicas.iter().map(|address| host(address, shard.id, false)).collect();
             let primary = host(&shard.primary, shard.id, true);
-            (shard.id, Shard { id: shard.id, primary, replicas })
+            let log =
+                logs.get(&shard.id).map_or_else(|| Log::new(&state.writes), |it| Arc::clone(it));
+            (shard.id, Shard { id: shard.id, primary, replicas, log })
         });
         let database = Self {
             name: it.name.as_str().into(),
@@ -348,6 +326,7 @@ impl Database {
                 plan_cache_mode: config.pool.plan_cache_mode.clone(),
             },
             mode: it.pool_mode.unwrap_or(config.pool.mode),
+            has_replicas: it.shards.iter().any(|it| !it.replicas.is_empty()),
         };
         for pool in database.hosts().flat_map(|it| it.pools()) {
             pool.set_limits(database.limits.clone());
@@ -373,7 +352,7 @@ impl Database {
 
     /// Every host.
     pub fn hosts(&self) -> impl Iterator<Item = &Arc<Host>> {
-        self.shards.values().flat_map(|it| std::iter::once(&it.primary).chain(&it.replicas))
+        self.shards.values().flat_map(Shard::hosts)
     }
 
     /// The user's pool to a host; made on first use.
@@ -384,12 +363,12 @@ impl Database {
         }
         let make = || {
             let target = login.target(user, &self.config.name, &host.address);
-            let outstanding = Arc::clone(&host.outstanding);
+            let shared = (Arc::clone(&host.outstanding), Arc::clone(&host.replayed));
             let pool = Pool::new(
                 target,
                 self.limits.clone(),
                 host.metrics.clone(),
-                outstanding,
+                shared,
                 Arc::clone(&host.quota),
             );
             if self.state.is_paused.load(Ordering::Relaxed) {
@@ -420,6 +399,7 @@ impl Host {
             shard,
             is_primary,
             health: Health::default(),
+            replayed: Arc::default(),
             outstanding: Arc::default(),
             pools: DashMap::default(),
         }

@@ -15,9 +15,11 @@ pub mod lookup;
 #[expect(clippy::module_inception, reason = "the folder's noun")]
 mod pool;
 mod quota;
+pub mod replay;
 pub mod sequences;
 mod suspects;
 pub mod unique;
+pub mod writes;
 
 pub use lease::{Lease, Slot};
 pub use line::{Grant, Place};

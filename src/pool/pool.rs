@@ -17,6 +17,7 @@ use tokio::sync::oneshot;
 use super::lease::{Lease, Slot};
 use super::line::{Grant, Line, Place, Waiter};
 use super::quota::{Quota, SPARE};
+use super::replay::Replayed;
 use crate::error::{PgError, sqlstate};
 use crate::metrics::HostMetrics;
 use crate::net::{Limit, Moment};
@@ -46,6 +47,8 @@ pub struct Pool {
     pub quota: Arc<Quota>,
     /// Connections in use at the host, of all its pools.
     pub(super) host_outstanding: Arc<AtomicUsize>,
+    /// How far the host is, if it is a replica.
+    pub replayed: Arc<Replayed>,
     pub(super) state: Mutex<State>,
 }
 
@@ -117,7 +120,7 @@ impl Pool {
         target: Target,
         limits: PoolLimits,
         metrics: HostMetrics,
-        host_outstanding: Arc<AtomicUsize>,
+        (host_outstanding, replayed): (Arc<AtomicUsize>, Arc<Replayed>),
         quota: Arc<Quota>,
     ) -> Arc<Self> {
         let state = State {
@@ -135,6 +138,7 @@ impl Pool {
             numbers: PoolNumbers::default(),
             quota,
             host_outstanding,
+            replayed,
             state: Mutex::new(state),
         });
         pool.quota.join(&pool);

@@ -23,6 +23,7 @@ use crate::net::Moment;
 use crate::plan::cache::{Basis, Sought, Verb};
 use crate::plan::route::{Arguments, Call};
 use crate::plan::{Access, Action as PlanAction, Combine, Plan, Run};
+use crate::pool::cluster::Host;
 use crate::pool::{self, Grant, Lease, Pool};
 use crate::proxy::{Parsed, Prepared, Signals};
 use crate::server::{Server, Setting};
@@ -239,7 +240,7 @@ impl Session {
     fn take_off(&mut self, trip: Trip, via: Via, since: Moment) -> Express {
         let Trip { routed, shard, writes, len, request } = trip;
         if writes {
-            self.note_buckets(&routed);
+            self.open_writes(&routed);
         }
         self.queries += 1;
         self.handle.activity.run(self.queries);
@@ -378,9 +379,14 @@ impl Session {
     fn find_server(&mut self, trip: &Trip, since: Moment) -> Option<Found> {
         let shard = trip.shard;
         let role = self.role_at(shard, trip.routed.role);
-        if let [member] = &mut self.members[..] {
+        if let [member] = &self.members[..] {
             let settings = self.tx.as_ref().map_or(&self.settings, |tx| tx.settings_at_begin());
-            let fits = member.in_tx || member.is_primary == (role == Role::Primary);
+            let fits = match role {
+                Role::Primary => member.in_tx || member.is_primary,
+                Role::Replica(_) if member.is_primary => member.in_tx,
+                Role::Replica(need) => self.has_seen(&member.lease.pool().replayed, shard, need),
+            };
+            let member = &mut self.members[0];
             let server = member.lease.server();
             let is_free = !server.is_owing() && !server.is_in_batch() && !server.is_broken();
             let is_set = member.in_tx || Arc::ptr_eq(&server.settings, settings);
@@ -395,7 +401,20 @@ impl Session {
             return None;
         }
         let hosts = self.database.shards.get(&shard)?;
-        let replica = (role == Role::Replica).then(|| hosts.idlest_replica()).flatten();
+        let replica = match role {
+            Role::Primary => None,
+            Role::Replica(need) => {
+                let may_serve = |it: &Host| self.has_seen(&it.replayed, shard, need);
+                let found = hosts.idlest_replica(may_serve);
+                if found.is_none() {
+                    if self.is_worth_waiting(hosts, need) {
+                        return None;
+                    }
+                    self.database.state.metrics.causal_misses.inc();
+                }
+                found
+            }
+        };
         let host = replica.unwrap_or(&hosts.primary);
         let pool = self.database.pool(host, &self.account);
         let is_primary = replica.is_none();
@@ -504,12 +523,17 @@ impl Session {
     fn part(&mut self, mut express: Express) {
         self.client.input.advance(express.len);
         let server = express.via.server(&mut self.members);
+        let server_is_lost = server.is_broken();
         if let Some(parsed) = express.parsed.take().filter(|_| server.parsed() > 0) {
             parsed.text.valid.store(parsed.version, Ordering::Relaxed);
             self.statements.insert(Bytes::new(), parsed);
         }
         if express.writes && self.tx.is_none() {
             self.note_written_on(express.shard);
+            match server_is_lost {
+                true => self.writing.doubt(),
+                false => self.writing.end(),
+            }
         }
         if let Via::Lease(mut lease) = express.via {
             self.last_server = Some(lease.server().turn());

@@ -411,12 +411,11 @@ impl Session {
     pub(super) fn parse_place(&self, prepared: &Prepared) -> (ShardId, Role) {
         let held = self.members.iter().find(|it| it.in_tx);
         if let Some(member) = held {
-            let role = if member.is_primary { Role::Primary } else { Role::Replica };
-            return (member.shard, role);
+            return (member.shard, Role::held(member.is_primary));
         }
         let is_read = matches!(&prepared.statement.plan.action,
             PlanAction::Run(run) if run.access == Access::Read);
-        let role = if is_read && self.is_read_only() { Role::Replica } else { Role::Primary };
+        let role = Role::held(!(is_read && self.is_read_only()));
         (self.database.config.home_shard, role)
     }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use super::causal::{staleness, token_of};
 use super::extended::Portal;
 use super::transaction::{SchemaOfBlock, in_failed_block, text_of};
 use super::{Role, Session};
@@ -71,7 +72,7 @@ impl Session {
                 self.set_sluice(name, value.as_deref())?;
                 self.complete(if value.is_some() { "SET" } else { "RESET" });
             }
-            Local::ShowSluice(name) => self.show_sluice(name)?,
+            Local::ShowSluice(name) => self.show_sluice(name).await?,
             Local::Reset(name) => self.reset(name.as_deref(), &sql).await?,
             Local::PrepareTransaction => self.everywhere(&sql).await?,
             Local::DiscardAll => self.discard_all().await?,
@@ -297,12 +298,12 @@ impl Session {
             .members
             .iter()
             .filter(|it| it.in_tx || self.tx.is_none())
-            .map(|it| (it.shard, if it.is_primary { Role::Primary } else { Role::Replica }))
+            .map(|it| (it.shard, Role::held(it.is_primary)))
             .collect();
         let mut message = bytes::BytesMut::new();
         crate::wire::frontend::query(&mut message, sql.as_bytes());
         let home = self.database.config.home_shard;
-        let role = if self.is_read_only() { Role::Replica } else { Role::Primary };
+        let role = Role::held(!self.is_read_only());
         let (first, rest) = match held.split_first() {
             Some((first, rest)) => (*first, rest),
             None => ((home, role), &[][..]),
@@ -357,19 +358,27 @@ impl Session {
                 self.routing.tenant = tenant;
             }
             "role" => self.routing.role = Role::parse(value.unwrap_or_default())?,
+            "max_staleness" => {
+                self.routing.max_staleness = staleness(value.unwrap_or_default())?;
+            }
+            "token" => self.routing.token = token_of(value.unwrap_or_default())?,
             _ => return Err(unknown_sluice(name)),
         }
         Ok(())
     }
 
-    fn show_sluice(&mut self, name: &str) -> Result<(), PgError> {
+    async fn show_sluice(&mut self, name: &str) -> Result<(), PgError> {
         let value = match name {
             "tenant" => self.routing.tenant.clone().unwrap_or_default(),
             "role" => match self.routing.role {
                 None => "auto".into(),
-                Some(Role::Primary) => "primary".into(),
-                Some(Role::Replica) => "replica".into(),
+                Some(role) => role.name().into(),
             },
+            "max_staleness" => match self.routing.max_staleness {
+                None => "off".into(),
+                Some(limit) => format!("{}ms", limit.as_millis()),
+            },
+            "token" => Box::pin(self.token()).await?.to_string(),
             _ => return Err(unknown_sluice(name)),
         };
         backend::row_description(&mut self.client.out, &[&format!("sluice.{name}")]);
@@ -475,11 +484,7 @@ impl Session {
         if let PlanAction::Run(run) = &exact.plan.action
             && let Ok(Some(routed)) = self.route(&exact, run, &Arguments::None)
         {
-            let role = match routed.role {
-                Role::Primary => "primary",
-                Role::Replica => "replica",
-            };
-            lines.push(format!("Route: shard {} ({role})", routed.shards));
+            lines.push(format!("Route: shard {} ({})", routed.shards, routed.role.name()));
         }
         backend::row_description(&mut self.client.out, &["QUERY PLAN"]);
         for line in &lines {
@@ -563,5 +568,5 @@ fn unknown_sluice(name: &str) -> PgError {
         sqlstate::UNDEFINED_OBJECT,
         format!("unrecognized configuration parameter \"sluice.{name}\""),
     )
-    .hint("known are sluice.tenant and sluice.role")
+    .hint("known are sluice.tenant, sluice.role, sluice.max_staleness and sluice.token")
 }

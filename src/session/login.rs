@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::authenticate::authenticate;
+use super::causal::{staleness, token_of};
 use super::{PATIENCE, Role, Routing, Session, open, replication};
 use crate::config::{PoolMode, User};
 use crate::error::{PgError, sqlstate};
@@ -132,6 +133,8 @@ fn set(wanted: &mut Wanted, name: &str, value: String) -> Result<(), PgError> {
     match name.to_ascii_lowercase().as_str() {
         "sluice.tenant" => wanted.routing.tenant = Some(value),
         "sluice.role" => wanted.routing.role = Role::parse(&value)?,
+        "sluice.max_staleness" => wanted.routing.max_staleness = staleness(&value)?,
+        "sluice.token" => wanted.routing.token = token_of(&value)?,
         lower => {
             if lower == "application_name" {
                 wanted.application.clone_from(&value);
@@ -380,6 +383,7 @@ fn new_session(
         sends_as_is: false,
         skips_to_sync: false,
         written: Vec::new(),
+        writing: Default::default(),
         reload_at_commit: false,
         schema_of_block: Default::default(),
         listening: None,

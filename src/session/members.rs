@@ -37,7 +37,7 @@ impl Session {
             Box::pin(self.take_snapshots()).await?;
         }
         let role = self.role_at(shard, role);
-        let at = match self.held(shard, role) {
+        let at = match self.held_for(shard, role).await? {
             Some(at) => at,
             None => {
                 self.check_isolation(shard)?;
@@ -57,6 +57,25 @@ impl Session {
         let has_replicas =
             self.database.shards.get(&shard).is_some_and(|it| !it.replicas.is_empty());
         if has_replicas { role } else { Role::Primary }
+    }
+
+    /// A server that the session holds, if it has seen what the statement needs. One that serves a block
+    /// is waited for, another is given back.
+    async fn held_for(&mut self, shard: ShardId, role: Role) -> Result<Option<usize>, Failure> {
+        let Some(at) = self.held(shard, role) else { return Ok(None) };
+        let (Role::Replica(need), false) = (role, self.members[at].is_primary) else {
+            return Ok(Some(at));
+        };
+        if self.has_seen(&self.members[at].lease.pool().replayed, shard, need) {
+            return Ok(Some(at));
+        }
+        let member = &mut self.members[at];
+        if member.in_tx || member.server().is_in_batch() {
+            self.wait_for_own(at, need).await?;
+            return Ok(Some(at));
+        }
+        drop(self.members.remove(at));
+        Ok(None)
     }
 
     fn held(&mut self, shard: ShardId, role: Role) -> Option<usize> {
@@ -172,8 +191,15 @@ impl Session {
         let Some(hosts) = self.database.shards.get(&shard) else {
             return Err(PgError::refused(format!("shard {shard} is not configured")).into());
         };
-        if role == Role::Replica {
-            for host in balance::order(&hosts.replicas, |it| it.load()) {
+        if let Role::Replica(need) = role {
+            let may_serve = |it: &&Arc<Host>| self.has_seen(&it.replayed, shard, need);
+            if !hosts.replicas.iter().any(|it| may_serve(&it))
+                && !(self.is_worth_waiting(hosts, need) && self.wait_for_replica(hosts, need).await)
+            {
+                self.database.state.metrics.causal_misses.inc();
+            }
+            let in_order = balance::order(&hosts.replicas, |it| it.load());
+            for host in in_order.into_iter().filter(may_serve) {
                 match self.take(host, &mut granted).await {
                     Ok(lease) => return Ok(lease.of_primary(false)),
                     Err(error) => tracing::debug!(%error, "a replica was passed over"),
@@ -221,6 +247,7 @@ impl Session {
         if self.tx.is_some() {
             return;
         }
+        self.close_writes();
         self.loses_state();
         let keeps = self.keeps_servers();
         // Before they are given back: a cancel request must not find them here any more.

@@ -3,6 +3,7 @@
 
 mod authenticate;
 mod barrier;
+mod causal;
 mod create_as;
 mod cursors;
 mod explain;
@@ -39,22 +40,25 @@ use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 
+use crate::balance::token::Token;
 use crate::error::{PgError, sqlstate};
 use crate::exec::{Failure, Member};
 use crate::net::listener::Place;
 use crate::net::{Client, Stream, Thread};
 use crate::pool::cluster::{Cluster, Database};
 use crate::pool::login::Account;
+use crate::pool::writes::Open;
 use crate::proxy::{Handle, Proxy, Seat, Signals};
 use crate::server::Settings;
 use crate::shard::ShardId;
 use crate::wire::backend;
 use crate::wire::pipeline::TxStatus;
 
+use causal::Need;
 use express::{Express, Granted, Standby};
 use extended::{Portal, Prepared};
 use transaction::Transaction;
@@ -102,8 +106,9 @@ struct Session {
     sends_as_is: bool,
     /// Messages of the extended protocol up to the next Sync are dropped.
     skips_to_sync: bool,
-    /// When this client last wrote on a shard.
-    written: Vec<(ShardId, Instant)>,
+    /// What this client has written, by shard, and what it is writing.
+    written: Vec<causal::Written>,
+    writing: Open,
     /// Whether the block has changed the schema.
     reload_at_commit: bool,
     schema_of_block: transaction::SchemaOfBlock,
@@ -129,21 +134,47 @@ type SqlStatements = HashMap<String, Arc<str>, foldhash::fast::RandomState>;
 struct Routing {
     tenant: Option<String>,
     role: Option<Role>,
+    /// Reads are content with replicas that are not older.
+    max_staleness: Option<Duration>,
+    /// What reads are to have seen beside what was written here.
+    token: Option<Arc<Token>>,
 }
 
 /// Which kind of host serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Role {
     Primary,
-    Replica,
+    /// One that has seen this; the primary if there is none.
+    Replica(Need),
 }
 
 impl Role {
+    /// Of a server that is held.
+    fn held(is_primary: bool) -> Self {
+        if is_primary { Self::Primary } else { Self::Replica(Need::default()) }
+    }
+
+    /// What serves both.
+    #[must_use]
+    fn join(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Replica(one), Self::Replica(two)) => Self::Replica(one.max(two)),
+            _ => Self::Primary,
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Primary => "primary",
+            Self::Replica(_) => "replica",
+        }
+    }
+
     /// From `primary` or `replica`.
     fn parse(text: &str) -> Result<Option<Self>, PgError> {
         match text {
             "primary" => Ok(Some(Self::Primary)),
-            "replica" => Ok(Some(Self::Replica)),
+            "replica" => Ok(Some(Self::Replica(Need::default()))),
             "" | "auto" => Ok(None),
             _ => Err(PgError::new(
                 sqlstate::INVALID_PARAMETER_VALUE,

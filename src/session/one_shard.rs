@@ -137,7 +137,10 @@ impl Session {
         let at = self.member(home, Role::Primary).await?;
         let member = &mut self.members[at];
         member.wrote |= writes;
-        let server = member.lease.server();
+        if writes {
+            self.open_any_writes();
+        }
+        let server = self.members[at].lease.server();
         server.statements.unnamed = None;
         server.push(b'Q', message, Action::Forward);
         relay::relay(server, &mut self.client).await?;
@@ -148,7 +151,7 @@ impl Session {
     async fn follow(&mut self, at: usize) {
         let status = self.members[at].lease.tx();
         match (self.tx.take(), status) {
-            (None, TxStatus::Idle) => self.note_written(&[]),
+            (None, TxStatus::Idle) => self.note_written(),
             (None, _) => {
                 self.begin("BEGIN", true, None, None);
                 self.members[at].in_tx = true;

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 use smallvec::SmallVec;
 
+use super::causal::{Marks, marks_of, staleness, token_of};
 use super::transaction::SchemaOfBlock;
 use super::{Role, Session};
 use crate::error::{PgError, sqlstate};
@@ -12,6 +13,7 @@ use crate::exec::{Failure, relay};
 use crate::plan::cache::Verb;
 use crate::plan::route::{self, Arguments, Call, Target};
 use crate::plan::{Access, Action as PlanAction, Combine, Run, Statement};
+use crate::pool::writes::Mark;
 use crate::server::Setting;
 use crate::shard::{Key, ShardId, ShardSet};
 use crate::sql::comment;
@@ -26,8 +28,8 @@ const SETVAL: [u32; 2] = [1576, 1765];
 pub(super) struct Routed {
     pub(super) shards: ShardSet,
     pub(super) role: Role,
-    /// Buckets of the keys; empty for everything.
-    pub(super) buckets: SmallVec<[Option<u8>; 4]>,
+    /// Of whom rows are read or written.
+    pub(super) marks: Marks,
 }
 
 impl Session {
@@ -77,18 +79,23 @@ impl Session {
         }
         let Ok(text) = std::str::from_utf8(sql) else { return Ok(None) };
         let said = comment::directives(text)?;
-        if said.tenant.is_none() && said.role.is_none() {
+        if said == comment::Directives::default() {
             return Ok(None);
         }
+        let max_staleness = said.max_staleness.as_deref().map(staleness).transpose()?;
+        let token = said.token.as_deref().map(token_of).transpose()?;
         let before = self.routing.clone();
         if let Some(tenant) = said.tenant {
             self.routing.tenant = Some(tenant.into_owned());
         }
         if let Some(role) = said.role {
-            self.routing.role = Some(match role {
-                comment::Role::Primary => Role::Primary,
-                comment::Role::Replica => Role::Replica,
-            });
+            self.routing.role = Some(Role::held(role == comment::Role::Primary));
+        }
+        if let Some(limit) = max_staleness {
+            self.routing.max_staleness = limit;
+        }
+        if let Some(token) = token {
+            self.routing.token = token;
         }
         Ok(Some(before))
     }
@@ -151,12 +158,12 @@ impl Session {
             let shard = routed.shards.single()?;
             let role = match place {
                 Some((other, _)) if other != shard => return None,
-                Some((_, Role::Primary)) => Role::Primary,
-                _ => routed.role,
+                Some((_, role)) => role.join(routed.role),
+                None => routed.role,
             };
             place = Some((shard, role));
             if run.access == Access::Write {
-                self.note_buckets(&routed);
+                self.open_writes(&routed);
             }
         }
         place
@@ -231,7 +238,7 @@ impl Session {
         };
         let routed = found.as_ref().unwrap_or(routed);
         if run.access == Access::Write {
-            self.note_buckets(routed);
+            self.open_writes(routed);
         }
         let done = match routed.shards.single() {
             Some(shard)
@@ -322,7 +329,7 @@ impl Session {
         server.push(b'Q', message, Action::Forward);
         let done = relay::relay(server, &mut self.client).await;
         if writes && self.tx.is_none() {
-            self.note_written(&[]);
+            self.note_written();
         }
         done
     }
@@ -340,6 +347,7 @@ impl Session {
         let home = self.database.config.home_shard;
         let at = self.member(home, Role::Primary).await?;
         self.members[at].wrote = true;
+        self.open_any_writes();
         let server = self.members[at].lease.server();
         server.push(b'F', frame, Action::Forward);
         relay::relay(server, &mut self.client).await
@@ -391,13 +399,12 @@ impl Session {
         if shards.len() > 1 && is_shared {
             return Ok(None);
         }
-        let mut buckets: SmallVec<[Option<u8>; 4]> =
-            routed.keys.iter().map(|key: &Key| Some(key.bucket())).collect();
-        if buckets.is_empty() && !matches!(run.scope, crate::plan::Scope::All) {
-            buckets.push(None);
+        let mut marks = marks_of(routed.keys.iter().map(Some));
+        if marks.is_empty() && !matches!(run.scope, crate::plan::Scope::All) {
+            marks.push(Mark::UNTENANTED);
         }
-        let role = self.role(run, shards, &buckets, verb);
-        Ok(Some(Routed { shards, role, buckets }))
+        let role = self.role(run, shards, &marks, verb);
+        Ok(Some(Routed { shards, role, marks }))
     }
 
     /// Keys are hashed as the client wrote them, and stored as the server converts them: beyond ASCII
@@ -491,58 +498,6 @@ impl Session {
             .hint("write it as SELECT tenant::text prints it"));
         }
         Ok(self.database.map().owner(key))
-    }
-
-    pub(super) fn role(
-        &self,
-        run: &Run,
-        shards: ShardSet,
-        buckets: &[Option<u8>],
-        verb: Verb,
-    ) -> Role {
-        let may_read_replica = run.access == Access::Read
-            && (self.tx.is_none() || self.is_read_only())
-            && verb != Verb::Show
-            && self.pin.is_none();
-        if !may_read_replica {
-            return Role::Primary;
-        }
-        if let Some(role) = self.routing.role {
-            return role;
-        }
-        let window = self.database.config.pin_after_write;
-        let mine =
-            self.written.iter().any(|(shard, at)| shards.contains(*shard) && at.elapsed() < window);
-        let pins = &self.database.state.pins;
-        let others = match buckets.is_empty() {
-            true => pins.is_any_recent(window),
-            false => buckets.iter().any(|it| pins.is_recent(*it, window)),
-        };
-        if mine || others { Role::Primary } else { Role::Replica }
-    }
-
-    /// Notes which buckets a statement writes: now, and again when its transaction commits.
-    pub(super) fn note_buckets(&mut self, routed: &Routed) {
-        let pins = &self.database.state.pins;
-        match routed.buckets.is_empty() {
-            true => pins.write_all(),
-            false => routed.buckets.iter().for_each(|it| pins.write(*it)),
-        }
-        if let Some(tx) = &mut self.tx {
-            let all: SmallVec<[Option<u8>; 4]>;
-            let buckets = match routed.buckets.is_empty() {
-                true => {
-                    all = (0..=255).map(Some).chain([None]).collect();
-                    &all
-                }
-                false => &routed.buckets,
-            };
-            for bucket in buckets {
-                if !tx.buckets.contains(bucket) {
-                    tx.buckets.push(*bucket);
-                }
-            }
-        }
     }
 }
 

@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Instant;
 
 use bytes::Bytes;
 use smallvec::SmallVec;
@@ -53,8 +52,6 @@ pub(super) struct Transaction {
     pub(super) cursors: HashMap<String, Cursor>,
     /// How many cursors were declared.
     pub(super) declared: usize,
-    /// Buckets written (`None`: everything without a tenant), noted again at the commit.
-    pub(super) buckets: SmallVec<[Option<u8>; 4]>,
     /// Tables of the home shard that are bound to rows of others unless they become sharded.
     pub(super) bound: Vec<String>,
 }
@@ -106,7 +103,6 @@ impl Session {
             routing: self.routing.clone(),
             cursors: HashMap::new(),
             declared: 0,
-            buckets: SmallVec::new(),
             bound: Vec::new(),
         }));
     }
@@ -200,7 +196,7 @@ impl Session {
             }
             Err(Failure::Gone) => Err(Failure::Gone),
             Err(failure) => {
-                self.note_written(&tx.buckets);
+                self.note_written();
                 self.drop_held(&tx.cursors).await;
                 self.undo(tx).await;
                 Err(failure)
@@ -210,7 +206,7 @@ impl Session {
 
     /// What holds once every member has committed.
     async fn committed(&mut self, tx: &Transaction) {
-        self.note_written(&tx.buckets);
+        self.note_written();
         for member in self.members.iter_mut().filter(|it| it.in_tx) {
             member.in_tx = false;
         }
@@ -392,23 +388,11 @@ impl Session {
         }
     }
 
-    /// From now on this client, and everybody's reads of these buckets, see what was written.
-    pub(super) fn note_written(&mut self, buckets: &[Option<u8>]) {
-        for bucket in buckets {
-            self.database.state.pins.write(*bucket);
-        }
+    /// From now on this client's reads see what was written.
+    pub(super) fn note_written(&mut self) {
         let shards = self.members.iter().filter(|it| it.wrote).map(|it| it.shard);
         for shard in shards.collect::<SmallVec<[ShardId; 4]>>() {
             self.note_written_on(shard);
-        }
-    }
-
-    /// From now on this client's reads of the shard see what was written.
-    pub(super) fn note_written_on(&mut self, shard: ShardId) {
-        let now = Instant::now();
-        match self.written.iter_mut().find(|(it, _)| *it == shard) {
-            Some((_, at)) => *at = now,
-            None => self.written.push((shard, now)),
         }
     }
 

@@ -5,8 +5,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::{Bytes, BytesMut};
-use smallvec::SmallVec;
 
+use super::causal::marks_of;
 use super::run::Routed;
 use super::{Role, Session};
 use crate::catalog::unique::{GlobalKey, owner, parts};
@@ -274,9 +274,9 @@ impl Session {
             None => self.any_shard(),
         };
         let shards = ShardSet::one(shard);
-        let buckets = SmallVec::from_iter([key.map(|it| it.bucket())]);
-        let role = self.role(run, shards, &buckets, statement.verb());
-        Ok(Some(Routed { shards, role, buckets }))
+        let marks = marks_of(std::iter::once(key.as_ref()));
+        let role = self.role(run, shards, &marks, statement.verb());
+        Ok(Some(Routed { shards, role, marks }))
     }
 
     /// After a schema change, in its transaction: shards keep the keys that it made and forget those that

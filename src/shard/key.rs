@@ -6,6 +6,9 @@ use md5::{Digest, Md5};
 use smallvec::SmallVec;
 use thiserror::Error;
 
+/// In how many slots it is noted what was written of tenants.
+pub const SLOTS: u16 = 1 << 14;
+
 /// The column types a tenant key may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum KeyType {
@@ -43,11 +46,14 @@ pub struct Key {
     /// UTF-8.
     text: SmallVec<[u8; 36]>,
     bucket: u8,
+    slot: u16,
 }
 
 impl Key {
     fn new(text: &str) -> Self {
-        Self { text: text.as_bytes().into(), bucket: Md5::digest(text.as_bytes())[0] }
+        let hash = Md5::digest(text.as_bytes());
+        let slot = u16::from_be_bytes([hash[1], hash[2]]) % SLOTS;
+        Self { text: text.as_bytes().into(), bucket: hash[0], slot }
     }
 
     /// Reads a key from SQL text (a literal's value or a text-format parameter) as Postgres' input
@@ -93,6 +99,12 @@ impl Key {
     /// `get_byte(decode(md5(tenant_id::text), 'hex'), 0)` in SQL.
     pub fn bucket(&self) -> u8 {
         self.bucket
+    }
+
+    /// A number below [`SLOTS`] that few tenants share, from the second and third byte of the MD5: where
+    /// it is noted what was written of the tenant.
+    pub fn slot(&self) -> u16 {
+        self.slot
     }
 }
 

@@ -3,5 +3,5 @@
 pub mod key;
 pub mod map;
 
-pub use key::{Key, KeyError, KeyType};
+pub use key::{Key, KeyError, KeyType, SLOTS};
 pub use map::{Map, MapError, ShardId, ShardSet};

@@ -3,7 +3,7 @@
 //! ```text
 //! /* sluice.tenant=acme, sluice.role=primary */ SELECT …
 //! /*traceparent='00-…-01',sluice.tenant='it''s'*/ UPDATE …
-//! -- sluice.tenant=7
+//! -- sluice.tenant=7, sluice.max_staleness=10s
 //! ```
 //! A comment is a list of `key=value` separated by commas; what does not begin with `sluice.` is
 //! somebody else's. A value in quotes may hold anything, a quote in it doubled.
@@ -20,6 +20,10 @@ pub struct Directives<'a> {
     pub tenant: Option<Cow<'a, str>>,
     /// Which server of a shard is to run it.
     pub role: Option<Role>,
+    /// How old a replica may be, as written.
+    pub max_staleness: Option<Cow<'a, str>>,
+    /// What it is to have seen, as written.
+    pub token: Option<Cow<'a, str>>,
 }
 
 /// A server's role as named in a directive.
@@ -84,6 +88,8 @@ fn read_directive<'a>(text: &'a str, found: &mut Directives<'a>) -> Result<(), P
     let repeated = match name.trim() {
         "tenant" => found.tenant.replace(value).is_some(),
         "role" => found.role.replace(read_role(&value)?).is_some(),
+        "max_staleness" => found.max_staleness.replace(value).is_some(),
+        "token" => found.token.replace(value).is_some(),
         _ => return Err(malformed(text, "there is no such directive")),
     };
     if repeated { Err(malformed(text, "it is given twice")) } else { Ok(()) }
@@ -138,6 +144,11 @@ mod tests {
         assert_eq!(read("/*a='x,y',sluice.tenant='it''s, so'*/").0, Some("it's, so".into()));
         assert_eq!(read("/* don't, sluice.tenant=7 */").0, Some("7".into()));
         assert_eq!(read("/*sluice.tenant='a''b'*/").0, Some("a'b".into()));
+        let both = directives("/* sluice.max_staleness=10s, sluice.token=1.0-16B3 */").unwrap();
+        assert_eq!(
+            (both.max_staleness.as_deref(), both.token.as_deref()),
+            (Some("10s"), Some("1.0-16B3"))
+        );
     }
 
     #[test]

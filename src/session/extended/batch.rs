@@ -81,7 +81,7 @@ impl Session {
             return Ok(None);
         }
         let mut plan = OneServer {
-            place: (ShardId(0), Role::Replica),
+            place: (ShardId(0), Role::held(false)),
             ops: Vec::with_capacity(batch.len()),
             parsed: Vec::new(),
             bound: Vec::new(),
@@ -240,8 +240,7 @@ impl Session {
             let judges = |it: &&Member| if self.tx.is_some() { it.in_tx } else { it.is_primary };
             let member =
                 self.members.iter().filter(|_| !self.database.is_sharded()).find(judges)?;
-            let role = if member.is_primary { Role::Primary } else { Role::Replica };
-            Some((member.shard, role))
+            Some((member.shard, Role::held(member.is_primary)))
         })
     }
 
@@ -274,7 +273,7 @@ impl Session {
         let (shard, role) = plan.place;
         if plan.writes {
             self.check_second_write(shard)?;
-            plan.routed.iter().for_each(|it| self.note_buckets(it));
+            plan.routed.iter().for_each(|it| self.open_writes(it));
         }
         for prepared in &plan.executed {
             self.check_pin(&prepared.statement.plan)?;
@@ -386,7 +385,7 @@ impl Session {
             self.portals.insert(Bytes::copy_from_slice(&name), portal);
         }
         if plan.writes && self.tx.is_none() {
-            self.note_written(&[]);
+            self.note_written();
         }
         for prepared in &plan.executed {
             self.after(&prepared.statement).await;
@@ -461,8 +460,7 @@ fn join(batch: &mut Option<(ShardId, Role)>, place: (ShardId, Role)) -> bool {
     match batch {
         None => *batch = Some(place),
         Some((shard, _)) if *shard != place.0 => return false,
-        Some((_, role)) if place.1 == Role::Primary => *role = Role::Primary,
-        Some(_) => (),
+        Some((_, role)) => *role = role.join(place.1),
     }
     true
 }

@@ -48,8 +48,7 @@ impl Session {
         for at in 0..self.members.len() {
             if is_open(&mut self.members[at]) {
                 let (shard, is_primary) = (self.members[at].shard, self.members[at].is_primary);
-                let role = if is_primary { Role::Primary } else { Role::Replica };
-                self.member(shard, role).await?;
+                self.member(shard, Role::held(is_primary)).await?;
                 self.members[at].wrote = true;
             }
         }
@@ -409,7 +408,7 @@ impl Session {
         };
         let routed = found.unwrap_or(routed);
         if writes {
-            self.note_buckets(&routed);
+            self.open_writes(&routed);
         }
         let unique = exact.statement.plan.unique.as_deref();
         // Without rows no part of them can be asked for.
