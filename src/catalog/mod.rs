@@ -27,6 +27,8 @@ pub struct Catalog {
     /// Whether the database's default collation compares bytes (`C`, `POSIX`).
     /// What may change its session unseen.
     pub suspects: Suspects,
+    /// Relations that only a primary can read: unlogged tables, what they are part of and views of them.
+    pub unlogged: HashSet<String>,
     pub default_collation_is_c: bool,
     /// `server_version_num`, e.g. 150018.
     pub server_version: u32,

@@ -102,6 +102,16 @@ const COLUMNS: &str = "SELECT n.nspname, c.relname, c.relkind, c.relhasrules, a.
     AND n.nspname NOT IN ('sluice', 'pg_catalog', 'information_schema') \
     ORDER BY 1, 2, a.attnum";
 
+/// Names of relations that replicas do not have the rows of.
+const UNLOGGED: &str = "WITH RECURSIVE it AS ( \
+    SELECT c.oid FROM pg_class c WHERE c.relpersistence = 'u' AND c.relkind IN ('r', 'p', 'm', 'S') \
+    UNION SELECT coalesce(i.inhparent, w.ev_class) FROM it \
+    LEFT JOIN pg_inherits i ON i.inhrelid = it.oid \
+    LEFT JOIN pg_depend d ON d.refobjid = it.oid AND d.refclassid = 'pg_class'::regclass \
+    AND d.classid = 'pg_rewrite'::regclass LEFT JOIN pg_rewrite w ON w.oid = d.objid \
+    WHERE coalesce(i.inhparent, w.ev_class) IS NOT NULL) \
+    SELECT DISTINCT c.relname FROM it JOIN pg_class c ON c.oid = it.oid ORDER BY 1";
+
 const SYSTEM: &str = "SELECT n.nspname, c.relname FROM pg_class c \
     JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind IN ('r', 'v') \
     AND n.nspname IN ('sluice', 'pg_catalog', 'information_schema') ORDER BY 1, 2";
@@ -345,6 +355,7 @@ async fn load(
     }
     let functions = control.rows(FUNCTIONS).await?;
     let suspects = control.rows(SUSPECTS).await?;
+    let unlogged = control.rows(UNLOGGED).await?;
     let default_collation_is_c = matches!(setting(2).as_str(), "C" | "POSIX");
     let mut uses = Rows::new();
     if config.tenant_column.is_some() && config.shards.len() > 1 {
@@ -376,7 +387,7 @@ async fn load(
     add_triggers(&mut tables, &triggers);
     let mut version = std::hash::DefaultHasher::new();
     (&settings, &columns, &keys, &triggers, &functions, &types, &operators).hash(&mut version);
-    (&suspects, &uses, &told, makes_ids).hash(&mut version);
+    (&suspects, &unlogged, &uses, &told, makes_ids).hash(&mut version);
     (&config.tenant_column, &config.reference_tables, &config.trusted_functions).hash(&mut version);
     (config.allow_local_keys, config.trust_generated_keys, config.auto_prepare).hash(&mut version);
     (&config.global_unique, &kept_keys, &cascades, &writers).hash(&mut version);
@@ -386,6 +397,7 @@ async fn load(
         makes_ids,
         functions: read_functions(&functions),
         suspects: read_suspects(&suspects),
+        unlogged: unlogged.iter().filter_map(|row| row[0].clone()).collect(),
         types: types.iter().filter_map(|row| Some((row[0].clone()?, number(row, 1)))).collect(),
         search_path: setting(1).split('\x1f').map(str::to_owned).collect(),
         default_collation_is_c,

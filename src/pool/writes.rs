@@ -109,7 +109,7 @@ impl Writes {
     pub fn is_any_recent(&self, window: Duration) -> bool {
         let Some(cells) = self.cells.get() else { return false };
         (0..cells.len() as u16)
-            .any(|it| !self.last(Mark(it)).is_some_and(|it| !self.is_recent(it, window)))
+            .any(|it| self.last(Mark(it)).is_none_or(|it| self.is_recent(it, window)))
     }
 
     /// Whether any write is open.

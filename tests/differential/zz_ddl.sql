@@ -172,6 +172,18 @@ WITH i AS (SELECT * FROM items WHERE qty > 3) SELECT i.tenant_id, i.id, i.mood I
 CREATE UNLOGGED TABLE few AS SELECT key AS code, value AS name FROM settings UNION ALL SELECT code, name FROM countries UNION SELECT status, 's' FROM orders
 
 --! bare
+CREATE VIEW few_things AS SELECT upper(name) AS name FROM few
+
+--! bare
+SELECT count(*), max(name) FROM few_things
+
+--! bare
+COPY (SELECT * FROM few ORDER BY 1, 2) TO STDOUT
+
+--! bare
+DROP VIEW few_things
+
+--! bare
 --! then SELECT * FROM one_tenant
 CREATE TABLE one_tenant AS SELECT id, name FROM items WHERE tenant_id = 5 ORDER BY id WITH DATA
 

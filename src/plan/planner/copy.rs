@@ -30,6 +30,12 @@ impl Planner<'_> {
                 let mut plan = self.copy_table(name, it, range);
                 let is_suspect = self.catalog.suspects.relations.contains(&name.name);
                 plan.pin = plan.pin.or(is_suspect.then_some(super::walk::SUSPECT));
+                if let Action::Run(run) = &mut plan.action
+                    && self.catalog.unlogged.contains(&name.name)
+                {
+                    // Replicas do not have its rows.
+                    run.access = Access::Write;
+                }
                 plan
             }
         }

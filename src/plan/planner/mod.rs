@@ -384,7 +384,8 @@ impl<'a> Planner<'a> {
             return None;
         }
         let is_stable = facts.volatility < Volatility::Volatile && !facts.has_unknown_function;
-        let access = if is_stable && !modifies { Access::Read } else { Access::Write };
+        let reads = is_stable && !modifies && !self.reads_unlogged(facts);
+        let access = if reads { Access::Read } else { Access::Write };
         let needs_home = facts.has_home || facts.needs_home;
         let scope = match analyzer.graph.confined() {
             Ok(keys) => Scope::Keys { keys, with_home: false },
@@ -530,6 +531,12 @@ impl<'a> Planner<'a> {
         Some(Plan::combined(Access::Write, Scope::All, combine))
     }
 
+    /// Whether replicas do not have what is read.
+    fn reads_unlogged(&self, facts: &Facts) -> bool {
+        let unlogged = &self.catalog.unlogged;
+        !unlogged.is_empty() && facts.tables.iter().any(|it| unlogged.contains(it))
+    }
+
     /// The plan of what was found; `fan` of a write.
     fn decide(&self, found: &Analyzer<'_>, fan: Option<Fan>) -> Plan {
         let facts = &found.facts;
@@ -541,7 +548,7 @@ impl<'a> Planner<'a> {
         }
         let reads = facts.volatility < Volatility::Volatile
             && !(facts.has_unknown_function || facts.has_locks)
-            && !(facts.modifies || facts.has_advisory);
+            && !(facts.modifies || facts.has_advisory || self.reads_unlogged(facts));
         let access = if reads { Access::Read } else { Access::Write };
         let mut plan = if self.sharded {
             self.place(found, access, fan)
