@@ -395,7 +395,7 @@ impl Session {
             return None;
         }
         let hosts = self.database.shards.get(&shard)?;
-        let replica = (role == Role::Replica).then(|| hosts.idlest_replica()).flatten();
+        let replica = (role == Role::Replica).then(|| hosts.idlest_replica(|_| true)).flatten();
         let host = replica.unwrap_or(&hosts.primary);
         let pool = self.database.pool(host, &self.account);
         let is_primary = replica.is_none();

@@ -9,7 +9,6 @@ use std::time::Instant;
 
 use super::express::Granted;
 use super::{Role, Session, timeouts};
-use crate::balance;
 use crate::config::PoolMode;
 use crate::error::PgError;
 use crate::exec::{Failure, Member, deadlock};
@@ -173,7 +172,7 @@ impl Session {
             return Err(PgError::refused(format!("shard {shard} is not configured")).into());
         };
         if role == Role::Replica {
-            for host in balance::order(&hosts.replicas, |it| it.load()) {
+            for host in hosts.replicas_in_order(|_| true) {
                 match self.take(host, &mut granted).await {
                     Ok(lease) => return Ok(lease.of_primary(false)),
                     Err(error) => tracing::debug!(%error, "a replica was passed over"),
