@@ -20,6 +20,7 @@ use super::replay::{Log, Replayed};
 use super::writes::Writes;
 use crate::auth::scram::{ITERATIONS, Verifier};
 use crate::auth::{AuthMethod, Secret};
+use crate::balance;
 use crate::catalog::Catalog;
 use crate::catalog::sequence::Counters;
 use crate::config::{self, Config, Host as Address, PoolMode, User};
@@ -209,10 +210,14 @@ impl Shard {
         std::iter::once(&self.primary).chain(&self.replicas)
     }
 
-    /// The replica that may serve, is up and has the fewest connections in use.
-    pub fn idlest_replica(&self, may_serve: impl Fn(&Host) -> bool) -> Option<&Arc<Host>> {
-        let up = self.replicas.iter().filter(|it| it.health.is_up() && may_serve(it));
-        up.min_by_key(|it| it.outstanding())
+    /// The first of [`Self::replicas_in_order`].
+    pub fn idlest_replica(&self, is_eligible: impl Fn(&Arc<Host>) -> bool) -> Option<&Arc<Host>> {
+        balance::first(&self.replicas, |it| it.load(), is_eligible)
+    }
+
+    /// The eligible replicas that are up, the one to be preferred first.
+    pub fn replicas_in_order(&self, is_eligible: impl Fn(&Arc<Host>) -> bool) -> Vec<&Arc<Host>> {
+        balance::order(&self.replicas, |it| it.load(), is_eligible)
     }
 }
 
@@ -430,8 +435,8 @@ impl Host {
     }
 
     /// What picking a host needs to know.
-    pub fn load(&self) -> crate::balance::Load {
-        crate::balance::Load { is_up: self.health.is_up(), outstanding: self.outstanding() }
+    pub fn load(&self) -> balance::Load {
+        balance::Load { is_up: self.health.is_up(), outstanding: self.outstanding() }
     }
 
     /// Connections in use, of all users.

@@ -404,7 +404,7 @@ impl Session {
         let replica = match role {
             Role::Primary => None,
             Role::Replica(need) => {
-                let may_serve = |it: &Host| self.has_seen(&it.replayed, shard, need);
+                let may_serve = |it: &Arc<Host>| self.has_seen(&it.replayed, shard, need);
                 let found = hosts.idlest_replica(may_serve);
                 if found.is_none() {
                     if self.is_worth_waiting(hosts, need) {

@@ -9,7 +9,6 @@ use std::time::Instant;
 
 use super::express::Granted;
 use super::{Role, Session, timeouts};
-use crate::balance;
 use crate::config::PoolMode;
 use crate::error::PgError;
 use crate::exec::{Failure, Member, deadlock};
@@ -192,14 +191,13 @@ impl Session {
             return Err(PgError::refused(format!("shard {shard} is not configured")).into());
         };
         if let Role::Replica(need) = role {
-            let may_serve = |it: &&Arc<Host>| self.has_seen(&it.replayed, shard, need);
-            if !hosts.replicas.iter().any(|it| may_serve(&it))
-                && !(self.is_worth_waiting(hosts, need) && self.wait_for_replica(hosts, need).await)
-            {
+            let may_serve = |it: &Arc<Host>| self.has_seen(&it.replayed, shard, need);
+            let has_one = hosts.replicas.iter().any(may_serve)
+                || self.is_worth_waiting(hosts, need) && self.wait_for_replica(hosts, need).await;
+            if !has_one {
                 self.database.state.metrics.causal_misses.inc();
             }
-            let in_order = balance::order(&hosts.replicas, |it| it.load());
-            for host in in_order.into_iter().filter(may_serve) {
+            for host in hosts.replicas_in_order(may_serve) {
                 match self.take(host, &mut granted).await {
                     Ok(lease) => return Ok(lease.of_primary(false)),
                     Err(error) => tracing::debug!(%error, "a replica was passed over"),
