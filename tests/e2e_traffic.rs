@@ -94,7 +94,7 @@ fn reads_follow_writes_and_else_go_to_replicas() {
     let name = support::database("reads");
     let cluster = support::shared();
     let mut spec = ProxySpec::of(cluster, &name);
-    spec.database = spec.database.replace("\"5s\"", "\"1s\"");
+    spec.database.push_str("consistency = \"time\"\npin_after_write = \"1s\"\n");
     let proxy = Proxy::start(spec);
     let mut writer = proxy.client();
     writer.run("CREATE TABLE t (tenant_id bigint PRIMARY KEY, a int)");

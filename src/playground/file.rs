@@ -35,7 +35,6 @@ pub fn toml(cluster: &Cluster, front: &Front<'_>) -> String {
     if let Some(column) = front.tenant_column {
         text.push_str(&format!("tenant_column = \"{column}\"\nhome_shard = 0\n"));
         text.push_str(&format!("reference_tables = {:?}\n", front.reference_tables));
-        text.push_str("pin_after_write = \"5s\"\n");
     }
     let count = cluster.spec().shards;
     for shard in 0..count {

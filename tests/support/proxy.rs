@@ -53,7 +53,7 @@ impl ProxySpec {
         };
         let database = match count {
             1 => String::new(),
-            _ => "tenant_column = \"tenant_id\"\nhome_shard = 0\npin_after_write = \"5s\"\n\
+            _ => "tenant_column = \"tenant_id\"\nhome_shard = 0\n\
                   reference_tables = [\"plans\", \"countries\"]\n"
                 .to_owned(),
         };
