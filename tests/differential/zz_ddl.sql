@@ -227,3 +227,20 @@ ALTER TABLE items ADD COLUMN later timestamptz DEFAULT now() CHECK (later <= now
 --! bare
 --! simple
 ALTER TABLE items DROP COLUMN made, DROP COLUMN noted
+
+--! bare
+--! simple
+CREATE TABLE dated (tenant_id int, id int)
+
+--! bare
+--! simple
+INSERT INTO dated SELECT n, n FROM generate_series(1, 20) n
+
+--! bare
+--! simple
+--! then SELECT count(DISTINCT at), count(*) FROM dated
+DO $$ BEGIN ALTER TABLE dated ADD COLUMN at timestamptz DEFAULT now(); END $$
+
+--! bare
+--! simple
+DROP TABLE dated
