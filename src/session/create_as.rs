@@ -84,6 +84,30 @@ impl Session {
         Ok(format!("SELECT {}", tag.rsplit(' ').next().unwrap_or("0")))
     }
 
+    /// CREATE MATERIALIZED VIEW, whose rows only the home shard has if there is a text for the others; the
+    /// command tag.
+    pub(super) async fn materialize(
+        &mut self,
+        (statement, run, elsewhere): (&Statement, &Run, Option<&str>),
+        routed: &Routed,
+        (portal, describe): (Option<&Portal>, Describe),
+    ) -> Result<String, Failure> {
+        let (text, sum) = (statement.text.clone(), Answers::Sum);
+        let Some(elsewhere) = elsewhere else {
+            return self.same_text(&text, run, routed, portal, sum, describe).await;
+        };
+        let home = self.database.config.home_shard;
+        let on = |shards| Routed { shards, ..routed.clone() };
+        let at_home = on(ShardSet::one(home));
+        let tag = self.same_text(&text, run, &at_home, portal, sum, describe).await?;
+        let others: ShardSet = routed.shards.iter().filter(|it| *it != home).collect();
+        if !others.is_empty() && !self.has_failed() {
+            let (text, hide) = (Bytes::copy_from_slice(elsewhere.as_bytes()), Describe::Hide);
+            self.same_text(&text, run, &on(others), None, Answers::Same, hide).await?;
+        }
+        Ok(tag)
+    }
+
     /// A session that has named its tenant reads that tenant's shard.
     fn shards_of_tenant(&self, routed: &Routed) -> Result<Routed, PgError> {
         let Some(tenant) = self.routing.tenant.as_ref() else { return Ok(routed.clone()) };

@@ -179,6 +179,10 @@ impl Session {
                 }
                 Ok(Some(tag))
             }
+            Combine::Materialized(it) => {
+                let of = (statement, run, it.as_deref());
+                self.materialize(of, routed, (portal, describe)).await.map(Some)
+            }
             Combine::Filled(filled) => {
                 let arguments = portal.map(Portal::arguments).transpose()?.unwrap_or_default();
                 let is_bound = portal.is_some();

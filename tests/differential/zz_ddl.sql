@@ -244,3 +244,36 @@ DO $$ BEGIN ALTER TABLE dated ADD COLUMN at timestamptz DEFAULT now(); END $$
 --! bare
 --! simple
 DROP TABLE dated
+
+--! bare
+--! simple
+--! then SELECT * FROM of_home
+CREATE MATERIALIZED VIEW of_home AS SELECT key FROM settings
+
+--! bare
+--! simple
+CREATE MATERIALIZED VIEW later AS SELECT tenant_id, id FROM items WITH NO DATA
+
+--! bare
+--! simple
+--! then SELECT count(*) FROM later
+REFRESH MATERIALIZED VIEW later
+
+--! bare
+--! simple
+--! then SELECT * FROM counted_home
+CREATE MATERIALIZED VIEW counted_home AS SELECT count(*) AS n, 10 / count(*) AS part FROM settings WITH DATA
+
+--! bare
+--! simple
+--! then SELECT * FROM of_home
+CREATE VIEW over_home AS SELECT key FROM of_home
+
+--! bare
+--! simple
+--! then SELECT * FROM counted_home
+REFRESH MATERIALIZED VIEW counted_home
+
+--! bare
+--! simple
+DROP MATERIALIZED VIEW of_home, later, counted_home CASCADE
