@@ -484,3 +484,6 @@ INSERT INTO stamped VALUES (1, 700, DEFAULT), (2, 701, default), (3, 702, '2026-
 --! params int8 5
 --! then SELECT count(*), count(DISTINCT made) FROM stamped WHERE id > 690 AND made = now()
 INSERT INTO stamped (made, id, tenant_id) VALUES (DEFAULT, 700, $1), (DEFAULT, 701, 6), (DEFAULT, 702, 7) ON CONFLICT (tenant_id, id) DO UPDATE SET made = excluded.made
+
+--! then SELECT tenant_id, id FROM items WHERE id > 300
+MERGE INTO items i USING (VALUES (3, 301), (5, 302)) AS v(id, n) ON i.tenant_id = i.id AND i.id = 2 WHEN NOT MATCHED THEN INSERT (tenant_id, id) VALUES (v.id, v.n)
