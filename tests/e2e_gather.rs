@@ -395,4 +395,23 @@ fn what_is_shipped_in_two_steps_is_of_one_snapshot() {
     client.run("BEGIN");
     assert_eq!(client.run(counted).first(), "5");
     client.run("COMMIT");
+    // Nor does what a pipeline goes on with see the snapshot.
+    for flushes in [false, true] {
+        for sql in [counted, "SHOW transaction_isolation", "SELECT 1"] {
+            frontend::parse(&mut client.out, b"", sql.as_bytes(), []);
+            frontend::bind(&mut client.out, b"", &[], 0);
+            frontend::execute(&mut client.out, b"", 0);
+            if flushes {
+                frontend::flush(&mut client.out);
+            }
+        }
+        frontend::sync(&mut client.out);
+        let answer = client.answer(b"");
+        let firsts: Vec<String> = answer.rows.iter().map(text_of).collect();
+        assert_eq!(firsts, ["5", "read committed", "1"], "{flushes}");
+    }
+    let level =
+        counted.replace("(DISTINCT id)", "(DISTINCT id), current_setting('transaction_isolation')");
+    let answer = client.run(&level);
+    assert_eq!(answer.rows[0][1].as_deref(), Some(&b"read committed"[..]));
 }
