@@ -9,7 +9,7 @@ use super::portable::portable;
 use super::run::Routed;
 use super::scatter::Source;
 use super::{Role, Session};
-use crate::error::PgError;
+use crate::error::{PgError, sqlstate};
 use crate::exec::Failure;
 use crate::exec::broadcast::{self, Answers, Describe};
 use crate::plan::create_as::CreateAs;
@@ -38,6 +38,17 @@ impl Session {
         let mut given = given(portal, bind.as_ref());
         let home = self.database.config.home_shard;
         let place = self.member(home, Role::Primary).await?;
+        let qualified;
+        let making = match making.is_unqualified {
+            true => {
+                qualified = CreateAs {
+                    table: self.qualified(place, &making.table).await?,
+                    ..making.clone()
+                };
+                &qualified
+            }
+            false => making,
+        };
         let made_on = match making.is_temporary {
             true => Routed { shards: ShardSet::one(home), ..routed.clone() },
             false => routed.clone(),
@@ -113,6 +124,26 @@ impl Session {
         let Some(tenant) = self.routing.tenant.as_ref() else { return Ok(routed.clone()) };
         let owner: ShardId = self.owner_of(tenant)?;
         Ok(Routed { shards: ShardSet::one(owner), ..routed.clone() })
+    }
+
+    /// The name of a table in the schema where it is made: a table of that name may be found before or after it.
+    async fn qualified(&mut self, at: usize, table: &str) -> Result<String, Failure> {
+        let sql = "SELECT pg_catalog.quote_ident(pg_catalog.current_schema())";
+        let rows = self.members[at].lease.server().rows(sql).await?;
+        match rows.into_iter().flatten().next().flatten() {
+            Some(schema) if schema.starts_with("pg_temp") => {
+                Err(PgError::refused("CREATE TABLE AS with temporary tables first in search_path")
+                    .detail("The table would be a temporary one.")
+                    .hint("Write CREATE TEMPORARY TABLE, or name the table's schema.")
+                    .into())
+            }
+            Some(schema) => Ok(format!("{schema}.{table}")),
+            None => Err(PgError::new(
+                sqlstate::INVALID_SCHEMA_NAME,
+                "no schema has been selected to create in",
+            )
+            .into()),
+        }
     }
 
     async fn is_there(&mut self, at: usize, table: &str) -> Result<bool, Failure> {

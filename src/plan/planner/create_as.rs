@@ -110,6 +110,7 @@ impl Planner<'_> {
                 true => format!("pg_temp.{}", shown(&bare)),
                 false => shown(&it.table),
             },
+            is_unqualified: !it.is_temporary && it.table.schema.is_none(),
             if_not_exists: it.if_not_exists,
             is_temporary: it.is_temporary,
             source: planner.rows_of(query, range)?,
