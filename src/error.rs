@@ -44,6 +44,8 @@ pub mod sqlstate {
     pub const INVALID_PASSWORD: &str = "28P01";
     /// No such database.
     pub const INVALID_CATALOG_NAME: &str = "3D000";
+    /// No such schema.
+    pub const INVALID_SCHEMA_NAME: &str = "3F000";
     /// The statement cannot run in the current transaction state.
     pub const ACTIVE_SQL_TRANSACTION: &str = "25001";
     /// A transaction command outside a transaction.

@@ -395,4 +395,41 @@ fn what_is_shipped_in_two_steps_is_of_one_snapshot() {
     client.run("BEGIN");
     assert_eq!(client.run(counted).first(), "5");
     client.run("COMMIT");
+    // Nor does what a pipeline goes on with see the snapshot.
+    for flushes in [false, true] {
+        for sql in [counted, "SHOW transaction_isolation", "SELECT 1"] {
+            frontend::parse(&mut client.out, b"", sql.as_bytes(), []);
+            frontend::bind(&mut client.out, b"", &[], 0);
+            frontend::execute(&mut client.out, b"", 0);
+            if flushes {
+                frontend::flush(&mut client.out);
+            }
+        }
+        frontend::sync(&mut client.out);
+        let answer = client.answer(b"");
+        let firsts: Vec<String> = answer.rows.iter().map(text_of).collect();
+        assert_eq!(firsts, ["5", "read committed", "1"], "{flushes}");
+    }
+    let level =
+        counted.replace("(DISTINCT id)", "(DISTINCT id), current_setting('transaction_isolation')");
+    let answer = client.run(&level);
+    assert_eq!(answer.rows[0][1].as_deref(), Some(&b"read committed"[..]));
+}
+
+#[test]
+fn create_table_as_fills_the_table_that_it_makes() {
+    let (_proxy, mut client) = filled("create_as", "");
+    client.run("INSERT INTO t (tenant_id, id) SELECT n, n FROM generate_series(1, 20) n");
+    client.run("CREATE SCHEMA later; SET search_path = public, later");
+    // Of the names that it could be, it is none.
+    client.run("CREATE TABLE later.own (x int); CREATE TEMP TABLE own (a bigint, b int)");
+    let made = "CREATE TABLE IF NOT EXISTS own AS SELECT tenant_id, id FROM t";
+    assert_eq!(client.run(made).tags, ["SELECT 20"]);
+    assert_eq!(client.run(made).tags, ["CREATE TABLE AS"]);
+    let counts = ["public.own", "pg_temp.own", "later.own"]
+        .map(|it| client.run(&format!("SELECT count(*) FROM {it}")).first());
+    assert_eq!(counts, ["20", "0", "0"]);
+    client.run("SET search_path = nowhere");
+    let none = client.query("CREATE TABLE own AS SELECT tenant_id, id FROM public.t");
+    assert_eq!(none.code(), "3F000");
 }

@@ -15,6 +15,8 @@ pub struct CreateAs {
     pub create: String,
     /// The table, as SQL writes it.
     pub table: String,
+    /// Whether it is made in the first schema of `search_path`.
+    pub is_unqualified: bool,
     /// Whether a table of that name is left as it is.
     pub if_not_exists: bool,
     /// Whether it is the session's own, on the home shard alone.

@@ -295,6 +295,9 @@ pub enum Combine {
     Move(Box<Move>),
     /// CREATE TABLE AS: the table everywhere, each row where it belongs.
     CreateAs(Box<CreateAs>),
+    /// CREATE MATERIALIZED VIEW: each shard has the rows of its tenants; or the home shard has them, and this
+    /// makes the view on the others.
+    Materialized(Option<String>),
     /// COPY … FROM STDIN: each row to the shard of its key.
     CopyFrom(CopyFrom),
     /// COPY … TO STDOUT: streams are concatenated (text and CSV).

@@ -72,7 +72,9 @@ pub fn route(run: &Run, map: &Map, home: ShardId, call: &Call<'_>) -> Result<Rou
 /// Rows of tenants are on the shards of the map; what every shard has is on the home shard too.
 fn everywhere(run: &Run, map: &Map, home: ShardId) -> ShardSet {
     match run.combine {
-        Combine::Same | Combine::OneByOne => map.shards().union(ShardSet::one(home)),
+        Combine::Same | Combine::OneByOne | Combine::Materialized(_) => {
+            map.shards().union(ShardSet::one(home))
+        }
         _ => map.shards().union(tables_of_home(run, home)),
     }
 }

@@ -168,6 +168,10 @@ fn combine(run: &Run) -> Vec<String> {
             vec!["Rows that stay are updated, others deleted".to_owned(), rows_of(&it.insertion)]
         }
         Combine::Sum => vec!["Sum of all shards".to_owned()],
+        Combine::Materialized(None) => vec!["Sum of all shards".to_owned()],
+        Combine::Materialized(Some(_)) => {
+            vec!["Rows on the home shard, without data on the others".to_owned()]
+        }
         Combine::Same => vec!["Same on all shards".to_owned()],
         Combine::Filled(it) => {
             let filled = it.columns.iter().zip(&it.defaults);

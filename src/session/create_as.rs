@@ -9,7 +9,7 @@ use super::portable::portable;
 use super::run::Routed;
 use super::scatter::Source;
 use super::{Role, Session};
-use crate::error::PgError;
+use crate::error::{PgError, sqlstate};
 use crate::exec::Failure;
 use crate::exec::broadcast::{self, Answers, Describe};
 use crate::plan::create_as::CreateAs;
@@ -38,6 +38,17 @@ impl Session {
         let mut given = given(portal, bind.as_ref());
         let home = self.database.config.home_shard;
         let place = self.member(home, Role::Primary).await?;
+        let qualified;
+        let making = match making.is_unqualified {
+            true => {
+                qualified = CreateAs {
+                    table: self.qualified(place, &making.table).await?,
+                    ..making.clone()
+                };
+                &qualified
+            }
+            false => making,
+        };
         let made_on = match making.is_temporary {
             true => Routed { shards: ShardSet::one(home), ..routed.clone() },
             false => routed.clone(),
@@ -84,11 +95,55 @@ impl Session {
         Ok(format!("SELECT {}", tag.rsplit(' ').next().unwrap_or("0")))
     }
 
+    /// CREATE MATERIALIZED VIEW, whose rows only the home shard has if there is a text for the others; the
+    /// command tag.
+    pub(super) async fn materialize(
+        &mut self,
+        (statement, run, elsewhere): (&Statement, &Run, Option<&str>),
+        routed: &Routed,
+        (portal, describe): (Option<&Portal>, Describe),
+    ) -> Result<String, Failure> {
+        let (text, sum) = (statement.text.clone(), Answers::Sum);
+        let Some(elsewhere) = elsewhere else {
+            return self.same_text(&text, run, routed, portal, sum, describe).await;
+        };
+        let home = self.database.config.home_shard;
+        let on = |shards| Routed { shards, ..routed.clone() };
+        let at_home = on(ShardSet::one(home));
+        let tag = self.same_text(&text, run, &at_home, portal, sum, describe).await?;
+        let others: ShardSet = routed.shards.iter().filter(|it| *it != home).collect();
+        if !others.is_empty() && !self.has_failed() {
+            let (text, hide) = (Bytes::copy_from_slice(elsewhere.as_bytes()), Describe::Hide);
+            self.same_text(&text, run, &on(others), None, Answers::Same, hide).await?;
+        }
+        Ok(tag)
+    }
+
     /// A session that has named its tenant reads that tenant's shard.
     fn shards_of_tenant(&self, routed: &Routed) -> Result<Routed, PgError> {
         let Some(tenant) = self.routing.tenant.as_ref() else { return Ok(routed.clone()) };
         let owner: ShardId = self.owner_of(tenant)?;
         Ok(Routed { shards: ShardSet::one(owner), ..routed.clone() })
+    }
+
+    /// The name of a table in the schema where it is made: a table of that name may be found before or after it.
+    async fn qualified(&mut self, at: usize, table: &str) -> Result<String, Failure> {
+        let sql = "SELECT pg_catalog.quote_ident(pg_catalog.current_schema())";
+        let rows = self.members[at].lease.server().rows(sql).await?;
+        match rows.into_iter().flatten().next().flatten() {
+            Some(schema) if schema.starts_with("pg_temp") => {
+                Err(PgError::refused("CREATE TABLE AS with temporary tables first in search_path")
+                    .detail("The table would be a temporary one.")
+                    .hint("Write CREATE TEMPORARY TABLE, or name the table's schema.")
+                    .into())
+            }
+            Some(schema) => Ok(format!("{schema}.{table}")),
+            None => Err(PgError::new(
+                sqlstate::INVALID_SCHEMA_NAME,
+                "no schema has been selected to create in",
+            )
+            .into()),
+        }
     }
 
     async fn is_there(&mut self, at: usize, table: &str) -> Result<bool, Failure> {

@@ -207,6 +207,8 @@ impl Session {
             return Ok(());
         }
         let Some(plan) = self.one_server(batch).await? else {
+            let executed = batch.iter().filter(|it| it.0 == b'E').count();
+            self.executes_one = is_sync && executed == 1;
             return Box::pin(self.step_through(batch)).await;
         };
         let is_alone =

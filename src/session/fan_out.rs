@@ -59,7 +59,9 @@ impl Session {
             self.begin_implicit();
         }
         let has_barrier = self.database.config.has_barrier;
-        let ships_twice = matches!(&run.combine, Combine::Gather(it) if !it.reductions.is_empty());
+        // What a pipeline does later must not be of the same snapshot.
+        let ships_twice = (portal.is_none() || self.executes_one)
+            && matches!(&run.combine, Combine::Gather(it) if !it.reductions.is_empty());
         let reads_snapshot = !opened && self.tx.is_none() && (has_barrier || ships_twice);
         if reads_snapshot {
             let level = has_barrier.then_some(crate::plan::Isolation::RepeatableRead);
@@ -178,6 +180,10 @@ impl Session {
                     self.keep_unique().await?;
                 }
                 Ok(Some(tag))
+            }
+            Combine::Materialized(it) => {
+                let of = (statement, run, it.as_deref());
+                self.materialize(of, routed, (portal, describe)).await.map(Some)
             }
             Combine::Filled(filled) => {
                 let arguments = portal.map(Portal::arguments).transpose()?.unwrap_or_default();

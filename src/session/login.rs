@@ -380,6 +380,7 @@ fn new_session(
         held_cursors: Default::default(),
         batch: Vec::new(),
         batch_bytes: 0,
+        executes_one: false,
         sends_as_is: false,
         skips_to_sync: false,
         written: Vec::new(),

@@ -102,6 +102,8 @@ struct Session {
     /// Messages of the extended protocol since the last Sync or Flush.
     batch: Vec<(u8, Bytes)>,
     batch_bytes: usize,
+    /// The batch executes one thing, and a Sync ends it.
+    executes_one: bool,
     /// The statement at the front of the input did not run as a prepared one: it goes as it is.
     sends_as_is: bool,
     /// Messages of the extended protocol up to the next Sync are dropped.

@@ -275,3 +275,13 @@ SELECT tenant_id, id FROM items WHERE (id IN (SELECT item_id FROM orders WHERE o
 
 --! params int8 2
 SELECT tenant_id, id FROM items WHERE id IN (SELECT item_id FROM orders WHERE orders.id = $1) AND at < now() ORDER BY 1, 2 LIMIT 3
+
+SELECT count(*), avg(qty) FROM items WHERE id IN (VALUES (2::bigint), ((SELECT o.item_id FROM orders o WHERE o.id = 3 ORDER BY o.tenant_id LIMIT 1)))
+
+SELECT count(*), avg(qty) FROM items WHERE id IN (SELECT CASE WHEN o.id > 2 THEN o.id ELSE (SELECT min(x.id) FROM orders x) END FROM orders o)
+
+SELECT count(*), avg(qty) FROM items WHERE id IN (WITH w AS (SELECT item_id FROM orders) SELECT 2::bigint UNION SELECT item_id FROM w WHERE item_id < 2)
+
+SELECT count(*), avg(i.qty) FROM items i LEFT JOIN orders o ON o.tenant_id = i.id AND o.id IN (SELECT k.id FROM orders k WHERE k.amount > 400) WHERE o.id IS NULL
+
+SELECT count(*), avg(qty) FROM items WHERE id IN (WITH w AS (SELECT item_id FROM orders WHERE id = 1) VALUES (2::bigint), (3))

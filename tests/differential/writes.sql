@@ -484,3 +484,21 @@ INSERT INTO stamped VALUES (1, 700, DEFAULT), (2, 701, default), (3, 702, '2026-
 --! params int8 5
 --! then SELECT count(*), count(DISTINCT made) FROM stamped WHERE id > 690 AND made = now()
 INSERT INTO stamped (made, id, tenant_id) VALUES (DEFAULT, 700, $1), (DEFAULT, 701, 6), (DEFAULT, 702, 7) ON CONFLICT (tenant_id, id) DO UPDATE SET made = excluded.made
+
+--! then SELECT tenant_id, id FROM items WHERE id > 300
+MERGE INTO items i USING (VALUES (3, 301), (5, 302)) AS v(id, n) ON i.tenant_id = i.id AND i.id = 2 WHEN NOT MATCHED THEN INSERT (tenant_id, id) VALUES (v.id, v.n)
+
+--! then SELECT count(*) FROM orders
+WITH s AS (SELECT count(*) AS n FROM settings), gone AS (DELETE FROM orders USING s WHERE orders.id <= s.n RETURNING orders.*) SELECT avg(amount), max(n) FROM gone, s
+
+--! then SELECT count(*) FROM orders
+WITH s AS (SELECT key FROM settings), gone AS (DELETE FROM orders WHERE EXISTS (SELECT 1 FROM settings WHERE key = 'theme') AND id = 1 RETURNING *) SELECT avg(amount), (SELECT count(*) FROM s) FROM gone
+
+--! then SELECT count(*) FROM orders
+WITH m AS (SELECT max(id) AS id FROM orders), gone AS (DELETE FROM orders USING m WHERE orders.id = m.id RETURNING amount) SELECT avg(amount) FROM gone
+
+--! then SELECT count(*), count(DISTINCT made) FROM stamped WHERE id > 950
+WITH t AS (SELECT now() AS at), made AS (INSERT INTO stamped SELECT i.tenant_id, 951, t.at FROM items i, t WHERE i.id = 1 RETURNING made) SELECT count(DISTINCT made), avg(extract(epoch FROM made)) > 0 FROM made
+
+--! then SELECT count(*) FROM orders
+WITH t AS (SELECT random() AS r), gone AS (DELETE FROM orders USING t WHERE t.r >= 0 AND id = 2 RETURNING amount) SELECT avg(amount) FROM gone

@@ -239,3 +239,53 @@ ALTER TABLE items ADD COLUMN later timestamptz DEFAULT now() CHECK (later <= now
 --! bare
 --! simple
 ALTER TABLE items DROP COLUMN made, DROP COLUMN noted
+
+--! bare
+--! simple
+CREATE TABLE dated (tenant_id int, id int)
+
+--! bare
+--! simple
+INSERT INTO dated SELECT n, n FROM generate_series(1, 20) n
+
+--! bare
+--! simple
+--! then SELECT count(DISTINCT at), count(*) FROM dated
+DO $$ BEGIN ALTER TABLE dated ADD COLUMN at timestamptz DEFAULT now(); END $$
+
+--! bare
+--! simple
+DROP TABLE dated
+
+--! bare
+--! simple
+--! then SELECT * FROM of_home
+CREATE MATERIALIZED VIEW of_home AS SELECT key FROM settings
+
+--! bare
+--! simple
+CREATE MATERIALIZED VIEW later AS SELECT tenant_id, id FROM items WITH NO DATA
+
+--! bare
+--! simple
+--! then SELECT count(*) FROM later
+REFRESH MATERIALIZED VIEW later
+
+--! bare
+--! simple
+--! then SELECT * FROM counted_home
+CREATE MATERIALIZED VIEW counted_home AS SELECT count(*) AS n, 10 / count(*) AS part FROM settings WITH DATA
+
+--! bare
+--! simple
+--! then SELECT * FROM of_home
+CREATE VIEW over_home AS SELECT key FROM of_home
+
+--! bare
+--! simple
+--! then SELECT * FROM counted_home
+REFRESH MATERIALIZED VIEW counted_home
+
+--! bare
+--! simple
+DROP MATERIALIZED VIEW of_home, later, counted_home CASCADE

@@ -111,7 +111,11 @@ impl Analyzer<'_> {
         }
         let outcome = match &query.body {
             Body::Select(select) => self.select(query, select),
-            Body::Values(rows) => self.values(query, rows),
+            Body::Values(rows) => {
+                let outcome = self.values(query, rows);
+                self.first_target = None;
+                outcome
+            }
             Body::SetOperation { op, all, left, right } => {
                 let left = self.query(left);
                 let right = self.query(right);

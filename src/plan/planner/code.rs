@@ -179,6 +179,12 @@ impl Planner<'_> {
         if plan.bound.is_some() {
             return Err(not_in_code("a foreign key that waits for its tenant column"));
         }
+        if plan.times.is_some() {
+            return Err(refused(
+                "DO of ADD COLUMN with the transaction's time as its default",
+                "Each shard would fill it with a time of its own.",
+            ));
+        }
         if let Some(numbers) = plan.numbers {
             if all.numbers.is_some() || !numbers.filled.is_empty() || numbers.spreads {
                 return Err(refused(

@@ -56,12 +56,14 @@ impl Planner<'_> {
         };
         if it.is_materialized_view {
             return match self.stored(query, &it.columns, range) {
-                Stored::Home if self.reads_home(query, range) => home,
+                Stored::Home if it.with_data && self.reads_home(query, range) => {
+                    match without_data(self.sql, range) {
+                        Some(text) => materialized(Some(text)),
+                        None => Plan::forbidden(opaque("CREATE MATERIALIZED VIEW")),
+                    }
+                }
                 Stored::Home => everywhere(),
-                Stored::Tenants(_) => Plan {
-                    changes_schema: true,
-                    ..Plan::combined(Access::Write, Scope::All, Combine::Sum)
-                },
+                Stored::Tenants(_) => materialized(None),
                 Stored::Unclear(error) => Plan::forbidden(error),
             };
         }
@@ -108,6 +110,7 @@ impl Planner<'_> {
                 true => format!("pg_temp.{}", shown(&bare)),
                 false => shown(&it.table),
             },
+            is_unqualified: !it.is_temporary && it.table.schema.is_none(),
             if_not_exists: it.if_not_exists,
             is_temporary: it.is_temporary,
             source: planner.rows_of(query, range)?,
@@ -197,6 +200,31 @@ pub fn kind_of(stored: Stored, type_oid: impl Fn(usize) -> u32) -> TableKind {
     }
 }
 
+fn materialized(elsewhere: Option<String>) -> Plan {
+    let combine = Combine::Materialized(elsewhere);
+    Plan { changes_schema: true, ..Plan::combined(Access::Write, Scope::All, combine) }
+}
+
+/// The same CREATE MATERIALIZED VIEW, but WITH NO DATA.
+fn without_data(sql: &str, range: &Range<usize>) -> Option<String> {
+    let tokens = tokens(sql, range);
+    let kept = up_to_data(&tokens);
+    let text = sql.get(kept.first()?.range.start..kept.last()?.range.end)?;
+    Some(format!("{text}\nWITH NO DATA"))
+}
+
+/// What stands before WITH [NO] DATA.
+fn up_to_data(mut tokens: &[Token]) -> &[Token] {
+    for words in [&["with", "data"][..], &["with", "no", "data"]] {
+        let from = tokens.len().saturating_sub(words.len());
+        let ends = tokens.len() > words.len();
+        if ends && tokens[from..].iter().zip(words).all(|(it, word)| it.is(word)) {
+            tokens = &tokens[..from];
+        }
+    }
+    tokens
+}
+
 /// A CREATE TABLE AS or SELECT INTO in two.
 struct Parts {
     /// Up to AS, with it, and without IF NOT EXISTS.
@@ -222,16 +250,7 @@ impl Parts {
             let cut = tokens[exists - 2].range.start..tokens[exists].range.end;
             head.replace_range(cut.start - first.range.start..cut.end - first.range.start, "");
         }
-        let mut rest = &tokens[at + 1..];
-        let ends = |rest: &[Token], words: &[&str]| {
-            let from = rest.len().checked_sub(words.len());
-            from.is_some_and(|from| rest[from..].iter().zip(words).all(|(it, word)| it.is(word)))
-        };
-        for words in [&["with", "data"][..], &["with", "no", "data"]] {
-            if ends(rest, words) {
-                rest = &rest[..rest.len() - words.len()];
-            }
-        }
+        let rest = up_to_data(&tokens[at + 1..]);
         let query = sql.get(rest.first()?.range.start..rest.last()?.range.end)?.to_owned();
         Some(Self { head, query })
     }

@@ -235,6 +235,11 @@ impl Gathering {
         }
     }
 
+    /// Rows are not left out by what others have shipped.
+    pub(super) fn ship_at_once(&mut self) {
+        self.reductions.clear();
+    }
+
     /// A column of a fragment.
     pub(super) fn column_name(&self, fragment: usize, column: usize) -> Option<&str> {
         Some(&self.fragments.get(fragment)?.0.columns.get(column)?.name)

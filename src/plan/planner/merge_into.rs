@@ -130,13 +130,13 @@ impl Analyzer<'_> {
         }
         let TableKind::Sharded { column, .. } = table.kind else { return None };
         let tenant = &table.columns[column];
-        let mut inserted: Option<&[String]> = None;
+        let mut inserted: Option<&Vec<String>> = None;
         for when in &it.whens {
             let WhenAction::Insert { columns, values } = &when.action else { continue };
             let Kind::Column(names) = &key_of(columns, values, table, &tenant.name)?.kind else {
                 return None;
             };
-            if inserted.is_some_and(|it| it.last() != names.last()) || names.len() > 2 {
+            if inserted.is_some_and(|it| it != names) || names.len() > 2 {
                 return None;
             }
             inserted = Some(names);
@@ -150,7 +150,9 @@ impl Analyzer<'_> {
                 Kind::Op(op) if op.form == OpForm::Plain && op.name == "=" => {
                     let (Some(left), Some(right)) = (&op.left, &op.right) else { continue };
                     let is_pair = |target: &Expr, source: &Expr| {
-                        let is_inserted = matches!(&source.kind, Kind::Column(it) if it.last() == inserted.last());
+                        // Where rows are inserted the name can only be the source's.
+                        let is_inserted =
+                            matches!(&source.kind, Kind::Column(it) if it == inserted);
                         let node = self.node_of(target);
                         node == Some(tenant_node)
                             && is_inserted

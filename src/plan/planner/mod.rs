@@ -392,7 +392,16 @@ impl<'a> Planner<'a> {
             Err(_) => Scope::All,
         };
         let has_ordinals = facts.has_ordinals;
-        let mut plan = match analyzer.gathering?.finish(needs_home) {
+        // It may ask for the isolation level, which would be another one.
+        let tells = facts.needs_home
+            || facts.has_unknown_function
+            || facts.has_unstable_value
+            || facts.tables.iter().any(|it| it == "pg_settings");
+        let mut gathering = analyzer.gathering?;
+        if tells {
+            gathering.ship_at_once();
+        }
+        let mut plan = match gathering.finish(needs_home) {
             Ok(gather) => Plan::combined(access, scope, Combine::Gather(Box::new(gather))),
             Err(error) => Plan::refused(error),
         };

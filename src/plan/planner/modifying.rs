@@ -1,12 +1,13 @@
 //! Data-modifying statements in WITH.
 
 use super::block::{Dist, Outcome};
+use super::gather::Gathering;
 use super::names::Found;
 use super::refuse;
 use super::types::{output_name, type_of};
 use super::walk::Analyzer;
 use super::write::Fan;
-use crate::catalog::SqlType;
+use crate::catalog::{SqlType, Volatility};
 use crate::error::PgError;
 use crate::plan::gather::FragmentColumn;
 use crate::plan::scatter::Carried;
@@ -22,11 +23,16 @@ impl Analyzer<'_> {
         // It runs on the shards as it is.
         let gathering = self.gathering.take();
         let before = self.facts.not_fanned.take();
-        let on_home = self.facts.has_home || self.facts.needs_home;
         let fan = self.modify(statement);
         self.gathering = gathering;
-        let is_home = !on_home && (self.facts.has_home || self.facts.needs_home);
-        let runs_apart = matches!(fan, Fan::Sum) && self.facts.not_fanned.is_none() && !is_home;
+        // The parts before it run there, too, and the text of all of them is as it was.
+        let runs_apart = matches!(fan, Fan::Sum)
+            && before.is_none()
+            && self.facts.not_fanned.is_none()
+            && !(self.facts.has_home || self.facts.needs_home)
+            && !self.gathering.as_ref().is_some_and(Gathering::asks_time)
+            && self.facts.volatility < Volatility::Volatile
+            && !self.facts.has_unknown_function;
         self.facts.not_fanned = before.or(self.facts.not_fanned.take());
         let returned = self.returned.take().unwrap_or_default();
         if let Some(table) = &self.facts.writes_reference {
