@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 
 use crate::auth::delay;
+use crate::exec::two_phase::Gid;
 use crate::pool::cluster::{Database, Host};
 use crate::proxy::Proxy;
 use crate::wire::backend;
@@ -24,6 +25,7 @@ pub(super) const SHOWS: &[Show] = &[
     Show { name: "SHARDS", make: shards },
     Show { name: "DATABASES", make: databases },
     Show { name: "LISTENERS", make: listeners },
+    Show { name: "TRANSACTIONS", make: transactions },
     Show { name: "STATS", make: stats },
     Show { name: "LIMITS", make: super::limits::limits },
     Show { name: "LOGINS", make: logins },
@@ -333,6 +335,26 @@ fn listeners(proxy: &Proxy) -> Table {
                 listener.inbox.waiting().to_string(),
                 delivered.to_string(),
                 missed.to_string(),
+            ]);
+        }
+    });
+    table
+}
+
+/// Those over several shards that stand prepared: their coordinator is about to end them, or recovery.
+fn transactions(proxy: &Proxy) -> Table {
+    let mut table =
+        Table::new(&["database", "gid", "shard", "deciding_shard", "seen_s", "problem"]);
+    each_database(proxy, |database| {
+        for ((shard, name), it) in database.state.in_doubt.all() {
+            let deciding = name.parse::<Gid>().map(|it| it.deciding.to_string());
+            table.row([
+                database.config.name.clone(),
+                name,
+                shard.to_string(),
+                deciding.unwrap_or_default(),
+                it.since.elapsed().as_secs().to_string(),
+                it.problem,
             ]);
         }
     });

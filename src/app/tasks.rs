@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 
 use crate::exec::deadlock;
 use crate::exec::two_phase::recovery;
@@ -110,6 +110,7 @@ pub(super) fn supervise(proxy: &Arc<Proxy>) {
     tokio::spawn(follow_logs(Arc::clone(proxy)));
     tokio::spawn(load_schemas(Arc::clone(proxy)));
     tokio::spawn(recover(Arc::clone(proxy)));
+    tokio::spawn(forget(Arc::clone(proxy)));
     tokio::spawn(super::sweep::sweep(Arc::clone(proxy)));
     tokio::spawn(listen(Arc::clone(proxy)));
     tokio::spawn(end_deadlocks(Arc::clone(proxy)));
@@ -232,28 +233,50 @@ async fn load_schema(proxy: Arc<Proxy>, name: String) {
     }
 }
 
-/// Ends what proxies have left prepared, at the start and from then on.
+/// Ends what proxies have left prepared, at the start and from then on. A shard that does not answer
+/// holds up nobody but itself.
 async fn recover(proxy: Arc<Proxy>) {
-    let mut forgotten = tokio::time::Instant::now();
+    let mut running: HashMap<(String, ShardId), JoinHandle<()>> = HashMap::new();
     loop {
         let cluster = proxy.cluster.load_full();
+        running.retain(|_, it| !it.is_finished());
         for database in cluster.databases.values().filter(|it| it.shards.len() > 1) {
-            prepare(database).await;
-            match recovery::recover(database, recovery::GRACE).await {
-                Ok(0) => (),
-                Ok(count) => tracing::info!(database = database.config.name, count, "recovered"),
-                Err(error) => {
-                    tracing::warn!(database = database.config.name, %error, "recovery failed");
-                }
-            }
-            if forgotten.elapsed() > FORGET {
-                forgotten = tokio::time::Instant::now();
-                if let Err(error) = recovery::forget(database).await {
-                    tracing::debug!(%error, "old decisions were kept");
-                }
+            for shard in database.shards.keys() {
+                let start = || tokio::spawn(recover_shard(Arc::clone(database), *shard));
+                running.entry((database.config.name.clone(), *shard)).or_insert_with(start);
             }
         }
         drop(cluster);
         tokio::time::sleep(RECOVERY).await;
+    }
+}
+
+async fn recover_shard(database: Arc<Database>, shard: ShardId) {
+    let (name, shard) = (&database.config.name, &database.shards[&shard]);
+    if let Err(error) = recovery::prepare_shard(shard).await {
+        tracing::debug!(database = name, shard = shard.id.0, %error, "no schema sluice");
+    }
+    match recovery::recover(&database, shard, recovery::GRACE).await {
+        Ok(0) => (),
+        Ok(count) => tracing::info!(database = name, shard = shard.id.0, count, "recovered"),
+        Err(error) => {
+            tracing::debug!(database = name, shard = shard.id.0, %error, "recovery failed");
+        }
+    }
+}
+
+/// Drops old decisions, now and then.
+async fn forget(proxy: Arc<Proxy>) {
+    let mut horizons: HashMap<String, recovery::Horizon> = HashMap::new();
+    loop {
+        let cluster = proxy.cluster.load_full();
+        for (name, database) in cluster.databases.iter().filter(|(_, it)| it.shards.len() > 1) {
+            let horizon = horizons.entry(name.clone()).or_default();
+            if let Err(error) = recovery::forget(database, horizon).await {
+                tracing::debug!(database = name, %error, "old decisions were kept");
+            }
+        }
+        drop(cluster);
+        tokio::time::sleep(FORGET).await;
     }
 }

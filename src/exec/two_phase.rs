@@ -55,7 +55,8 @@ impl FromStr for Gid {
 /// How a commit over shards ended.
 #[derive(Debug)]
 pub enum Outcome {
-    Committed,
+    /// On these shards it stands prepared still, unless it was only the answer that was lost.
+    Committed { left: Vec<ShardId> },
     /// Rolled back everywhere, for this reason.
     Aborted(PgError),
     /// The deciding server was lost during its commit; recovery will find out.
@@ -67,7 +68,9 @@ pub enum Outcome {
 /// Not cancel safe, and it need not be: what is left prepared, recovery ends.
 pub async fn commit(members: &mut [&mut Member], gid: &Gid) -> Outcome {
     let ready = make_ready(members).await;
-    let Some((last, others)) = members.split_last_mut() else { return Outcome::Committed };
+    let Some((last, others)) = members.split_last_mut() else {
+        return Outcome::Committed { left: Vec::new() };
+    };
     let prepared = match ready {
         Ok(()) => prepare(others, gid).await,
         Err(error) => Err(error),
@@ -80,8 +83,7 @@ pub async fn commit(members: &mut [&mut Member], gid: &Gid) -> Outcome {
     match decide(last.server(), gid).await {
         Decision::Committed => {
             last.in_tx = false;
-            commit_prepared(others, gid).await;
-            Outcome::Committed
+            Outcome::Committed { left: commit_prepared(others, gid).await }
         }
         Decision::Aborted(error) => {
             let _ = ended(last, "ROLLBACK").await;
@@ -154,19 +156,22 @@ async fn decide(server: &mut Server, gid: &Gid) -> Decision {
     }
 }
 
-async fn commit_prepared(members: &mut [&mut Member], gid: &Gid) {
+/// Gives the shards that did not say that they have done it.
+async fn commit_prepared(members: &mut [&mut Member], gid: &Gid) -> Vec<ShardId> {
     for member in members.iter_mut() {
         let sql = format!("COMMIT PREPARED '{}'", gid.of(member.shard));
         member.server().push_query(&sql, Action::Skip);
         let _ = member.server().flush().await;
     }
+    let mut left = Vec::new();
     for member in members.iter_mut() {
         if let Err(error) = member.server().finish().await {
-            // Decided all the same: recovery commits it as soon as the shard answers.
-            tracing::warn!(%gid, shard = member.shard.0, %error, "COMMIT PREPARED is left to recovery");
+            tracing::info!(%gid, shard = member.shard.0, %error, "COMMIT PREPARED was not answered");
             member.server().set_broken();
+            left.push(member.shard);
         }
     }
+    left
 }
 
 async fn roll_back(members: &mut [&mut Member], gid: &Gid) {

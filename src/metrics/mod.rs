@@ -27,6 +27,7 @@ pub struct Metrics {
     errors: IntCounterVec,
     transactions: IntCounterVec,
     two_phase: IntCounterVec,
+    in_doubt: IntGaugeVec,
     deadlocks: IntCounterVec,
     causal_waits: IntCounterVec,
     causal_misses: IntCounterVec,
@@ -72,6 +73,8 @@ pub struct DatabaseMetrics {
     pub transactions: IntCounter,
     /// Transactions committed in two phases.
     pub two_phase: IntCounter,
+    /// Participants that stand prepared, as last seen.
+    pub in_doubt: IntGauge,
     /// Transactions ended since they waited for each other over several shards.
     pub deadlocks: IntCounter,
     /// Reads that waited for a replica to have seen what was written.
@@ -146,6 +149,14 @@ impl Metrics {
             &["database"],
         )?;
         registry.register(Box::new(drift.clone()))?;
+        let in_doubt = IntGaugeVec::new(
+            Opts::new(
+                "sluice_transactions_in_doubt",
+                "Parts of transactions over shards that stand prepared.",
+            ),
+            &["database"],
+        )?;
+        registry.register(Box::new(in_doubt.clone()))?;
         let listening = IntGaugeVec::new(
             Opts::new("sluice_listening_channels", "Channels that clients listen on."),
             &["database"],
@@ -199,6 +210,7 @@ impl Metrics {
                 "Statements refused by pool.pin or limits.pinned.",
                 &["database"],
             )?,
+            in_doubt,
             pinned,
             listening,
             drift,
@@ -246,6 +258,7 @@ impl Metrics {
             errors: of(&self.errors),
             transactions: of(&self.transactions),
             two_phase: of(&self.two_phase),
+            in_doubt: self.in_doubt.with_label_values(&[name]),
             deadlocks: of(&self.deadlocks),
             causal_waits: of(&self.causal_waits),
             causal_misses: of(&self.causal_misses),

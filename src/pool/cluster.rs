@@ -11,6 +11,7 @@ use dashmap::DashMap;
 use parking_lot::Mutex;
 
 use super::control::Control;
+use super::in_doubt::InDoubts;
 use super::listen::Hub;
 use super::login::{Account, Accounts};
 use super::lookup::Lookup;
@@ -95,6 +96,8 @@ pub struct DatabaseState {
     pub no_two_phase: ArcSwap<BTreeMap<ShardId, String>>,
     /// Shards whose URL names a superuser, who may end what others have prepared.
     pub ends_all: ArcSwap<BTreeSet<ShardId>>,
+    /// Transactions over shards that stand prepared.
+    pub in_doubt: InDoubts,
     /// Told when a load of the catalog has ended, so that a statement can wait for the next.
     pub refresh: tokio::sync::Notify,
     /// Wakes the task that loads it.
@@ -177,6 +180,7 @@ impl DatabaseState {
             uses_sequences: AtomicBool::new(false),
             no_two_phase: ArcSwap::default(),
             ends_all: ArcSwap::default(),
+            in_doubt: InDoubts::default(),
             refresh: tokio::sync::Notify::new(),
             wanted: tokio::sync::Notify::new(),
             loading: tokio::sync::Mutex::new(()),

@@ -7,6 +7,7 @@ mod control_connection;
 mod drift;
 pub mod health;
 mod ids;
+pub mod in_doubt;
 mod lease;
 mod line;
 pub mod listen;

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use smallvec::SmallVec;
@@ -10,13 +11,17 @@ use super::cursors::Cursor;
 use super::{Routing, Session};
 use crate::catalog::Catalog;
 use crate::error::{PgError, sqlstate};
-use crate::exec::two_phase::{self, Gid, Outcome};
+use crate::exec::two_phase::{self, Gid, Outcome, recovery};
 use crate::exec::{Failure, relay};
 use crate::plan::Isolation;
 use crate::server::{Setting, Settings};
 use crate::shard::ShardId;
 use crate::wire::backend;
 use crate::wire::pipeline::Action;
+
+/// How long a decided commit waits for a shard that was lost on the way, and between two attempts.
+const FINISH: Duration = Duration::from_secs(10);
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// The schema as an open block sees it.
 #[derive(Clone, Default)]
@@ -293,10 +298,13 @@ impl Session {
         let Some(deciding) = writers.last().map(|it| it.shard) else { return Ok(()) };
         let gid = Gid { deciding, number: u128::from_be_bytes(number) };
         let outcome = two_phase::commit(&mut writers, &gid).await;
+        if let Outcome::Committed { left } = &outcome {
+            self.finish_commit(&gid, left.clone()).await;
+        }
         self.unlock_commit().await;
         self.database.state.metrics.two_phase.inc();
         match outcome {
-            Outcome::Committed => {
+            Outcome::Committed { .. } => {
                 for member in self.members.iter_mut().filter(|it| it.in_tx) {
                     if member.lease.server().run("COMMIT").await.is_err() {
                         member.lease.server().set_broken();
@@ -307,6 +315,31 @@ impl Session {
             }
             Outcome::Aborted(error) => Err(error.into()),
             Outcome::Unknown(error) => Err(error.into()),
+        }
+    }
+
+    /// Commits what was decided on shards that did not answer: who is told of a commit sees it. One that
+    /// stays away is left to recovery.
+    async fn finish_commit(&mut self, gid: &Gid, mut left: Vec<ShardId>) {
+        let begun = Instant::now();
+        while !left.is_empty() && begun.elapsed() < FINISH {
+            let cluster = self.proxy.cluster.load_full();
+            if let Some(database) = cluster.databases.get(&*self.database.name) {
+                left = recovery::finish(database, gid, left).await;
+            }
+            if !left.is_empty() {
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+        for shard in left {
+            tracing::warn!(%gid, shard = shard.0, "COMMIT PREPARED is left to recovery");
+            self.warn(
+                "01000",
+                &format!(
+                    "committed, but shard {shard} does not answer: what was written there is seen \
+                     once it does"
+                ),
+            );
         }
     }
 
