@@ -239,7 +239,7 @@ pub const KEYS: &[Key] = &[
     key("database.pin_after_write", WAIT_OR_ZERO, Value(r#""5s""#),
         "With consistency = \"time\": for this long after a write its client, and whoever reads its tenants, is served by the primary."),
     key("database.causal_wait", WAIT_OR_ZERO, Value(r#""20ms""#),
-        "How long a read waits for a replica that has not yet seen what was written and is about to; then the primary serves it."),
+        "How long a read waits for a replica that has not yet seen what was written and is about to, where the primary is busy; else, and then, the primary serves it."),
     key("database.max_replica_lag", WAIT_OR_ZERO, Value(r#""30s""#),
         "Replicas further behind than this serve nothing until they have caught up; \"0s\": all do."),
     key("database.trusted_functions", Kind::TextList, Value("[]"),

@@ -3,7 +3,7 @@
 
 use std::future::Future;
 use std::pin::pin;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -18,9 +18,10 @@ use crate::balance::positions::{Lsn, Positions, Sample, Seen};
 /// Where a server is: the end of its log on a primary, what it has replayed on a replica.
 const POSITION: &str = "SELECT CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn() \
     ELSE pg_catalog.pg_current_wal_insert_lsn() END";
-/// How soon a server is asked again at the earliest.
+/// How soon a server is asked again at the earliest: while somebody waits, and while nobody does.
 const PACE: Duration = Duration::from_millis(1);
-/// How soon at the latest, while somebody waits.
+const CALM_PACE: Duration = Duration::from_millis(10);
+/// How soon at the latest, while somebody wants to know.
 const SLOW_PACE: Duration = Duration::from_millis(50);
 /// How long a server may take to say where it is.
 const DEADLINE: Duration = Duration::from_secs(2);
@@ -36,6 +37,8 @@ pub struct Log {
     /// The highest ticket, and position, that a reader wants a replica to have seen.
     wanted: AtomicU64,
     wanted_lsn: AtomicU64,
+    /// Readers that wait for it.
+    waiting: AtomicUsize,
     /// Somebody wants more than before.
     demand: Notify,
     /// The primary has said more, or a replica has replayed more.
@@ -141,6 +144,7 @@ impl Log {
             state: Mutex::default(),
             wanted: AtomicU64::new(0),
             wanted_lsn: AtomicU64::new(0),
+            waiting: AtomicUsize::new(0),
             demand: Notify::new(),
             progress: Notify::new(),
         })
@@ -179,6 +183,8 @@ impl Log {
 
     /// Waits until `is_there` says so, looking whenever a server has said more; `false` after `limit`.
     pub async fn wait(&self, limit: Duration, is_there: impl Fn() -> bool) -> bool {
+        let _waiter = Waiter::new(&self.waiting);
+        self.demand.notify_waiters();
         let waiting = async {
             loop {
                 let mut progress = pin!(self.progress.notified());
@@ -230,6 +236,22 @@ impl Log {
     }
 }
 
+/// Counts a reader that waits.
+struct Waiter<'a>(&'a AtomicUsize);
+
+impl<'a> Waiter<'a> {
+    fn new(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::AcqRel);
+        Self(count)
+    }
+}
+
+impl Drop for Waiter<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
 async fn ask(host: &Host) -> Result<Lsn, ControlError> {
     let asked = tokio::time::timeout(DEADLINE, host.control.rows(POSITION)).await;
     let rows = asked.map_err(|_| ControlError(format!("no answer within {DEADLINE:?}")))??;
@@ -252,7 +274,7 @@ async fn chase(host: &Weak<Host>, log: &Log) -> Option<()> {
     if tokio::time::timeout(STILL_THERE, waiting).await.is_err() {
         return host.upgrade().map(drop);
     }
-    let mut pace = PACE;
+    let mut pace = Duration::ZERO;
     loop {
         let host = host.upgrade()?;
         if !log.needs(&host) {
@@ -269,13 +291,26 @@ async fn chase(host: &Weak<Host>, log: &Log) -> Option<()> {
             }
         }
         // What takes long need not be looked at often.
-        pace = (pace * 2).min(SLOW_PACE).min((host.replayed.delay() / 4).max(PACE));
+        pace = (pace * 2).min(host.replayed.delay() / 4).clamp(PACE, SLOW_PACE);
         drop(host);
-        tokio::time::sleep(pace).await;
+        log.pause(pace).await;
     }
 }
 
 impl Log {
+    /// A pause between two looks; longer while nobody waits.
+    async fn pause(&self, pace: Duration) {
+        tokio::time::sleep(pace).await;
+        let rest = tokio::time::sleep(CALM_PACE.saturating_sub(pace));
+        let mut rest = pin!(rest);
+        while self.waiting.load(Ordering::Acquire) == 0 {
+            tokio::select! {
+                () = &mut rest => return,
+                () = self.demand.notified() => (),
+            }
+        }
+    }
+
     /// Waits until `is_needed`, looking whenever somebody wants more or a server has said more.
     async fn wait_for_demand(&self, is_needed: impl Fn() -> bool) {
         loop {

@@ -21,6 +21,9 @@ use crate::shard::{Key, KeyType, ShardId, ShardSet};
 /// How long a read in a block on a replica waits for it to have seen what was written meanwhile.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// Connections that a primary has in use without being busy.
+const SPARE: usize = 4;
+
 /// The last write that a read must see, by its ticket.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Need(pub(super) u64);
@@ -182,15 +185,19 @@ impl Session {
         self.routing.token.as_ref().map_or(Lsn::default(), |it| it.of(shard))
     }
 
-    /// No replica has seen enough: whether one is expected to within `causal_wait`. From now on it is
-    /// looked at closely.
+    /// No replica has seen enough: whether to wait for one, as it is expected to within `causal_wait` and the
+    /// primary is busy. From now on replicas are looked at.
     pub(super) fn is_worth_waiting(&self, hosts: &Shard, need: Need) -> bool {
         if self.routing.max_staleness.is_some() {
             return false;
         }
         hosts.log.want(need.0, self.token_at(hosts.id));
         let limit = self.database.config.causal_wait;
-        let is_near = |it: &Arc<Host>| it.health.is_up() && it.replayed.is_near(limit);
+        // The primary answers at once: it is spared where it has more to do than replicas have.
+        let busy = hosts.primary.outstanding();
+        let is_near = |it: &Arc<Host>| {
+            it.health.is_up() && it.replayed.is_near(limit) && 2 * it.outstanding() + SPARE < busy
+        };
         !limit.is_zero() && hosts.replicas.iter().any(is_near)
     }
 
