@@ -122,6 +122,13 @@ pub struct PgError {
 }
 
 impl PgError {
+    /// Whether a server says by it that it goes down, or was not up yet.
+    pub fn is_of_going(&self) -> bool {
+        let is_connection =
+            self.code.starts_with("08") && self.code != sqlstate::PROTOCOL_VIOLATION;
+        is_connection || ["57P01", "57P02", "57P03"].contains(&&*self.code)
+    }
+
     /// An `ERROR` with a code of [`sqlstate`].
     pub fn new(code: impl Into<Cow<'static, str>>, message: impl Into<String>) -> Self {
         Self {

@@ -23,6 +23,7 @@ pub(super) const SHOWS: &[Show] = &[
     Show { name: "CLIENTS", make: clients },
     Show { name: "SERVERS", make: servers },
     Show { name: "SHARDS", make: shards },
+    Show { name: "HOSTS", make: super::hosts::hosts },
     Show { name: "DATABASES", make: databases },
     Show { name: "LISTENERS", make: listeners },
     Show { name: "TRANSACTIONS", make: transactions },
@@ -67,7 +68,7 @@ fn each_database(proxy: &Proxy, mut visit: impl FnMut(&Database)) {
     names.into_iter().for_each(|name| visit(&cluster.databases[name]));
 }
 
-fn each_host(proxy: &Proxy, mut visit: impl FnMut(&Database, &Host)) {
+pub(super) fn each_host(proxy: &Proxy, mut visit: impl FnMut(&Database, &Host)) {
     each_database(proxy, |database| database.hosts().for_each(|host| visit(database, host)));
 }
 

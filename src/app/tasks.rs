@@ -129,6 +129,9 @@ async fn check_hosts(proxy: Arc<Proxy>) {
             }
         }
         while checks.join_next().await.is_some() {}
+        let factor = cluster.config.health.outlier_factor;
+        let shards = cluster.databases.values().flat_map(|it| it.shards.values());
+        shards.for_each(|it| health::compare(it, factor));
         cluster.hosts().flat_map(|it| it.pools()).for_each(|pool| pool.reap());
         drop(cluster);
         tokio::time::sleep(interval).await;

@@ -1,6 +1,8 @@
 //! `[[database]]`: shards, their ranges and the exceptions.
 
+use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
+use std::time::Duration;
 
 use toml::Spanned;
 use toml::de::DeValue;
@@ -12,7 +14,10 @@ use super::error::Wrong;
 use super::parse::{WrittenHost, pool_mode, server_auth};
 use super::secret::Outside;
 use super::section::Section;
-use super::{Consistency, Database, Host, HostTls, Shard, TenantOverrides, Timeouts, url, values};
+use super::{
+    Consistency, Database, Host, HostTls, Preference, Shard, TenantOverrides, Timeouts, host,
+    values,
+};
 
 /// The name of the admin console's database.
 pub const ADMIN_DATABASE: &str = "pgsluice";
@@ -67,6 +72,7 @@ fn database(
         trust_generated_keys: section.value("trust_generated_keys", values::bool),
         global_unique: global_unique(section),
         sequence_stride: sequence_stride(section, &shards),
+        sleeps_after: sleeps_after(section),
         auto_prepare: section.value("auto_prepare", values::bool),
         shards,
         map,
@@ -83,6 +89,16 @@ fn database(
         auth_cache: section.value("auth_cache", values::duration),
         server_auth: server_auth(&section.value("server_auth", values::choice)),
     })
+}
+
+fn sleeps_after(section: &Section<'_>) -> Option<Duration> {
+    let sleeps = section.value("idle", values::choice) == "sleep";
+    if section.written("idle_after").is_some() && !sleeps {
+        let hint = "write `idle = \"sleep\"`, or leave it out";
+        section.wrong("idle_after", Wrong::new("is for a database that sleeps", hint));
+    }
+    let after = section.value("idle_after", values::duration);
+    sleeps.then_some(after)
 }
 
 fn global_unique(section: &Section<'_>) -> Vec<GlobalKey> {
@@ -187,13 +203,15 @@ fn shard(
     outside: &Outside<'_>,
     hosts: &mut Vec<WrittenHost>,
 ) -> Shard {
+    let mut preferences = BTreeMap::new();
     let mut host = |key: &str, value: &Spanned<DeValue<'_>>| {
-        let read = outside.resolve(value.get_ref()).and_then(|url| {
-            let host = url::host(&url)?;
-            host.tls.check(outside).map(|()| host)
-        });
+        let read = host::read(value.get_ref(), outside);
         let key = format!("database.shard.{key}");
-        let host = read.map_err(|wrong| section.report.add(&value.span(), &key, wrong)).ok()?;
+        let read = read.map_err(|wrong| section.report.add(&value.span(), &key, wrong)).ok()?;
+        let (host, preference) = read;
+        if preference != Preference::default() {
+            preferences.insert(host.clone(), preference);
+        }
         let line = section.report.line(&value.span());
         hosts.push(WrittenHost { line, key, host: host.clone() });
         Some(host)
@@ -211,7 +229,7 @@ fn shard(
             Vec::new()
         }
     };
-    Shard { id, primary: primary.unwrap_or_else(nowhere), replicas }
+    Shard { id, primary: primary.unwrap_or_else(nowhere), replicas, preferences }
 }
 
 /// Stands for a primary whose mistake was noted.

@@ -2,6 +2,7 @@
 
 mod database;
 mod error;
+mod host;
 pub mod keys;
 mod parse;
 mod rule;
@@ -56,6 +57,8 @@ pub struct Listen {
     pub unix_socket_dir: Option<String>,
     /// The permissions of that socket.
     pub unix_socket_mode: u32,
+    /// Where the proxy is; none: all hosts are as near.
+    pub region: Option<String>,
     /// How long running transactions may go on after SIGTERM.
     pub shutdown_grace: Duration,
     /// Data-plane threads; default: half the number of cores.
@@ -164,6 +167,18 @@ pub struct Health {
     pub timeout: Duration,
     /// How often the schema is loaded again; zero: only after DDL and on unknown names.
     pub catalog_refresh: Duration,
+    /// Failures in a row after which a server is left alone.
+    pub failure_threshold: u32,
+    /// Percent of failures after which it is, too; zero: none.
+    pub failure_rate: u32,
+    /// How long.
+    pub reset_timeout: Duration,
+    /// How long a replica that has come back gets less; zero: not at all.
+    pub slow_start: Duration,
+    /// How many times the others' latency makes a replica rest; zero: none.
+    pub outlier_factor: u32,
+    /// Percent of a pool that reads may use at a primary in place of lost replicas.
+    pub primary_fallback: u32,
 }
 
 /// `[log]`
@@ -263,6 +278,8 @@ pub struct Database {
     pub global_unique: Vec<GlobalKey>,
     /// Of how many numbers of a shared sequence a shard gives one; above every shard's id.
     pub sequence_stride: i64,
+    /// After how long without work its servers are left alone; none: never.
+    pub sleeps_after: Option<Duration>,
     /// Whether literals of the simple protocol may become parameters.
     pub auto_prepare: bool,
     /// By rising id.
@@ -288,6 +305,29 @@ pub struct Shard {
     pub id: ShardId,
     pub primary: Host,
     pub replicas: Vec<Host>,
+    /// Of hosts for which something is written.
+    pub preferences: BTreeMap<Host, Preference>,
+}
+
+/// How much a host is preferred among the replicas of its shard.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Preference {
+    /// Its share of reads.
+    pub weight: u16,
+    pub region: Option<String>,
+}
+
+impl Default for Preference {
+    fn default() -> Self {
+        Self { weight: 1, region: None }
+    }
+}
+
+impl Shard {
+    /// How much a host of it is preferred.
+    pub fn preference(&self, host: &Host) -> Preference {
+        self.preferences.get(host).cloned().unwrap_or_default()
+    }
 }
 
 /// A server, from `postgres://user:password@host:port/database?sslmode=require`. `Debug` never shows

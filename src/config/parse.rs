@@ -108,6 +108,7 @@ fn listen(section: &Section<'_>, outside: &Outside<'_>) -> Listen {
         tls: tls::listen(section, outside),
         unix_socket_dir: section.optional("unix_socket_dir", values::folder),
         unix_socket_mode: section.value("unix_socket_mode", values::mode),
+        region: section.optional("region", values::text),
         shutdown_grace: section.value("shutdown_grace", values::duration),
         threads: section.optional("threads", values::count).unwrap_or_else(half),
     };
@@ -179,6 +180,12 @@ fn health(section: &Section<'_>) -> Health {
         interval: section.value("interval", values::duration),
         timeout: section.value("timeout", values::duration),
         catalog_refresh: section.value("catalog_refresh", values::duration),
+        failure_threshold: section.value("failure_threshold", values::count) as u32,
+        failure_rate: section.value("failure_rate", values::count) as u32,
+        reset_timeout: section.value("reset_timeout", values::duration),
+        slow_start: section.value("slow_start", values::duration),
+        outlier_factor: section.value("outlier_factor", values::count) as u32,
+        primary_fallback: section.value("primary_fallback", values::count) as u32,
     }
 }
 

@@ -3,8 +3,8 @@
 use super::keys::{Fallback, Key};
 use super::units::{show_bytes, show_duration};
 use super::{
-    AuthMethod, Config, Database, ListenTls, LogFormat, PoolMode, Rule, RuleMethod, Secret,
-    ServerAuth, User,
+    AuthMethod, Config, Database, Host, ListenTls, LogFormat, PoolMode, Preference, Rule,
+    RuleMethod, Secret, ServerAuth, User,
 };
 
 const MASK: &str = "********";
@@ -58,6 +58,7 @@ fn sections(config: &Config, rows: &mut Rows) {
             ("tls_client_ca", of_tls(|it| it.client_ca.as_ref())),
             ("unix_socket_dir", or_empty(&listen.unix_socket_dir)),
             ("unix_socket_mode", format!("{:04o}", listen.unix_socket_mode)),
+            ("region", or_empty(&listen.region)),
             ("shutdown_grace", show_duration(listen.shutdown_grace)),
             ("threads", listen.threads.to_string()),
         ],
@@ -113,6 +114,12 @@ fn sections(config: &Config, rows: &mut Rows) {
             ("interval", show_duration(health.interval)),
             ("timeout", show_duration(health.timeout)),
             ("catalog_refresh", show_duration(health.catalog_refresh)),
+            ("failure_threshold", health.failure_threshold.to_string()),
+            ("failure_rate", health.failure_rate.to_string()),
+            ("reset_timeout", show_duration(health.reset_timeout)),
+            ("slow_start", show_duration(health.slow_start)),
+            ("outlier_factor", health.outlier_factor.to_string()),
+            ("primary_fallback", health.primary_fallback.to_string()),
         ],
     );
     let format = if log.format == LogFormat::Json { "json" } else { "text" };
@@ -168,6 +175,8 @@ fn database(database: &Database, rows: &mut Rows) {
         ("trust_generated_keys", database.trust_generated_keys.to_string()),
         ("global_unique", global_unique.join(", ")),
         ("sequence_stride", database.sequence_stride.to_string()),
+        ("idle", if database.sleeps_after.is_some() { "sleep" } else { "awake" }.to_owned()),
+        ("idle_after", or_empty(&database.sleeps_after.map(show_duration))),
         ("auto_prepare", database.auto_prepare.to_string()),
         ("pool_mode", database.pool_mode.map(mode).unwrap_or_default().to_owned()),
         ("pool_size", or_empty(&database.pool_size)),
@@ -185,12 +194,21 @@ fn database(database: &Database, rows: &mut Rows) {
     }
     for shard in &database.shards {
         let name = format!("{name}.shard.{}", shard.id);
-        let replicas: Vec<String> = shard.replicas.iter().map(|it| format!("{it:?}")).collect();
+        let host = |it: &Host| format!("{it:?}{}", preference(&shard.preference(it)));
+        let replicas: Vec<String> = shard.replicas.iter().map(host).collect();
         rows.add("database.shard.id", &name, shard.id);
         rows.add("database.shard.range", &name, range(database, shard.id));
-        rows.add("database.shard.primary", &name, format!("{:?}", shard.primary));
+        rows.add("database.shard.primary", &name, host(&shard.primary));
         rows.add("database.shard.replicas", &name, replicas.join(", "));
     }
+}
+
+/// ` (weight 2, region eu)`; empty if nothing is written.
+fn preference(it: &Preference) -> String {
+    let region = it.region.as_ref().map(|it| format!("region {it}"));
+    let weight = (it.weight != 1).then(|| format!("weight {}", it.weight));
+    let said: Vec<String> = weight.into_iter().chain(region).collect();
+    if said.is_empty() { String::new() } else { format!(" ({})", said.join(", ")) }
 }
 
 /// `[0, 63]`; empty for a shard without buckets.

@@ -64,7 +64,9 @@ pub fn poll_relay(
             Poll::Ready(Err(error)) => return Poll::Ready(Err(error.into())),
             Poll::Pending => (),
         }
+        // What is made up ahead of an answer goes with it.
         if !client.out.is_empty()
+            && server.has_answered()
             && let Poll::Ready(Err(_)) = client.poll_flush(cx)
         {
             return Poll::Ready(Err(Failure::Gone));

@@ -2,6 +2,7 @@
 
 pub mod http;
 mod limits;
+mod standing;
 
 use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
@@ -9,6 +10,7 @@ use prometheus::{
 };
 
 pub use limits::LimitMetrics;
+pub use standing::StandingMetrics;
 
 /// Buckets in seconds, from 50 µs to 30 s.
 const SECONDS: &[f64] = &[
@@ -39,6 +41,7 @@ pub struct Metrics {
     notifications: IntCounterVec,
     missed: IntCounterVec,
     host_up: IntGaugeVec,
+    standings: standing::Standings,
     pub clients: IntGauge,
     pub limits: LimitMetrics,
     pub logins_failed: IntCounter,
@@ -225,6 +228,7 @@ impl Metrics {
                 &["database"],
             )?,
             host_up,
+            standings: standing::Standings::new(&registry)?,
             clients,
             limits: LimitMetrics::new(&registry)?,
             logins_failed: counter("sluice_logins_failed_total", "Logins that failed.")?,
@@ -247,6 +251,11 @@ impl Metrics {
             full: self.limits.of("pool.size"),
             up: self.host_up.with_label_values(&[database, shard, role, host]),
         }
+    }
+
+    /// The handles of how one host does; `role` is `primary` or `replica`.
+    pub fn standing(&self, labels: [&str; 4]) -> StandingMetrics {
+        self.standings.of(&labels)
     }
 
     /// The handles of one database.

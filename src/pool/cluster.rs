@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -11,6 +11,7 @@ use dashmap::DashMap;
 use parking_lot::Mutex;
 
 use super::control::Control;
+use super::fallback::Fallback;
 use super::in_doubt::InDoubts;
 use super::listen::Hub;
 use super::login::{Account, Accounts};
@@ -18,6 +19,7 @@ use super::lookup::Lookup;
 use super::pool::{Pool, PoolLimits};
 use super::quota::Quota;
 use super::replay::{Log, Replayed};
+use super::standing::Standing;
 use super::writes::Writes;
 use crate::auth::scram::{ITERATIONS, Verifier};
 use crate::auth::{AuthMethod, Secret};
@@ -25,7 +27,9 @@ use crate::balance;
 use crate::catalog::Catalog;
 use crate::catalog::sequence::Counters;
 use crate::config::{self, Config, Host as Address, PoolMode, User};
+use crate::error::{PgError, sqlstate};
 use crate::metrics::{DatabaseMetrics, HostMetrics, Metrics};
+use crate::net::Moment;
 use crate::plan::cache::PlanCache;
 use crate::server::PassedThrough;
 use crate::shard::{Map, ShardId};
@@ -130,8 +134,9 @@ pub struct Host {
     pub health: Health,
     /// Of a replica: how far it is.
     pub replayed: Arc<Replayed>,
-    /// Connections in use, of all users.
-    outstanding: Arc<AtomicUsize>,
+    pub standing: Arc<Standing>,
+    /// Reads of lost replicas, if it is a primary.
+    pub fallback: Arc<Fallback>,
     pools: DashMap<Arc<str>, Arc<Pool>, foldhash::fast::RandomState>,
 }
 
@@ -208,6 +213,13 @@ impl DatabaseState {
     }
 }
 
+/// When a host is chosen, and a number that is another for each request.
+#[derive(Clone, Copy, Debug)]
+pub struct Draw {
+    pub now: Moment,
+    pub number: u64,
+}
+
 impl Shard {
     /// The primary, then the replicas.
     pub fn hosts(&self) -> impl Iterator<Item = &Arc<Host>> {
@@ -215,13 +227,26 @@ impl Shard {
     }
 
     /// The first of [`Self::replicas_in_order`].
-    pub fn idlest_replica(&self, is_eligible: impl Fn(&Arc<Host>) -> bool) -> Option<&Arc<Host>> {
-        balance::first(&self.replicas, |it| it.load(), is_eligible)
+    pub fn idlest_replica(
+        &self,
+        Draw { now, number }: Draw,
+        may_serve: impl Fn(&Host) -> bool,
+    ) -> Option<&Arc<Host>> {
+        balance::first(&self.replicas, number, |it| it.load(now), |it| may_serve(it))
     }
 
-    /// The eligible replicas that are up, the one to be preferred first.
-    pub fn replicas_in_order(&self, is_eligible: impl Fn(&Arc<Host>) -> bool) -> Vec<&Arc<Host>> {
-        balance::order(&self.replicas, |it| it.load(), is_eligible)
+    /// The replicas that may serve and are up, the one to be preferred first.
+    pub fn replicas_in_order(
+        &self,
+        Draw { now, number }: Draw,
+        may_serve: impl Fn(&Host) -> bool,
+    ) -> Vec<&Arc<Host>> {
+        balance::order(&self.replicas, number, |it| it.load(now), |it| may_serve(it))
+    }
+
+    /// Whether there are replicas and none of them can be used.
+    pub fn has_lost_replicas(&self, now: Moment) -> bool {
+        !self.replicas.is_empty() && !self.replicas.iter().any(|it| it.load(now).is_up)
     }
 }
 
@@ -311,10 +336,15 @@ impl Database {
             };
             known.iter().copied().find(same).map_or_else(make, Arc::clone)
         };
+        let host = |shard: &config::Shard, address: &Address, is_primary: bool| {
+            let host = host(address, shard.id, is_primary);
+            host.standing.configure(config, &shard.preference(address));
+            host
+        };
         let shards = it.shards.iter().map(|shard| {
             let replicas =
-                shard.replicas.iter().map(|address| host(address, shard.id, false)).collect();
-            let primary = host(&shard.primary, shard.id, true);
+                shard.replicas.iter().map(|address| host(shard, address, false)).collect();
+            let primary = host(shard, &shard.primary, true);
             let log =
                 logs.get(&shard.id).map_or_else(|| Log::new(&state.writes), |it| Arc::clone(it));
             (shard.id, Shard { id: shard.id, primary, replicas, log })
@@ -342,6 +372,12 @@ impl Database {
             pool.serve_waiters();
         }
         database
+    }
+
+    /// How many reads of lost replicas a primary takes at once; none: as many as come.
+    pub fn fallback(&self, percent: u32) -> Option<usize> {
+        let share = (self.limits.size * percent as usize).div_ceil(100);
+        (percent < 100).then_some(share)
     }
 
     /// Whether rows lie on several shards; if not, every statement goes to the home shard as it is.
@@ -372,7 +408,7 @@ impl Database {
         }
         let make = || {
             let target = login.target(user, &self.config.name, &host.address);
-            let shared = (Arc::clone(&host.outstanding), Arc::clone(&host.replayed));
+            let shared = (Arc::clone(&host.standing), Arc::clone(&host.replayed));
             let pool = Pool::new(
                 target,
                 self.limits.clone(),
@@ -399,6 +435,7 @@ impl Host {
     ) -> Self {
         let role = if is_primary { "primary" } else { "replica" };
         let labels = (shard.to_string(), address.to_string());
+        let standing = metrics.standing([database, &labels.0, role, &labels.1]);
         Self {
             metrics: metrics.host(database, &labels.0, role, &labels.1),
             quota,
@@ -409,7 +446,8 @@ impl Host {
             is_primary,
             health: Health::default(),
             replayed: Arc::default(),
-            outstanding: Arc::default(),
+            standing: Arc::new(Standing::new(standing)),
+            fallback: Arc::default(),
             pools: DashMap::default(),
         }
     }
@@ -439,12 +477,32 @@ impl Host {
     }
 
     /// What picking a host needs to know.
-    pub fn load(&self) -> balance::Load {
-        balance::Load { is_up: self.health.is_up(), outstanding: self.outstanding() }
+    pub fn load(&self, now: Moment) -> balance::Load {
+        let load = self.standing.load(now);
+        balance::Load { is_up: load.is_up && self.health.is_up(), ..load }
+    }
+
+    /// Why nobody is let through to it now.
+    pub fn left_alone(&self, now: Moment) -> PgError {
+        let wait = self.standing.wait(now);
+        PgError::new(
+            sqlstate::CANNOT_CONNECT_NOW,
+            format!(
+                "the {} of shard {}, {}, is left alone for now",
+                self.role(),
+                self.shard,
+                self.address
+            ),
+        )
+        .detail(format!(
+            "it has failed again and again; it is tried again in {} s",
+            wait.as_secs() + 1
+        ))
+        .hint("try again; SHOW HOSTS on the admin console tells the state of every host")
     }
 
     /// Connections in use, of all users.
     pub fn outstanding(&self) -> usize {
-        self.outstanding.load(Ordering::Relaxed)
+        self.standing.outstanding()
     }
 }

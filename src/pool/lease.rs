@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use super::fallback::Permit;
 use super::pool::Pool;
 use crate::net::Moment;
 use crate::server::Server;
@@ -18,14 +19,16 @@ pub struct Lease {
     server: Option<Box<Server>>,
     pool: Arc<Pool>,
     is_primary: bool,
+    /// For a read that takes the place of one on a replica.
+    _permit: Option<Permit>,
 }
 
 impl Lease {
     pub(super) fn new(mut server: Box<Server>, pool: Arc<Pool>) -> Self {
         server.leases += 1;
         pool.numbers.outstanding.fetch_add(1, Ordering::Relaxed);
-        pool.host_outstanding.fetch_add(1, Ordering::Relaxed);
-        Self { server: Some(server), pool, is_primary: true }
+        pool.standing.begin();
+        Self { server: Some(server), pool, is_primary: true, _permit: None }
     }
 
     /// The server.
@@ -52,6 +55,13 @@ impl Lease {
     #[must_use]
     pub fn of_primary(mut self, is_primary: bool) -> Self {
         self.is_primary = is_primary;
+        self
+    }
+
+    /// The same lease, with a place among the reads of lost replicas.
+    #[must_use]
+    pub fn with(mut self, permit: Option<Permit>) -> Self {
+        self._permit = permit;
         self
     }
 
@@ -111,7 +121,7 @@ impl Lease {
     fn take(&mut self) -> Option<Box<Server>> {
         let server = self.server.take()?;
         self.pool.numbers.outstanding.fetch_sub(1, Ordering::Relaxed);
-        self.pool.host_outstanding.fetch_sub(1, Ordering::Relaxed);
+        self.pool.standing.end();
         Some(server)
     }
 }
@@ -122,6 +132,9 @@ impl Drop for Lease {
         let pool = Arc::clone(&self.pool);
         if server.is_reusable() {
             return pool.give_back(server, Moment::now());
+        }
+        if server.is_lost() {
+            pool.note_failure();
         }
         let is_lost = server.is_broken() || server.holds_lock;
         if is_lost || tokio::runtime::Handle::try_current().is_err() {

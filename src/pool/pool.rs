@@ -18,6 +18,7 @@ use super::lease::{Lease, Slot};
 use super::line::{Grant, Line, Place, Waiter};
 use super::quota::{Quota, SPARE};
 use super::replay::Replayed;
+use super::standing::Standing;
 use crate::error::{PgError, sqlstate};
 use crate::metrics::HostMetrics;
 use crate::net::{Limit, Moment};
@@ -45,8 +46,8 @@ pub struct Pool {
     pub numbers: PoolNumbers,
     /// Shared with the other pools to this server.
     pub quota: Arc<Quota>,
-    /// Connections in use at the host, of all its pools.
-    pub(super) host_outstanding: Arc<AtomicUsize>,
+    /// Of the host, shared with its other pools.
+    pub standing: Arc<Standing>,
     /// How far the host is, if it is a replica.
     pub replayed: Arc<Replayed>,
     pub(super) state: Mutex<State>,
@@ -120,7 +121,7 @@ impl Pool {
         target: Target,
         limits: PoolLimits,
         metrics: HostMetrics,
-        (host_outstanding, replayed): (Arc<AtomicUsize>, Arc<Replayed>),
+        (standing, replayed): (Arc<Standing>, Arc<Replayed>),
         quota: Arc<Quota>,
     ) -> Arc<Self> {
         let state = State {
@@ -137,7 +138,7 @@ impl Pool {
             metrics,
             numbers: PoolNumbers::default(),
             quota,
-            host_outstanding,
+            standing,
             replayed,
             state: Mutex::new(state),
         });
@@ -349,6 +350,10 @@ impl Pool {
             }
             Err(error) => {
                 self.metrics.connect_errors.inc();
+                // Who is turned away has reached it.
+                if error.code == sqlstate::CANNOT_CONNECT_NOW || error.code.starts_with("08") {
+                    self.note_failure();
+                }
                 Err(error)
             }
         }
@@ -363,11 +368,23 @@ impl Pool {
             return None;
         }
         let stale = is_past(limits.check_after, server.used.elapsed());
-        if !server.is_alive() || (stale && !server.ping(limits.connect_timeout).await) {
+        let answers = !stale || server.is_alive() && server.ping(limits.connect_timeout).await;
+        if !answers {
+            self.note_failure();
+        }
+        if !answers || !lease.server().is_alive() {
             lease.discard();
             return None;
         }
         Some(lease)
+    }
+
+    /// The host could not be reached, or was lost in the middle of a request.
+    pub(super) fn note_failure(&self) {
+        if self.standing.failed(Moment::now()) {
+            let (database, host) = (&self.target.database, self.target.host.to_string());
+            tracing::warn!(database, host, "the host is left alone: it has failed too often");
+        }
     }
 
     /// Takes a clean server back: to the first waiter, else to its thread's idle ones.

@@ -57,6 +57,8 @@ pub struct Server {
     /// Bytes at the front of `input` that the client must not see.
     skipping: usize,
     is_broken: bool,
+    /// Whether that is since the server has gone.
+    is_lost: bool,
     /// Whether it holds a session lock of the proxy's own: it must end with whoever works with it.
     pub holds_lock: bool,
     /// Whether an ErrorResponse was read since [`Server::begin_request`].
@@ -89,6 +91,11 @@ pub struct Server {
     has_told_ready: bool,
     /// What becomes of a statement's error that only says that it must be prepared anew.
     stale: Stale,
+    loss: Loss,
+    /// Whether errors of a replica's own are losses.
+    is_replica: bool,
+    /// Whether something of this request's answer was handed on.
+    has_answered: bool,
     /// What it runs came as a Query, which is answered another way.
     as_query: AsQuery,
     unprepared: Option<Unprepared>,
@@ -108,6 +115,21 @@ enum Stale {
     Hide,
     /// It has happened; `is_hidden`: the client was not told.
     Found { is_hidden: bool },
+}
+
+/// What becomes of a request that its server, which goes away, does not finish, or must not since the
+/// server replays what it reads from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Loss {
+    /// The client is told.
+    #[default]
+    Tell,
+    /// It is noted.
+    Note,
+    /// It is noted, and the client is not told if it was told nothing before.
+    Hide,
+    /// It has happened.
+    Found,
 }
 
 /// What of a statement that was a Query a server did not take.
@@ -198,6 +220,11 @@ impl Server {
     /// Whether the connection can no longer be used at all.
     pub fn is_broken(&self) -> bool {
         self.is_broken
+    }
+
+    /// Whether the server has gone, or goes.
+    pub fn is_lost(&self) -> bool {
+        self.is_lost
     }
 
     /// Marks the connection as unusable.
@@ -297,6 +324,28 @@ impl Server {
         (self.ready_if, self.has_told_ready) = (None, false);
         self.stale = Stale::Tell;
         (self.as_query, self.unprepared) = (AsQuery::No, None);
+        (self.loss, self.has_answered) = (Loss::Tell, false);
+    }
+
+    /// Says what becomes of this request if the server is lost, for one that can be run again.
+    pub fn watch_loss(&mut self, loss: Loss, is_replica: bool) {
+        (self.loss, self.is_replica) = (loss, is_replica);
+    }
+
+    /// Whether the request can be run again on another server: this one was lost, nobody has cancelled it.
+    pub fn found_loss(&self) -> bool {
+        self.loss == Loss::Found && !self.cancel.was_used()
+    }
+
+    /// Whether something of this request's answer was handed on.
+    pub fn has_answered(&self) -> bool {
+        self.has_answered
+    }
+
+    fn note_loss(&mut self) {
+        if self.loss != Loss::Tell {
+            self.loss = Loss::Found;
+        }
     }
 
     /// Keeps from the client that a prepared statement no longer fits the schema: its request will be
@@ -499,7 +548,8 @@ impl Server {
     }
 
     fn lost(&mut self, why: &str) -> PgError {
-        self.is_broken = true;
+        (self.is_broken, self.is_lost) = (true, true);
+        self.note_loss();
         PgError::new(
             sqlstate::CONNECTION_FAILURE,
             format!("the connection to server {} was lost", self.cancel.host),
@@ -546,6 +596,11 @@ impl Server {
                     self.passing = next.len - part;
                 }
                 Verdict::Forward if self.passes_ready(end + part) => end += part,
+                // What came before the error is the beginning of an answer that another server gives.
+                _ if self.loss == Loss::Found && !self.has_answered => {
+                    self.input.advance(end + part);
+                    end = 0;
+                }
                 _ if end == 0 => self.input.advance(part),
                 _ => {
                     self.skipping = part;
@@ -601,6 +656,7 @@ impl Server {
 
     /// Drops bytes off the front of the input: they were handed on.
     pub fn drop_front(&mut self, count: usize) {
+        self.has_answered = true;
         self.input.advance(count);
     }
 
@@ -730,15 +786,26 @@ impl Server {
 
     fn reply(&mut self, tag: u8, at: std::ops::Range<usize>) -> Result<Verdict, PgError> {
         let frame = &self.input[at];
-        let mut status = None;
+        let (mut status, mut is_repeated) = (None, false);
         match tag {
             b'Z' => status = backend::view::ready_status(frame).ok(),
             b'E' => {
                 self.has_failed = true;
                 let fields = backend::ErrorFields::read(frame);
                 if fields.as_ref().is_ok_and(backend::ErrorFields::is_fatal) {
-                    self.is_broken = true;
-                    return Err(error_of(frame));
+                    let error = error_of(frame);
+                    (self.is_broken, self.is_lost) = (true, error.is_of_going());
+                    if self.is_lost || self.is_replica && is_conflict(error.code.as_bytes()) {
+                        self.note_loss();
+                    }
+                    return Err(error);
+                }
+                let is_conflict =
+                    self.is_replica && fields.as_ref().is_ok_and(|it| is_conflict(it.code()));
+                let may_hide = self.loss == Loss::Hide && !self.has_answered;
+                if is_conflict && (may_hide || self.loss == Loss::Note) {
+                    self.loss = Loss::Found;
+                    is_repeated = may_hide;
                 }
                 self.unprepared = match &fields {
                     Ok(fields) if self.as_query != AsQuery::No => {
@@ -770,8 +837,9 @@ impl Server {
         if tag == b'1' && verdict == Verdict::Forward {
             self.parsed += 1;
         }
-        let is_hidden =
-            self.stale == (Stale::Found { is_hidden: true }) || self.unprepared.is_some();
+        let is_hidden = self.stale == (Stale::Found { is_hidden: true })
+            || self.unprepared.is_some()
+            || is_repeated;
         if tag == b'E' && is_hidden {
             (self.has_failed, self.ready_if) = (false, None);
             return Ok(Verdict::Skip);
@@ -859,6 +927,13 @@ impl Server {
             }
         }
     }
+}
+
+/// Whether a replica ends a statement since it has to replay what it reads from, or waits for that in
+/// vain.
+fn is_conflict(code: &[u8]) -> bool {
+    code == sqlstate::SERIALIZATION_FAILURE.as_bytes()
+        || code == sqlstate::DEADLOCK_DETECTED.as_bytes()
 }
 
 /// What a server did not take that reports this before anything ran. Where it is not for the text or a

@@ -26,7 +26,7 @@ use crate::plan::{Access, Action as PlanAction, Combine, Plan, Run};
 use crate::pool::cluster::Host;
 use crate::pool::{self, Grant, Lease, Pool};
 use crate::proxy::{Parsed, Prepared, Signals};
-use crate::server::{Server, Setting};
+use crate::server::{Loss, Server, Setting};
 use crate::shard::ShardId;
 use crate::wire::frame;
 use crate::wire::frontend;
@@ -56,6 +56,8 @@ pub(super) struct Express {
     spliced: Option<Box<Spliced>>,
     /// Bytes of the request, which stays at the front of the input until it is answered.
     len: usize,
+    /// Bytes that the client was sent before.
+    sent: u64,
 }
 
 /// Where its server is.
@@ -249,9 +251,17 @@ impl Session {
         let status = if self.tx.is_some() { TxStatus::Open } else { TxStatus::Idle };
         let mut express = Express::new(via, shard, writes, since);
         express.len = len;
+        let (may_repeat, is_replica) = match &express.via {
+            Via::Lease(lease) => (!writes && self.avoid.is_none(), !lease.is_primary()),
+            Via::Member(_) => (false, false),
+        };
         let server = express.via.server(&mut self.members);
         server.begin_request();
         server.pass_ready(status);
+        if may_repeat {
+            server.watch_loss(Loss::Hide, is_replica);
+        }
+        express.sent = self.client.sent;
         match request {
             Request::Query(spliced) => {
                 if !self.statements.is_empty() {
@@ -404,10 +414,11 @@ impl Session {
         let replica = match role {
             Role::Primary => None,
             Role::Replica(need) => {
-                let may_serve = |it: &Arc<Host>| self.has_seen(&it.replayed, shard, need);
-                let found = hosts.idlest_replica(may_serve);
+                let may_serve = |it: &Host| self.may_serve(it, need);
+                let found = hosts.idlest_replica(self.draw(since), may_serve);
                 if found.is_none() {
-                    if self.is_worth_waiting(hosts, need) {
+                    // Not all may go to the primary at once.
+                    if hosts.has_lost_replicas(since) || self.is_worth_waiting(hosts, need) {
                         return None;
                     }
                     self.database.state.metrics.causal_misses.inc();
@@ -416,6 +427,9 @@ impl Session {
             }
         };
         let host = replica.unwrap_or(&hosts.primary);
+        if host.standing.is_broken() {
+            return None;
+        }
         let pool = self.database.pool(host, &self.account);
         let is_primary = replica.is_none();
         let Some(lease) = pool.take_now(self.thread, since) else {
@@ -471,6 +485,13 @@ impl Session {
     ) -> Result<(), Failure> {
         let server = express.via.server(&mut self.members);
         let (has_failed, told) = (server.has_failed(), server.has_told_ready());
+        if server.found_loss() && self.client.sent == express.sent {
+            if !server.is_broken() {
+                batch::forget(server, &express.fresh).await;
+            }
+            self.board_again(express);
+            return Ok(());
+        }
         if let (Some(spliced), Some(why)) = (&express.spliced, server.unprepared()) {
             spliced.leave(server, why).await;
             // Nothing was told: it is still there and goes as it is.
@@ -511,6 +532,17 @@ impl Session {
         self.flush().await
     }
 
+    /// Parts with a server that was lost: the request goes to another host.
+    fn board_again(&mut self, mut express: Express) {
+        self.client.out.clear();
+        (express.len, express.parsed) = (0, None);
+        if let Via::Lease(lease) = &express.via {
+            let pool = Arc::clone(lease.pool());
+            self.avoid(&pool);
+        }
+        self.part(express);
+    }
+
     /// Drops a request in the middle of its answer.
     pub(super) fn cut_off(&mut self, express: &mut Option<Express>) {
         let Some(mut dropped) = express.take() else { return };
@@ -522,6 +554,9 @@ impl Session {
     /// Notes what a request has left and parts with its server.
     fn part(&mut self, mut express: Express) {
         self.client.input.advance(express.len);
+        if express.len > 0 && self.avoid.is_some() {
+            self.avoid = None;
+        }
         let server = express.via.server(&mut self.members);
         let server_is_lost = server.is_broken();
         if let Some(parsed) = express.parsed.take().filter(|_| server.parsed() > 0) {
@@ -539,7 +574,12 @@ impl Session {
             self.last_server = Some(lease.server().turn());
             let now = self.client.thread.now();
             let seconds = now.seconds_since(express.since);
-            lease.pool().metrics.query.observe(seconds);
+            let is_lost = lease.server().is_lost();
+            let pool = lease.pool();
+            pool.metrics.query.observe(seconds);
+            if !is_lost {
+                pool.standing.answered(now, seconds);
+            }
             // Before it is given back: a cancel request must not find it here any more.
             self.handle.servers.lock().clear();
             lease.give_back(now);
@@ -550,8 +590,9 @@ impl Session {
 
 impl Express {
     fn new(via: Via, shard: ShardId, writes: bool, since: Moment) -> Self {
-        let (parsed, fresh, named, len) = (None, Fresh::new(), None, 0);
-        Self { via, shard, writes, since, parsed, fresh, named, spliced: None, len }
+        let (parsed, fresh, named) = (None, Fresh::new(), None);
+        let (len, sent) = (0, 0);
+        Self { via, shard, writes, since, parsed, fresh, named, spliced: None, len, sent }
     }
 }
 

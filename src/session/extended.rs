@@ -213,16 +213,18 @@ impl Session {
         };
         let is_alone =
             self.tx.is_none() && !self.members.iter_mut().any(|it| it.server().is_in_batch());
-        let (told, sent) = (self.client.out.len(), self.client.sent);
-        let is_stale = self.hand_on(plan, batch, is_sync, is_sync && is_alone).await?;
-        if !is_stale {
-            return Ok(());
+        let (told, sent, before) = (self.client.out.len(), self.client.sent, self.told_so_far());
+        let done = self.hand_on(plan, batch, is_sync, is_sync && is_alone).await;
+        if !self.repeats(before) {
+            if !done? {
+                return Ok(());
+            }
+            // A statement no longer fitted the schema and was closed: once more, as if nothing had been.
+            if self.client.sent != sent {
+                return Err(stale_plan().into());
+            }
+            self.client.out.truncate(told);
         }
-        // A statement no longer fitted the schema and was closed: once more, as if nothing had been.
-        if self.client.sent != sent {
-            return Err(stale_plan().into());
-        }
-        self.client.out.truncate(told);
         match self.one_server(batch).await? {
             Some(plan) => self.hand_on(plan, batch, is_sync, false).await.map(drop),
             None => Err(stale_plan().into()),

@@ -68,7 +68,15 @@ impl Session {
             self.begin(ONE_SNAPSHOT, false, None, level);
         }
         let opened = opened || reads_snapshot;
+        let told = self.told_so_far();
         let done = match unique {
+            None if self.may_repeat(opened) => {
+                let done = self.combine(statement, run, routed, portal).await;
+                match self.repeats(told) {
+                    true => self.combine(statement, run, routed, portal).await,
+                    false => done,
+                }
+            }
             None => self.combine(statement, run, routed, portal).await,
             Some(unique) => Box::pin(self.watched(statement, run, unique, routed, portal)).await,
         };
@@ -251,6 +259,7 @@ impl Session {
         portal: Option<&Portal>,
         (hidden, rows): (usize, i32),
     ) -> Result<Vec<usize>, Failure> {
+        let may_repeat = self.may_repeat(access == Access::Write);
         let mut at = Vec::new();
         for shard in routed.shards.iter() {
             if access == Access::Write {
@@ -258,6 +267,9 @@ impl Session {
             }
             let i = self.member(shard, routed.role).await?;
             self.members[i].wrote |= access == Access::Write;
+            if may_repeat {
+                self.watch_loss(i, false);
+            }
             at.push(i);
         }
         for i in &at {

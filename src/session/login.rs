@@ -389,6 +389,7 @@ fn new_session(
         schema_of_block: Default::default(),
         listening: None,
         queries: 0,
+        avoid: None,
         standby: None,
         granted: None,
         is_cut_off: false,

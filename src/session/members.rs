@@ -5,17 +5,18 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use super::causal::Need;
 use super::express::Granted;
-use super::{Role, Session, timeouts};
+use super::{Role, Session, repeat, timeouts};
 use crate::config::PoolMode;
 use crate::error::PgError;
 use crate::exec::{Failure, Member, deadlock};
-use crate::net::Client;
+use crate::net::{Client, Moment};
 use crate::plan::Isolation;
-use crate::pool::Lease;
-use crate::pool::cluster::Host;
+use crate::pool::cluster::{Draw, Host, Shard};
+use crate::pool::{Lease, Permit};
 use crate::server::{Turn, difference};
 use crate::shard::ShardId;
 use crate::wire::pipeline::Action;
@@ -190,21 +191,60 @@ impl Session {
         let Some(hosts) = self.database.shards.get(&shard) else {
             return Err(PgError::refused(format!("shard {shard} is not configured")).into());
         };
+        let draw = self.draw(Moment::now());
+        let mut permit = None;
         if let Role::Replica(need) = role {
-            let may_serve = |it: &Arc<Host>| self.has_seen(&it.replayed, shard, need);
-            let has_one = hosts.replicas.iter().any(may_serve)
-                || self.is_worth_waiting(hosts, need) && self.wait_for_replica(hosts, need).await;
-            if !has_one {
+            let may_serve = |it: &Host| self.may_serve(it, need);
+            let is_there = hosts.replicas.iter().any(|it| may_serve(it));
+            if !is_there
+                && !(self.is_worth_waiting(hosts, need) && self.wait_for_replica(hosts, need).await)
+            {
                 self.database.state.metrics.causal_misses.inc();
             }
-            for host in hosts.replicas_in_order(may_serve) {
+            let mut have_failed = hosts.has_lost_replicas(draw.now) || self.avoid.is_some();
+            for host in hosts.replicas_in_order(draw, may_serve) {
+                if !host.standing.admit(draw.now) {
+                    continue;
+                }
                 match self.take(host, &mut granted).await {
                     Ok(lease) => return Ok(lease.of_primary(false)),
                     Err(error) => tracing::debug!(%error, "a replica was passed over"),
                 }
+                have_failed = true;
+            }
+            if have_failed {
+                permit = self.fall_back(hosts).await?;
             }
         }
-        Ok(self.take(&hosts.primary, &mut granted).await?.of_primary(true))
+        if !hosts.primary.standing.admit(draw.now) {
+            return Err(hosts.primary.left_alone(draw.now).into());
+        }
+        Ok(self.take(&hosts.primary, &mut granted).await?.of_primary(true).with(permit))
+    }
+
+    /// Whether the request at hand may use a replica: it has seen enough, and the request has not just
+    /// failed there.
+    pub(super) fn may_serve(&self, replica: &Host, need: Need) -> bool {
+        let is_avoided = self.avoid.as_ref().is_some_and(|it| Arc::ptr_eq(it, &replica.standing));
+        !is_avoided && self.has_seen(&replica.replayed, replica.shard, need)
+    }
+
+    /// A place among the reads that a primary takes for its replicas; none is needed if it takes all.
+    async fn fall_back(&self, hosts: &Shard) -> Result<Option<Permit>, PgError> {
+        let percent = self.cluster.config.health.primary_fallback;
+        let Some(limit) = self.database.fallback(percent) else { return Ok(None) };
+        let deadline =
+            if limit == 0 { Duration::ZERO } else { self.cluster.config.pool.wait_timeout };
+        let enter = async {
+            let entered = tokio::time::timeout(deadline, hosts.primary.fallback.enter(limit)).await;
+            entered.map_err(|_| repeat::unavailable(hosts.id, percent, limit))
+        };
+        timeouts::in_time(&self.handle, pin!(enter)).await.map(Some)
+    }
+
+    /// What a host is chosen with.
+    pub(super) fn draw(&self, now: Moment) -> Draw {
+        Draw { now, number: (self.handle.pid as u64) << 32 ^ self.queries }
     }
 
     /// `currval` and the like are about to be asked for: what other sessions did is not told.
@@ -254,13 +294,18 @@ impl Session {
             let server = member.lease.server();
             // In the middle of a pipeline without a Sync the server holds an implicit transaction.
             let is_held = (keeps || server.is_in_batch()) && !server.is_broken();
+            let is_lost = server.is_lost();
             member.wrote = false;
             if !is_held {
                 if member.is_primary {
                     self.last_server = Some(server.turn());
                 }
                 let time = member.since.elapsed().as_secs_f64();
-                member.lease.pool().metrics.query.observe(time);
+                let pool = member.lease.pool();
+                pool.metrics.query.observe(time);
+                if !is_lost {
+                    pool.standing.answered(Moment::now(), time);
+                }
             }
             is_held
         });

@@ -24,6 +24,7 @@ mod open;
 mod picked;
 mod portable;
 mod prepare;
+mod repeat;
 mod replication;
 mod run;
 mod scatter;
@@ -49,6 +50,7 @@ use crate::error::{PgError, sqlstate};
 use crate::exec::{Failure, Member};
 use crate::net::listener::Place;
 use crate::net::{Client, Stream, Thread};
+use crate::pool::Standing;
 use crate::pool::cluster::{Cluster, Database};
 use crate::pool::login::Account;
 use crate::pool::writes::Open;
@@ -117,6 +119,8 @@ struct Session {
     /// Since the first LISTEN.
     listening: Option<Box<listen::Listening>>,
     queries: u64,
+    /// The host on which the read at hand has failed.
+    avoid: Option<Arc<Standing>>,
     /// The common request that waits for a server, and what such a wait has brought.
     standby: Option<Box<Standby>>,
     granted: Option<Box<Granted>>,
@@ -481,6 +485,7 @@ impl Session {
             Box::pin(self.settle_doubt()).await;
         }
         self.release();
+        self.avoid = None;
         if self.loses_state() {
             self.say_goodbye("the server that kept this session's state was lost").await;
             return Err(Failure::Gone);

@@ -318,10 +318,29 @@ impl Session {
         writes: bool,
         message: &[u8],
     ) -> Result<(), Failure> {
+        let told = self.told_so_far();
+        let done = self.relay_once(shard, role, writes, message).await;
+        match self.repeats(told) {
+            true => self.relay_once(shard, role, writes, message).await,
+            false => done,
+        }
+    }
+
+    async fn relay_once(
+        &mut self,
+        shard: ShardId,
+        role: Role,
+        writes: bool,
+        message: &[u8],
+    ) -> Result<(), Failure> {
         if writes {
             self.check_second_write(shard)?;
         }
+        let may_repeat = self.may_repeat(writes);
         let at = self.member(shard, role).await?;
+        if may_repeat {
+            self.watch_loss(at, true);
+        }
         let member = &mut self.members[at];
         member.wrote |= writes;
         let server = member.lease.server();

@@ -279,7 +279,11 @@ impl Session {
             self.check_pin(&prepared.statement.plan)?;
         }
         self.database.state.metrics.queries.inc_by(plan.executed.len() as u64);
+        let can_be_repeated = may_repeat && self.may_repeat(plan.writes);
         let at = self.member(shard, role).await?;
+        if can_be_repeated {
+            self.watch_loss(at, true);
+        }
         let member = &mut self.members[at];
         member.wrote |= plan.writes;
         let server = member.lease.server();
@@ -304,6 +308,12 @@ impl Session {
             false => relay::relay(self.members[at].lease.server(), &mut self.client).await,
         };
         let server = self.members[at].lease.server();
+        if server.found_loss() {
+            if !server.is_broken() {
+                forget(server, &fresh).await;
+            }
+            return done.map(|()| false);
+        }
         if let Some(is_hidden) = server.found_stale() {
             let named: Fresh = plan.ops.iter().filter_map(Op::named).collect();
             forget(server, &named).await;

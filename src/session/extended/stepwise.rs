@@ -415,7 +415,12 @@ impl Session {
         let max_rows = if unique.is_some_and(|it| !it.returns) { 0 } else { max_rows };
         let done = match routed.shards.single().filter(|_| !is_alone && unique.is_none()) {
             Some(shard) => {
-                self.step_single(portal, &exact, shard, routed.role, writes, max_rows).await
+                let (told, at) = (self.told_so_far(), (shard, routed.role));
+                let done = self.step_single(portal, &exact, at, writes, max_rows).await;
+                match self.repeats(told) {
+                    true => self.step_single(portal, &exact, at, writes, max_rows).await,
+                    false => done,
+                }
             }
             None if max_rows > 0 && !may_be_cut(run, portal) => Err(PgError::refused(
                 "an Execute with a row limit over several shards is not supported",
@@ -446,8 +451,7 @@ impl Session {
         &mut self,
         portal: &Portal,
         exact: &Arc<Prepared>,
-        shard: ShardId,
-        role: Role,
+        (shard, role): (ShardId, Role),
         writes: bool,
         max_rows: i32,
     ) -> Result<(), Failure> {
@@ -455,7 +459,11 @@ impl Session {
             self.check_second_write(shard)?;
         }
         self.name_statements(&exact.statement.plan).await?;
+        let may_repeat = self.may_repeat(writes);
         let at = self.member(shard, role).await?;
+        if may_repeat {
+            self.watch_loss(at, true);
+        }
         let member = &mut self.members[at];
         member.wrote |= writes;
         let server = member.lease.server();
