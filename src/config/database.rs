@@ -93,10 +93,6 @@ fn database(
 
 fn sleeps_after(section: &Section<'_>) -> Option<Duration> {
     let sleeps = section.value("idle", values::choice) == "sleep";
-    if section.written("idle_after").is_some() && !sleeps {
-        let hint = "write `idle = \"sleep\"`, or leave it out";
-        section.wrong("idle_after", Wrong::new("is for a database that sleeps", hint));
-    }
     let after = section.value("idle_after", values::duration);
     sleeps.then_some(after)
 }

@@ -40,7 +40,7 @@ fn of_table(table: &DeTable<'_>, outside: &Outside<'_>) -> Result<(Host, Prefere
         };
         read.map_err(|wrong| match name {
             "url" => wrong,
-            _ => Wrong::new(format!("has a {name} that {}", wrong.message), wrong.hint),
+            _ => Wrong::new(format!("its {name}: {}", wrong.message), wrong.hint),
         })?;
     }
     found.map(|host| (host, preference)).ok_or_else(|| Wrong::new("names no url", FORM))

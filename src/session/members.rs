@@ -196,9 +196,9 @@ impl Session {
         if let Role::Replica(need) = role {
             let may_serve = |it: &Host| self.may_serve(it, need);
             let is_there = hosts.replicas.iter().any(|it| may_serve(it));
-            if !is_there
-                && !(self.is_worth_waiting(hosts, need) && self.wait_for_replica(hosts, need).await)
-            {
+            let is_there = is_there
+                || self.is_worth_waiting(hosts, need) && self.wait_for_replica(hosts, need).await;
+            if !is_there {
                 self.database.state.metrics.causal_misses.inc();
             }
             let mut have_failed = hosts.has_lost_replicas(draw.now) || self.avoid.is_some();

@@ -37,6 +37,8 @@ pub struct ProxySpec {
     pub parameters: String,
     /// The host in them.
     pub host: String,
+    /// What is said of each shard's replicas, such as `weight = 2`, by position.
+    pub replicas_said: Vec<String>,
 }
 
 impl ProxySpec {
@@ -67,6 +69,7 @@ impl ProxySpec {
             users: String::new(),
             parameters: String::new(),
             host: "127.0.0.1".to_owned(),
+            replicas_said: Vec::new(),
         }
     }
 
@@ -96,9 +99,17 @@ impl ProxySpec {
             if let Some((first, last)) = shard.range {
                 text.push_str(&format!("range = [{first}, {last}]\n"));
             }
-            let replicas: Vec<String> = shard.replicas.iter().map(url).collect();
+            let replica = |(at, place): (usize, &(u16, String))| {
+                let said = self.replicas_said.get(at).filter(|it| !it.is_empty());
+                let said = said.map(|it| format!(", {it}")).unwrap_or_default();
+                format!("{{ url = {:?}{said} }}", url(place))
+            };
+            let replicas: Vec<String> = match self.replicas_said.is_empty() {
+                true => shard.replicas.iter().map(|it| format!("{:?}", url(it))).collect(),
+                false => shard.replicas.iter().enumerate().map(replica).collect(),
+            };
             text.push_str(&format!("primary = {:?}\n", url(&shard.primary)));
-            text.push_str(&format!("replicas = {replicas:?}\n"));
+            text.push_str(&format!("replicas = [{}]\n", replicas.join(", ")));
         }
         text
     }

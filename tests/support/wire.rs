@@ -51,6 +51,7 @@ pub struct Wire {
 }
 
 /// A statement's arguments, in text or in binary.
+#[derive(Default)]
 pub struct Arguments<'a> {
     pub types: &'a [u32],
     pub values: &'a [Option<Vec<u8>>],

@@ -1,0 +1,272 @@
+//! Which replica reads: the quick and the well; and what becomes of reads whose server is lost.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use pgsluice::playground::{Cluster, Node};
+use support::proxy::{Proxy, ProxySpec, wait_for, wait_within};
+use support::wire::Wire;
+
+/// One shard with two replicas, a table `t` of 100 rows, and a function `nap` that takes its time and tells
+/// where.
+fn two_replicas() -> Cluster {
+    let cluster = support::own(1, 2);
+    let sql = "CREATE TABLE t (a int); ALTER TABLE t OWNER TO app; \
+               INSERT INTO t SELECT generate_series(1, 100); \
+               CREATE FUNCTION nap(float8) RETURNS text STABLE LANGUAGE plpgsql \
+               AS 'BEGIN PERFORM pg_sleep($1); RETURN current_setting(''port''); END'";
+    cluster.sql(Node::Primary(0), "app", sql).unwrap();
+    cluster.wait_for_replicas().unwrap();
+    cluster
+}
+
+fn proxy(cluster: &Cluster, health: &str) -> Proxy {
+    let mut spec = ProxySpec::of(cluster, "app");
+    spec.health.push_str(health);
+    spec.pool.push_str("connect_timeout = \"300ms\"\n");
+    let proxy = Proxy::start(spec);
+    proxy.wait_for_tables(1);
+    let mut client = proxy.client();
+    wait_for("reads on replicas", || port_of(&mut client) != cluster.primary_port(0));
+    proxy
+}
+
+/// The server that a read runs on.
+const WHERE: &str = "SELECT current_setting('port') FROM t LIMIT 1";
+
+fn port_of(client: &mut Wire) -> u16 {
+    client.run(WHERE).first().parse().unwrap()
+}
+
+/// How many of `count` reads run on each of these ports.
+fn shares<const N: usize>(client: &mut Wire, ports: [u16; N], count: usize) -> [usize; N] {
+    let found: Vec<u16> = (0..count).map(|_| port_of(client)).collect();
+    ports.map(|port| found.iter().filter(|it| **it == port).count())
+}
+
+/// What SHOW HOSTS says of the host on a port.
+fn host(proxy: &Proxy, port: u16, column: &str) -> String {
+    let hosts = proxy.show("HOSTS", "host");
+    let at = hosts.iter().position(|it| it.ends_with(&format!(":{port}"))).unwrap();
+    proxy.show("HOSTS", column)[at].clone()
+}
+
+fn pid(cluster: &Cluster, node: Node) -> Pid {
+    cluster.server(node).pid().unwrap()
+}
+
+/// A server and all its processes.
+fn processes(cluster: &Cluster, node: Node) -> Vec<Pid> {
+    let parent = pid(cluster, node);
+    let children = format!("/proc/{parent}/task/{parent}/children");
+    let children = std::fs::read_to_string(children).unwrap();
+    let children = children.split_whitespace().map(|it| Pid::from_raw(it.parse().unwrap()));
+    std::iter::once(parent).chain(children).collect()
+}
+
+#[test]
+fn weights_regions_and_latency() {
+    let cluster = two_replicas();
+    let ports = [cluster.replica_port(0, 0), cluster.replica_port(0, 1)];
+    let mut spec = ProxySpec::of(&cluster, "app");
+    spec.health.push_str("outlier_factor = 0\n");
+    let place =
+        |spec: &mut ProxySpec, said: [&str; 2]| spec.replicas_said = said.map(Into::into).to_vec();
+    place(&mut spec, ["weight = 100", "weight = 1"]);
+    let proxy = Proxy::start(spec.clone());
+    proxy.wait_for_tables(1);
+    let mut client = proxy.client();
+    wait_for("both replicas", || shares(&mut client, ports, 10) != [0, 0]);
+    let found = shares(&mut client, ports, 400);
+    let hosts = proxy.admin("SHOW HOSTS").rows;
+    assert!(found[0] > 300, "{found:?} {hosts:?}");
+    assert_eq!(host(&proxy, ports[0], "weight"), "100");
+    // A slow one gets less, and the more again the longer it is quick.
+    let slow = "SELECT nap(0.05) FROM t LIMIT 1";
+    place(&mut spec, ["", ""]);
+    proxy.rewrite(&spec);
+    proxy.admin("RELOAD");
+    let mut directed = proxy.client();
+    for _ in 0..20 {
+        directed.run(slow);
+    }
+    let latency = |port| host(&proxy, port, "latency_ms").parse::<f32>().unwrap();
+    assert!(latency(ports[0]).max(latency(ports[1])) > 20.0);
+    // The region comes first.
+    spec.listen.push_str("region = \"eu\"\n");
+    place(&mut spec, ["region = \"us\"", "region = \"eu\""]);
+    let proxy = Proxy::start(spec);
+    proxy.wait_for_tables(1);
+    let mut client = proxy.client();
+    wait_for("the near replica", || port_of(&mut client) == ports[1]);
+    assert_eq!(shares(&mut client, ports, 100), [0, 100]);
+    assert_eq!(host(&proxy, ports[0], "region"), "us");
+    cluster.server(Node::Replica(0, 1)).kill9();
+    wait_for("the far replica", || port_of(&mut client) == ports[0]);
+}
+
+#[test]
+fn a_read_survives_the_kill_of_its_replica() {
+    let cluster = two_replicas();
+    let proxy = proxy(&cluster, "");
+    let ports = [cluster.replica_port(0, 0), cluster.replica_port(0, 1)];
+    let slow = "SELECT nap(0.7) FROM t LIMIT 1";
+    let readers: Vec<_> = (0..8)
+        .map(|number| {
+            let mut client = proxy.client();
+            thread::spawn(move || match number % 2 {
+                0 => client.query(slow),
+                _ => client.extended(slow, &Default::default()),
+            })
+        })
+        .collect();
+    let mut open = proxy.client();
+    open.run("BEGIN READ ONLY");
+    let own: u16 = port_of(&mut open);
+    thread::sleep(Duration::from_millis(300));
+    let at = ports.iter().position(|it| *it == own).unwrap();
+    cluster.server(Node::Replica(0, at)).kill9();
+    for reader in readers {
+        let answer = reader.join().unwrap();
+        assert!(answer.error.is_none(), "{answer:?}");
+        assert_eq!(answer.rows.len(), 1);
+    }
+    // A block is not.
+    let end = open.query(WHERE);
+    assert!(end.error.is_some(), "{end:?}");
+    let text = proxy.page("/metrics").1;
+    let repeated = text.lines().filter(|it| it.starts_with("sluice_reads_repeated_total"));
+    let repeated: f32 =
+        repeated.map(|it| it.rsplit(' ').next().unwrap().parse::<f32>().unwrap()).sum();
+    assert!(repeated >= 1.0, "{repeated}");
+    assert_eq!(proxy.client().run("SELECT count(*) FROM t").first(), "100");
+}
+
+#[test]
+fn what_was_told_is_not_taken_back() {
+    let cluster = two_replicas();
+    let proxy = proxy(&cluster, "");
+    let mut client = proxy.client();
+    let sql = "SELECT repeat('x', 1000), nap(0.001) FROM t, generate_series(1, 100)";
+    pgsluice::wire::frontend::query(&mut client.out, sql.as_bytes());
+    client.send().unwrap();
+    assert_eq!(client.frame().unwrap().0, b'T');
+    cluster.server(Node::Replica(0, 0)).kill9();
+    cluster.server(Node::Replica(0, 1)).kill9();
+    let end = client.answer(b"");
+    assert!(["08006", "57P01", "57P02"].contains(&end.code()), "{:?}", end.error);
+    // The primary reads in their place, and writes are never run twice.
+    assert_eq!(port_of(&mut client), cluster.primary_port(0));
+    let write = "UPDATE t SET a = a + 1 WHERE a = 1000 OR pg_sleep(0.5) IS NULL RETURNING 1";
+    let mut writer = proxy.client();
+    let writer = thread::spawn(move || writer.query(write));
+    thread::sleep(Duration::from_millis(300));
+    cluster.server(Node::Primary(0)).kill9();
+    assert!(writer.join().unwrap().error.is_some());
+}
+
+#[test]
+fn conflicts_with_recovery_are_not_seen() {
+    let cluster = two_replicas();
+    for at in [0, 1] {
+        let node = Node::Replica(0, at);
+        cluster.sql(node, "app", "ALTER SYSTEM SET max_standby_streaming_delay = 0").unwrap();
+        cluster.sql(node, "app", "ALTER SYSTEM SET hot_standby_feedback = off").unwrap();
+        cluster.sql(node, "app", "SELECT pg_reload_conf()").unwrap();
+    }
+    let proxy = proxy(&cluster, "");
+    let sql = "SELECT count(*), max(nap(0.01)) FROM t";
+    let readers: Vec<_> = (0..6)
+        .map(|number| {
+            let mut client = proxy.client();
+            thread::spawn(move || match number % 2 {
+                0 => client.query(sql),
+                _ => client.extended(sql, &Default::default()),
+            })
+        })
+        .collect();
+    thread::sleep(Duration::from_millis(400));
+    // Replay needs a lock that readers of the table have in their way.
+    cluster.sql(Node::Primary(0), "app", "DELETE FROM t WHERE a > 50").unwrap();
+    cluster.sql(Node::Primary(0), "app", "VACUUM FULL t").unwrap();
+    for reader in readers {
+        let answer = reader.join().unwrap();
+        assert!(answer.error.is_none(), "{answer:?}");
+        assert!(["50", "100"].contains(&&*answer.first()), "{answer:?}");
+    }
+    let conflicts = |at| {
+        let sql = "SELECT sum(confl_lock + confl_snapshot) FROM pg_stat_database_conflicts";
+        let rows = cluster.sql(Node::Replica(0, at), "app", sql).unwrap();
+        rows[0][0].clone().unwrap().parse::<u32>().unwrap()
+    };
+    wait_for("conflicts", || conflicts(0) + conflicts(1) > 0);
+}
+
+#[test]
+fn a_stopped_replica_is_passed_over_and_comes_back() {
+    let cluster = two_replicas();
+    let health =
+        "timeout = \"60s\"\nfailure_threshold = 3\nreset_timeout = \"1s\"\nslow_start = \"0s\"\n";
+    let proxy = proxy(&cluster, health);
+    let (node, port) = (Node::Replica(0, 0), cluster.replica_port(0, 0));
+    // What new connections meet: it takes them and never answers. Health checks wait.
+    proxy.admin("RELOAD");
+    let stopped = processes(&cluster, node);
+    stopped.iter().for_each(|it| kill(*it, Signal::SIGSTOP).unwrap());
+    let begun = Instant::now();
+    let clients: Vec<_> = (0..6)
+        .map(|_| {
+            let port = proxy.port;
+            thread::spawn(move || {
+                let mut client = Wire::login(port, "app", "app", "app").unwrap();
+                client.stream.set_read_timeout(Some(Duration::from_millis(700))).unwrap();
+                (0..30).filter(|_| client.query(WHERE).error.is_none()).count()
+            })
+        })
+        .collect();
+    wait_within(10, "the breaker opens", || host(&proxy, port, "breaker") != "closed");
+    let mut client = proxy.client();
+    for _ in 0..5 {
+        assert_ne!(port_of(&mut client), port);
+    }
+    stopped.iter().for_each(|it| kill(*it, Signal::SIGCONT).unwrap());
+    drop(clients);
+    wait_for("it reads again", || (0..10).any(|_| port_of(&mut client) == port));
+    wait_for("the breaker closes", || host(&proxy, port, "breaker") == "closed");
+    assert!(begun.elapsed() < Duration::from_secs(15));
+}
+
+#[test]
+fn lost_replicas_do_not_drown_the_primary() {
+    let cluster = two_replicas();
+    let mut spec = ProxySpec::of(&cluster, "app");
+    spec.pool = "size = 4\nwait_timeout = \"500ms\"\n".to_owned();
+    spec.health.push_str("primary_fallback = 50\n");
+    let proxy = Proxy::start(spec);
+    proxy.wait_for_tables(1);
+    cluster.server(Node::Replica(0, 0)).kill9();
+    cluster.server(Node::Replica(0, 1)).kill9();
+    let mut client = proxy.client();
+    wait_for("the primary", || port_of(&mut client) == cluster.primary_port(0));
+    wait_for("no replica", || proxy.show("HOSTS", "state") == ["up", "down", "down"]);
+    let readers: Vec<_> = (0..6)
+        .map(|_| {
+            let mut client = proxy.client();
+            thread::spawn(move || client.query("SELECT nap(2) FROM t LIMIT 1"))
+        })
+        .collect();
+    thread::sleep(Duration::from_millis(200));
+    // Two connections are left to those who write.
+    let begun = Instant::now();
+    client.run("INSERT INTO t VALUES (1)");
+    assert!(begun.elapsed() < Duration::from_millis(400), "{:?}", begun.elapsed());
+    let codes: Vec<String> =
+        readers.into_iter().map(|it| it.join().unwrap().code().to_owned()).collect();
+    assert_eq!(codes.iter().filter(|it| it.is_empty()).count(), 2, "{codes:?}");
+    assert_eq!(codes.iter().filter(|it| *it == "57P03").count(), 4, "{codes:?}");
+}
