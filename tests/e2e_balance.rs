@@ -28,7 +28,7 @@ fn two_replicas() -> Cluster {
 fn proxy(cluster: &Cluster, health: &str) -> Proxy {
     let mut spec = ProxySpec::of(cluster, "app");
     spec.health.push_str(health);
-    spec.pool.push_str("connect_timeout = \"300ms\"\n");
+    spec.pool.push_str("connect_timeout = \"1s\"\n");
     let proxy = Proxy::start(spec);
     proxy.wait_for_tables(1);
     let mut client = proxy.client();
@@ -115,7 +115,15 @@ fn a_read_survives_the_kill_of_its_replica() {
     let cluster = two_replicas();
     let proxy = proxy(&cluster, "");
     let ports = [cluster.replica_port(0, 0), cluster.replica_port(0, 1)];
-    let slow = "SELECT nap(0.7) FROM t LIMIT 1";
+    let mut blocks: Vec<Wire> = (0..6).map(|_| proxy.client()).collect();
+    let held: Vec<u16> = blocks
+        .iter_mut()
+        .map(|it| {
+            it.run("BEGIN READ ONLY");
+            port_of(it)
+        })
+        .collect();
+    let slow = "SELECT nap(2) FROM t LIMIT 1";
     let readers: Vec<_> = (0..8)
         .map(|number| {
             let mut client = proxy.client();
@@ -125,20 +133,23 @@ fn a_read_survives_the_kill_of_its_replica() {
             })
         })
         .collect();
-    let mut open = proxy.client();
-    open.run("BEGIN READ ONLY");
-    let own: u16 = port_of(&mut open);
-    thread::sleep(Duration::from_millis(300));
-    let at = ports.iter().position(|it| *it == own).unwrap();
-    cluster.server(Node::Replica(0, at)).kill9();
+    let naps = |at| {
+        let sql = "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query LIKE '%nap(%' \
+                   AND pid <> pg_backend_pid()";
+        let rows = cluster.sql(Node::Replica(0, at), "app", sql).unwrap();
+        rows[0][0].clone().unwrap().parse::<u32>().unwrap()
+    };
+    wait_for("reads on both", || naps(0) > 0 && naps(1) > 0);
+    cluster.server(Node::Replica(0, 0)).kill9();
     for reader in readers {
         let answer = reader.join().unwrap();
         assert!(answer.error.is_none(), "{answer:?}");
         assert_eq!(answer.rows.len(), 1);
     }
-    // A block is not.
-    let end = open.query(WHERE);
-    assert!(end.error.is_some(), "{end:?}");
+    // Blocks are not.
+    for (mut block, port) in blocks.into_iter().zip(held) {
+        assert_eq!(block.query(WHERE).error.is_some(), port == ports[0]);
+    }
     let text = proxy.page("/metrics").1;
     let repeated = text.lines().filter(|it| it.starts_with("sluice_reads_repeated_total"));
     let repeated: f32 =
@@ -224,28 +235,26 @@ fn a_stopped_replica_is_passed_over_and_comes_back() {
             let port = proxy.port;
             thread::spawn(move || {
                 let mut client = Wire::login(port, "app", "app", "app").unwrap();
-                client.stream.set_read_timeout(Some(Duration::from_millis(700))).unwrap();
+                client.stream.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
                 (0..30).filter(|_| client.query(WHERE).error.is_none()).count()
             })
         })
         .collect();
-    wait_within(10, "the breaker opens", || host(&proxy, port, "breaker") != "closed");
+    wait_within(20, "the breaker opens", || host(&proxy, port, "breaker") != "closed");
     let mut client = proxy.client();
-    for _ in 0..5 {
-        assert_ne!(port_of(&mut client), port);
-    }
+    assert_ne!(port_of(&mut client), port);
     stopped.iter().for_each(|it| kill(*it, Signal::SIGCONT).unwrap());
     drop(clients);
     wait_for("it reads again", || (0..10).any(|_| port_of(&mut client) == port));
     wait_for("the breaker closes", || host(&proxy, port, "breaker") == "closed");
-    assert!(begun.elapsed() < Duration::from_secs(15));
+    assert!(begun.elapsed() < Duration::from_secs(30));
 }
 
 #[test]
 fn lost_replicas_do_not_drown_the_primary() {
     let cluster = two_replicas();
     let mut spec = ProxySpec::of(&cluster, "app");
-    spec.pool = "size = 4\nwait_timeout = \"500ms\"\n".to_owned();
+    spec.pool = "size = 4\nwait_timeout = \"1s\"\n".to_owned();
     spec.health.push_str("primary_fallback = 50\n");
     let proxy = Proxy::start(spec);
     proxy.wait_for_tables(1);
@@ -257,14 +266,12 @@ fn lost_replicas_do_not_drown_the_primary() {
     let readers: Vec<_> = (0..6)
         .map(|_| {
             let mut client = proxy.client();
-            thread::spawn(move || client.query("SELECT nap(2) FROM t LIMIT 1"))
+            thread::spawn(move || client.query("SELECT nap(4) FROM t LIMIT 1"))
         })
         .collect();
     thread::sleep(Duration::from_millis(200));
-    // Two connections are left to those who write.
-    let begun = Instant::now();
+    // Two connections are left to those who write: 53300 if they had to wait.
     client.run("INSERT INTO t VALUES (1)");
-    assert!(begun.elapsed() < Duration::from_millis(400), "{:?}", begun.elapsed());
     let codes: Vec<String> =
         readers.into_iter().map(|it| it.join().unwrap().code().to_owned()).collect();
     assert_eq!(codes.iter().filter(|it| it.is_empty()).count(), 2, "{codes:?}");
