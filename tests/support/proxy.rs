@@ -37,6 +37,8 @@ pub struct ProxySpec {
     pub parameters: String,
     /// The host in them.
     pub host: String,
+    /// Of its process.
+    pub environment: Vec<(String, String)>,
 }
 
 impl ProxySpec {
@@ -67,6 +69,7 @@ impl ProxySpec {
             users: String::new(),
             parameters: String::new(),
             host: "127.0.0.1".to_owned(),
+            environment: Vec::new(),
         }
     }
 
@@ -119,7 +122,7 @@ impl Proxy {
         let (port, http) = (free_port(), free_port());
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("pgsluice.toml"), spec.toml(port, http)).unwrap();
-        let child = launch(dir.path());
+        let child = launch(dir.path(), &spec.environment);
         let mut proxy = Self { port, http, spec, dir, child };
         proxy.wait_ready();
         proxy
@@ -168,7 +171,7 @@ impl Proxy {
 
     /// Starts it again after its end.
     pub fn restart(&mut self) {
-        self.child = launch(self.dir.path());
+        self.child = launch(self.dir.path(), &self.spec.environment);
         self.wait_ready();
     }
 
@@ -276,12 +279,13 @@ impl Drop for Proxy {
     }
 }
 
-fn launch(dir: &Path) -> Child {
+fn launch(dir: &Path, environment: &[(String, String)]) -> Child {
     let log = fs::File::create(dir.join("log")).unwrap();
     Command::new(env!("CARGO_BIN_EXE_pgsluice"))
         .args(["run", "--config"])
         .arg(dir.join("pgsluice.toml"))
         .env_remove("RUST_LOG")
+        .envs(environment.iter().cloned())
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(log)
