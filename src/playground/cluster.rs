@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use super::binaries::Binaries;
+use super::binaries::{Binaries, run};
 use super::error::{PlaygroundError, Result, at};
 use super::server::Server;
 use super::spec::{ClusterSpec, Node};
@@ -116,6 +116,34 @@ impl Cluster {
     pub fn create_database(&self, name: &str) -> Result<()> {
         self.sql_everywhere("postgres", &format!("CREATE DATABASE \"{name}\" OWNER app"))?;
         self.wait_for_replicas()
+    }
+
+    /// Lets a server follow another one from its next start on; one that runs does at once.
+    ///
+    /// # Errors
+    /// Its settings cannot be written.
+    pub fn follow(&self, node: Node, primary: u16) -> Result<()> {
+        let server = self.server(node);
+        let binaries = Binaries::find()?;
+        settings::write(&binaries, &self.spec, &server.data, server.port, Some(primary))?;
+        server.signal(Signal::SIGHUP);
+        Ok(())
+    }
+
+    /// Makes a server anew as a replica of another one, such as one whose log went another way.
+    ///
+    /// # Errors
+    /// The copy cannot be made, or does not start.
+    pub fn rebuild(&self, node: Node, primary: u16) -> Result<()> {
+        let server = self.server(node);
+        server.kill9();
+        fs::remove_dir_all(&server.data).map_err(at("cannot remove", &server.data))?;
+        let mut command = Binaries::find()?.command("pg_basebackup");
+        command.arg("--pgdata").arg(&server.data).args(["--host=127.0.0.1", "--username=postgres"]);
+        command.arg(format!("--port={primary}")).args(["--checkpoint=fast", "--no-sync"]);
+        run(&mut command)?;
+        self.follow(node, primary)?;
+        server.start()
     }
 
     /// Waits until every running replica has replayed what its primary has written by now.

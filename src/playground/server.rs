@@ -138,6 +138,25 @@ impl Server {
         let _ = child.wait();
     }
 
+    /// SIGSTOP to the server and to all its processes: it holds what it has and says nothing.
+    pub fn pause(&self) {
+        self.signal_all(Signal::SIGSTOP);
+    }
+
+    /// Ends [`Self::pause`].
+    pub fn resume(&self) {
+        self.signal_all(Signal::SIGCONT);
+    }
+
+    /// The server first: while it is stopped it starts no process.
+    fn signal_all(&self, signal: Signal) {
+        let Some(pid) = self.pid() else { return };
+        let _ = kill(pid, signal);
+        for child in children_of(pid.as_raw().unsigned_abs()) {
+            let _ = kill(child, signal);
+        }
+    }
+
     /// Whether we started it and it did not end since.
     pub fn is_running(&self) -> bool {
         self.child().as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None)))

@@ -39,6 +39,8 @@ pub struct ProxySpec {
     pub host: String,
     /// What is said of each shard's replicas, such as `weight = 2`, by position.
     pub replicas_said: Vec<String>,
+    /// Of its process.
+    pub environment: Vec<(String, String)>,
 }
 
 impl ProxySpec {
@@ -70,6 +72,7 @@ impl ProxySpec {
             parameters: String::new(),
             host: "127.0.0.1".to_owned(),
             replicas_said: Vec::new(),
+            environment: Vec::new(),
         }
     }
 
@@ -130,7 +133,7 @@ impl Proxy {
         let (port, http) = (free_port(), free_port());
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("pgsluice.toml"), spec.toml(port, http)).unwrap();
-        let child = launch(dir.path());
+        let child = launch(dir.path(), &spec.environment);
         let mut proxy = Self { port, http, spec, dir, child };
         proxy.wait_ready();
         proxy
@@ -179,7 +182,7 @@ impl Proxy {
 
     /// Starts it again after its end.
     pub fn restart(&mut self) {
-        self.child = launch(self.dir.path());
+        self.child = launch(self.dir.path(), &self.spec.environment);
         self.wait_ready();
     }
 
@@ -287,12 +290,13 @@ impl Drop for Proxy {
     }
 }
 
-fn launch(dir: &Path) -> Child {
+fn launch(dir: &Path, environment: &[(String, String)]) -> Child {
     let log = fs::File::create(dir.join("log")).unwrap();
     Command::new(env!("CARGO_BIN_EXE_pgsluice"))
         .args(["run", "--config"])
         .arg(dir.join("pgsluice.toml"))
         .env_remove("RUST_LOG")
+        .envs(environment.iter().cloned())
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(log)
