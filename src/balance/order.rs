@@ -16,16 +16,18 @@ pub struct Load {
     pub is_far: bool,
     /// Connections in use.
     pub outstanding: usize,
-    /// As of late, in seconds.
+    /// As of late, in seconds; 0: not known.
     pub latency: f32,
     /// Above zero.
     pub weight: f32,
 }
 
 impl Load {
-    /// What a request costs there.
-    fn cost(&self, draw: f32) -> f32 {
-        self.latency.max(LEAST_LATENCY) * (self.outstanding as f32 + draw) / self.weight
+    /// What a request costs there. A host that was never asked is taken for one of `typical` latency, or
+    /// all would go there at once.
+    fn cost(&self, typical: f32, draw: f32) -> f32 {
+        let latency = if self.latency == 0.0 { typical } else { self.latency };
+        latency.max(LEAST_LATENCY) * (self.outstanding as f32 + draw) / self.weight
     }
 }
 
@@ -61,10 +63,12 @@ fn keyed<T>(
     load: impl Fn(&T) -> Load,
     is_eligible: impl Fn(&T) -> bool,
 ) -> impl Iterator<Item = (bool, f32, &T)> {
+    let known = hosts.iter().map(|it| load(it).latency).filter(|it| *it > 0.0);
+    let typical = known.reduce(f32::min).unwrap_or_default();
     let keyed = hosts.iter().enumerate().filter(move |(_, it)| is_eligible(it));
     keyed.filter_map(move |(at, host)| {
         let load = load(host);
-        load.is_up.then(|| (load.is_far, load.cost(exponential(draw, at)), host))
+        load.is_up.then(|| (load.is_far, load.cost(typical, exponential(draw, at)), host))
     })
 }
 
@@ -104,6 +108,7 @@ mod tests {
             (vec![IDLE, IDLE], [5000, 5000]),
             (vec![IDLE, Load { weight: 2.0, ..IDLE }], [3333, 6667]),
             (vec![IDLE, Load { latency: 0.009, ..IDLE }], [9000, 1000]),
+            (vec![IDLE, Load { latency: 0.0, ..IDLE }], [5000, 5000]),
             (vec![IDLE, Load { is_up: false, ..IDLE }], [10_000, 0]),
             (vec![Load { is_far: true, ..IDLE }, Load { latency: 1.0, ..IDLE }], [0, 10_000]),
             (vec![Load { latency: 0.0, ..IDLE }, Load { latency: 0.000_1, ..IDLE }], [5000, 5000]),
