@@ -128,8 +128,8 @@ pub enum Loss {
     Note,
     /// It is noted, and the client is not told if it was told nothing before.
     Hide,
-    /// It has happened.
-    Found,
+    /// It has happened; `is_conflict`: with what a replica has to replay, as may be on others, too.
+    Found { is_conflict: bool },
 }
 
 /// What of a statement that was a Query a server did not take.
@@ -334,7 +334,12 @@ impl Server {
 
     /// Whether the request can be run again on another server: this one was lost, nobody has cancelled it.
     pub fn found_loss(&self) -> bool {
-        self.loss == Loss::Found && !self.cancel.was_used()
+        matches!(self.loss, Loss::Found { .. }) && !self.cancel.was_used()
+    }
+
+    /// Whether that was since a replica had to replay something.
+    pub fn found_conflict(&self) -> bool {
+        self.loss == Loss::Found { is_conflict: true }
     }
 
     /// Whether something of this request's answer was handed on.
@@ -342,9 +347,9 @@ impl Server {
         self.has_answered
     }
 
-    fn note_loss(&mut self) {
+    fn note_loss(&mut self, is_conflict: bool) {
         if self.loss != Loss::Tell {
-            self.loss = Loss::Found;
+            self.loss = Loss::Found { is_conflict };
         }
     }
 
@@ -549,7 +554,7 @@ impl Server {
 
     fn lost(&mut self, why: &str) -> PgError {
         (self.is_broken, self.is_lost) = (true, true);
-        self.note_loss();
+        self.note_loss(false);
         PgError::new(
             sqlstate::CONNECTION_FAILURE,
             format!("the connection to server {} was lost", self.cancel.host),
@@ -597,7 +602,7 @@ impl Server {
                 }
                 Verdict::Forward if self.passes_ready(end + part) => end += part,
                 // What came before the error is the beginning of an answer that another server gives.
-                _ if self.loss == Loss::Found && !self.has_answered => {
+                _ if matches!(self.loss, Loss::Found { .. }) && !self.has_answered => {
                     self.input.advance(end + part);
                     end = 0;
                 }
@@ -795,8 +800,9 @@ impl Server {
                 if fields.as_ref().is_ok_and(backend::ErrorFields::is_fatal) {
                     let error = error_of(frame);
                     (self.is_broken, self.is_lost) = (true, error.is_of_going());
-                    if self.is_lost || self.is_replica && is_conflict(error.code.as_bytes()) {
-                        self.note_loss();
+                    let is_conflict = self.is_replica && is_conflict(error.code.as_bytes());
+                    if self.is_lost || is_conflict {
+                        self.note_loss(is_conflict);
                     }
                     return Err(error);
                 }
@@ -804,7 +810,7 @@ impl Server {
                     self.is_replica && fields.as_ref().is_ok_and(|it| is_conflict(it.code()));
                 let may_hide = self.loss == Loss::Hide && !self.has_answered;
                 if is_conflict && (may_hide || self.loss == Loss::Note) {
-                    self.loss = Loss::Found;
+                    self.loss = Loss::Found { is_conflict: true };
                     is_repeated = may_hide;
                 }
                 self.unprepared = match &fields {

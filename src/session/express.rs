@@ -536,9 +536,9 @@ impl Session {
     fn board_again(&mut self, mut express: Express) {
         self.client.out.clear();
         (express.len, express.parsed) = (0, None);
-        if let Via::Lease(lease) = &express.via {
-            let pool = Arc::clone(lease.pool());
-            self.avoid(&pool);
+        if let Via::Lease(lease) = &mut express.via {
+            let (pool, is_conflict) = (Arc::clone(lease.pool()), lease.server().found_conflict());
+            self.avoid(&pool, is_conflict);
         }
         self.part(express);
     }

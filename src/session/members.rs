@@ -195,7 +195,7 @@ impl Session {
         let mut permit = None;
         if let Role::Replica(need) = role {
             let may_serve = |it: &Host| self.may_serve(it, need);
-            let is_there = hosts.replicas.iter().any(|it| may_serve(it));
+            let is_there = self.avoid.is_some() || hosts.replicas.iter().any(|it| may_serve(it));
             let is_there = is_there
                 || self.is_worth_waiting(hosts, need) && self.wait_for_replica(hosts, need).await;
             if !is_there {
@@ -225,7 +225,7 @@ impl Session {
     /// Whether the request at hand may use a replica: it has seen enough, and the request has not just
     /// failed there.
     pub(super) fn may_serve(&self, replica: &Host, need: Need) -> bool {
-        let is_avoided = self.avoid.as_ref().is_some_and(|it| Arc::ptr_eq(it, &replica.standing));
+        let is_avoided = self.avoid.as_ref().is_some_and(|it| it.is(replica));
         !is_avoided && self.has_seen(&replica.replayed, replica.shard, need)
     }
 

@@ -50,7 +50,6 @@ use crate::error::{PgError, sqlstate};
 use crate::exec::{Failure, Member};
 use crate::net::listener::Place;
 use crate::net::{Client, Stream, Thread};
-use crate::pool::Standing;
 use crate::pool::cluster::{Cluster, Database};
 use crate::pool::login::Account;
 use crate::pool::writes::Open;
@@ -119,8 +118,8 @@ struct Session {
     /// Since the first LISTEN.
     listening: Option<Box<listen::Listening>>,
     queries: u64,
-    /// The host on which the read at hand has failed.
-    avoid: Option<Arc<Standing>>,
+    /// Where the read at hand has failed.
+    avoid: Option<repeat::Avoid>,
     /// The common request that waits for a server, and what such a wait has brought.
     standby: Option<Box<Standby>>,
     granted: Option<Box<Granted>>,

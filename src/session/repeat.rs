@@ -5,15 +5,36 @@
 //! its servers: whoever runs it instead gives the same answer. What the failed server said is taken back;
 //! a second failure is the client's to know.
 
+use std::sync::Arc;
+
 use super::Session;
-use crate::error::PgError;
+use crate::error::{PgError, sqlstate};
+use crate::pool::cluster::Host;
+use crate::pool::{Pool, Standing};
 use crate::server::Loss;
+use crate::shard::ShardId;
 
 /// How much a client was told: bytes sent to it, and those that wait for it.
 #[derive(Clone, Copy)]
 pub(super) struct Told {
     sent: u64,
     waiting: usize,
+}
+
+/// Where the read at hand has failed.
+pub(super) enum Avoid {
+    Host(Arc<Standing>),
+    Replicas,
+}
+
+impl Avoid {
+    /// Whether it is not to run there.
+    pub(super) fn is(&self, host: &Host) -> bool {
+        match self {
+            Self::Host(standing) => Arc::ptr_eq(standing, &host.standing),
+            Self::Replicas => !host.is_primary,
+        }
+    }
 }
 
 impl Session {
@@ -41,24 +62,30 @@ impl Session {
         let lost = self.members.iter_mut().position(|it| it.server().found_loss());
         let Some(at) = lost.filter(|_| self.client.sent == told.sent) else { return false };
         self.client.out.truncate(told.waiting);
-        let pool = std::sync::Arc::clone(self.members[at].lease.pool());
-        self.avoid(&pool);
+        let lease = &mut self.members[at].lease;
+        let is_conflict = lease.server().found_conflict();
+        let pool = Arc::clone(lease.pool());
+        self.avoid(&pool, is_conflict);
         self.release();
         true
     }
 
-    /// The request at hand goes elsewhere.
-    pub(super) fn avoid(&mut self, pool: &crate::pool::Pool) {
+    /// The request at hand goes elsewhere; after a conflict to the primary, since other replicas are about
+    /// to replay the same.
+    pub(super) fn avoid(&mut self, pool: &Pool, is_conflict: bool) {
         pool.standing.repeated();
         tracing::debug!(session = self.handle.pid, host = %pool.target.host, "a read is repeated");
-        self.avoid = Some(std::sync::Arc::clone(&pool.standing));
+        self.avoid = Some(match is_conflict {
+            true => Avoid::Replicas,
+            false => Avoid::Host(Arc::clone(&pool.standing)),
+        });
     }
 }
 
 /// Neither a replica nor the primary in its place can take a read.
-pub(super) fn unavailable(shard: crate::shard::ShardId, percent: u32, limit: usize) -> PgError {
+pub(super) fn unavailable(shard: ShardId, percent: u32, limit: usize) -> PgError {
     PgError::new(
-        crate::error::sqlstate::CANNOT_CONNECT_NOW,
+        sqlstate::CANNOT_CONNECT_NOW,
         format!("no replica of shard {shard} can be used now"),
     )
     .detail(format!(
