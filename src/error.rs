@@ -119,6 +119,9 @@ pub struct PgError {
     /// The key of the configuration whose bound was reached; whoever tells the error counts it.
     /// Behind a pointer of one word, which keeps the error small.
     pub limit: Option<&'static &'static str>,
+    /// Whether it may be over in a moment and nothing has happened: a server that cannot be reached, or
+    /// was lost before it was sent anything.
+    pub is_passing: bool,
 }
 
 impl PgError {
@@ -139,6 +142,7 @@ impl PgError {
             hint: None,
             position: None,
             limit: None,
+            is_passing: false,
         }
     }
 
@@ -161,6 +165,13 @@ impl PgError {
     #[must_use]
     pub fn fatal(mut self) -> Self {
         self.severity = Severity::Fatal;
+        self
+    }
+
+    /// The same error, as one that may be over in a moment.
+    #[must_use]
+    pub fn passing(mut self) -> Self {
+        self.is_passing = true;
         self
     }
 

@@ -36,6 +36,8 @@ pub struct Proxy {
     /// Settings that sessions have in common.
     pub settings: SharedSettings,
     pub started: Instant,
+    /// Told when there is another snapshot.
+    pub changed: tokio::sync::Notify,
     /// Whether no new clients are taken and running transactions are awaited.
     is_draining: AtomicBool,
     /// RELOAD's way to the task that reads the file: `true` is FORCE.
@@ -58,6 +60,7 @@ pub struct ReloadRequest {
 mod activity;
 mod overdue;
 mod prepared;
+mod roles;
 mod seats;
 mod signals;
 
@@ -126,6 +129,7 @@ impl Proxy {
             prepared: PreparedStatements::default(),
             settings: SharedSettings::default(),
             started: Instant::now(),
+            changed: tokio::sync::Notify::new(),
             is_draining: AtomicBool::new(false),
             reload,
             next_client: AtomicU64::new(1),
@@ -217,13 +221,14 @@ impl Proxy {
             if database.state.catalog.load().is_none() {
                 reasons.push(format!("{name}: the schema was not read yet"));
             }
-            for shard in database.shards.values().filter(|it| !it.primary.health.is_up()) {
-                reasons.push(format!(
-                    "{name}: shard {} has no primary: {}: {}",
-                    shard.id,
-                    shard.primary.address,
-                    shard.primary.health.problem.lock()
-                ));
+            for shard in database.shards.values() {
+                let primary = &shard.primary;
+                if shard.has_primary && primary.health.is_up() {
+                    continue;
+                }
+                let (id, address) = (shard.id, &primary.address);
+                let problem = primary.health.problem.lock();
+                reasons.push(format!("{name}: shard {id} has no primary: {address}: {problem}"));
             }
         }
         reasons.sort();

@@ -238,7 +238,12 @@ fn shards(proxy: &Proxy) -> Table {
         let replayed = Some(&host.replayed).filter(|_| !host.is_primary);
         let lag = replayed.and_then(|it| it.lag()).map(|it| it.as_millis().to_string());
         let lag_bytes = replayed.and_then(|it| it.lag_bytes()).map(|it| it.to_string());
-        let mut problems = vec![host.health.problem.lock().clone()];
+        let shard = database.shards.get(&host.shard);
+        let fenced = shard.and_then(|it| it.why_fenced(host));
+        let is_paused = host.is_primary && shard.is_some_and(|it| it.state.is_paused());
+        let mut problems: Vec<String> = fenced.iter().map(ToString::to_string).collect();
+        problems.extend(is_paused.then(|| "paused".to_owned()));
+        problems.push(host.health.problem.lock().clone());
         if host.is_primary {
             problems.extend(database.state.no_two_phase.load().get(&host.shard).cloned());
             let prefix = format!("shard {}: ", host.shard);
@@ -250,7 +255,7 @@ fn shards(proxy: &Proxy) -> Table {
             database.config.name.clone(),
             host.shard.to_string(),
             ranges(database, host),
-            host.role().into(),
+            if fenced.is_some() { "fenced" } else { host.role() }.into(),
             host.address.to_string(),
             host.health.is_up().to_string(),
             lag.unwrap_or_default(),

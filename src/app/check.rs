@@ -10,11 +10,11 @@ use crate::catalog::Catalog;
 use crate::metrics::Metrics;
 use crate::plan::planner;
 use crate::plan::{Action, Plan};
-use crate::pool::catalog;
 use crate::pool::cluster::{Cluster, Database};
+use crate::pool::{catalog, health};
 
 /// How long a server may take to answer.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What a check found.
 #[derive(Debug, Default)]
@@ -54,13 +54,13 @@ pub fn check(path: &Path, sql: Option<&str>) -> Result<Report, AppError> {
         .map(|(_, hosts)| hosts)
         .unwrap_or_default();
     let metrics = Metrics::new().map_err(|error| AppError::Start(error.to_string()))?;
-    let cluster = Cluster::new(Arc::new(config), None, &metrics);
     runtime()?.block_on(async {
+        let cluster = health::settled(Arc::new(config), &metrics, PATIENCE).await;
         let mut report = Report::default();
         report.line(format_args!("{name}: the configuration is valid"));
         let shards = cluster.databases.values().flat_map(|it| it.shards.values());
         for (shard, host) in shards.flat_map(|it| it.hosts().map(move |host| (it, host))) {
-            crate::pool::health::check(host, &shard.log, PATIENCE).await;
+            health::check(host, &shard.log, PATIENCE).await;
             if host.health.is_up() {
                 continue;
             }

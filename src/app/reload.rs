@@ -56,12 +56,22 @@ pub(super) async fn watch(
             Some(request) = requests.recv() => {
                 seen = read(&path).await.ok();
                 certificate = Seen::now(&proxy).await;
+                if request.force {
+                    forget_roles(&proxy);
+                }
                 let outcome = reload(&proxy, &path, force || request.force).await;
                 let _ = request.done.send(outcome.clone());
                 tell(outcome);
             }
         }
     }
+}
+
+/// RELOAD FORCE: who was fenced may be used again, if it may as seen now.
+fn forget_roles(proxy: &Proxy) {
+    let cluster = proxy.cluster.load();
+    let shards = cluster.databases.values().flat_map(|it| it.shards.values());
+    shards.for_each(|it| it.state.forget());
 }
 
 async fn read(path: &PathBuf) -> std::io::Result<String> {
@@ -105,17 +115,19 @@ async fn try_reload(proxy: &Arc<Proxy>, path: &PathBuf, force: bool) -> Result<S
     {
         notes.push("[listen] takes effect at the next start, but for TLS".to_owned());
     }
-    let new = Cluster::new(Arc::new(config), Some(&old), &proxy.metrics);
+    let config = Arc::new(config);
+    let new = Cluster::new(Arc::clone(&config), Some(&old), &proxy.metrics);
     if !force {
-        let hidden = hidden_rows(&old, &new).await?;
-        if !hidden.is_empty() {
-            return Err(hidden.join("\n"));
+        let hidden = hidden_rows(&old, &new).await;
+        let hidden = hidden.and_then(|it| if it.is_empty() { Ok(()) } else { Err(it.join("\n")) });
+        if let Err(why) = hidden {
+            // Hosts go by the configuration in force again.
+            proxy.renew();
+            return Err(why);
         }
     }
-    let new = Arc::new(new);
     proxy.tls.store(acceptor);
-    proxy.cluster.store(Arc::clone(&new));
-    old.close_gone(&new);
+    let (old, new) = proxy.install(&config);
     for (name, database) in &new.databases {
         // Sequences are shared by certain shards: what was found of others does not hold for these.
         if old.databases.get(name).is_some_and(|it| primaries(it) != primaries(database)) {

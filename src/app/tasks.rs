@@ -1,17 +1,20 @@
 //! The control plane's tasks: health, schemas, recovery, pools, signals.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::Arc;
+use std::pin::pin;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use crate::exec::deadlock;
 use crate::exec::two_phase::recovery;
 use crate::metrics::http::Page;
-use crate::pool::cluster::{Cluster, Database};
-use crate::pool::{self, catalog, health, replay};
+use crate::pool::cluster::{Cluster, Database, Host};
+use crate::pool::replay::{self, Log};
+use crate::pool::{self, ShardState, catalog, health};
 use crate::proxy::{Handle, Proxy};
 use crate::shard::ShardId;
 
@@ -23,6 +26,10 @@ const FORGET: Duration = Duration::from_secs(3600);
 const DEADLOCKS: Duration = Duration::from_millis(500);
 /// How often a database is looked for that a reload has brought.
 const NEWCOMERS: Duration = Duration::from_millis(500);
+/// How often hosts are looked at while their shard has no primary.
+const URGENT: Duration = Duration::from_millis(150);
+/// Between two looks at a host, however often it seems to be lost.
+const SHORTEST: Duration = Duration::from_millis(50);
 
 /// Signals that end the proxy.
 pub(super) struct Signals {
@@ -64,9 +71,9 @@ pub(super) fn page(proxy: &Proxy, path: &str) -> Option<Page> {
 /// Waits a little for the first health checks, the schemas and recovery, so that the first clients
 /// find everything in place. Servers that are down do not hold it up for long.
 pub(super) async fn first_look(proxy: &Arc<Proxy>) {
-    let cluster = proxy.cluster.load_full();
     let look = async {
-        for database in cluster.databases.values() {
+        until_settled(proxy).await;
+        for database in proxy.cluster.load_full().databases.values() {
             prepare(database).await;
             if let Err(error) = catalog::refresh(database).await {
                 tracing::warn!(database = database.config.name, %error, "the schema was not read");
@@ -76,6 +83,16 @@ pub(super) async fn first_look(proxy: &Arc<Proxy>) {
     };
     if tokio::time::timeout(Duration::from_secs(3), look).await.is_err() {
         tracing::warn!("not every server has answered: starting all the same");
+    }
+}
+
+/// Waits until the roles of all hosts are known.
+async fn until_settled(proxy: &Proxy) {
+    let cluster = proxy.cluster.load_full();
+    for shard in cluster.databases.values().flat_map(|it| it.shards.values()) {
+        while !shard.state.is_settled() {
+            let _ = tokio::time::timeout(SHORTEST, shard.state.settled.notified()).await;
+        }
     }
 }
 
@@ -107,6 +124,7 @@ async fn prepare(database: &Database) {
 /// Keeps every task running for whatever databases and hosts the configuration names.
 pub(super) fn supervise(proxy: &Arc<Proxy>) {
     tokio::spawn(check_hosts(Arc::clone(proxy)));
+    tokio::spawn(compare_hosts(Arc::clone(proxy)));
     tokio::spawn(follow_logs(Arc::clone(proxy)));
     tokio::spawn(load_schemas(Arc::clone(proxy)));
     tokio::spawn(recover(Arc::clone(proxy)));
@@ -116,25 +134,64 @@ pub(super) fn supervise(proxy: &Arc<Proxy>) {
     tokio::spawn(end_deadlocks(Arc::clone(proxy)));
 }
 
-/// Health checks of all hosts, side by side, and the upkeep of their pools.
+/// Looks after every host, each at its own pace: one that hangs does not hold up the others.
 async fn check_hosts(proxy: Arc<Proxy>) {
+    let mut known: Vec<Weak<Host>> = Vec::new();
     loop {
         let cluster = proxy.cluster.load_full();
-        let (interval, timeout) = (cluster.config.health.interval, cluster.config.health.timeout);
-        let mut checks = JoinSet::new();
+        known.retain(|it| it.strong_count() > 0);
         for shard in cluster.databases.values().flat_map(|it| it.shards.values()) {
             for host in shard.hosts() {
-                let (host, log) = (Arc::clone(host), Arc::clone(&shard.log));
-                checks.spawn(async move { health::check(&host, &log, timeout).await });
+                if !known.iter().any(|it| it.as_ptr() == Arc::as_ptr(host)) {
+                    known.push(Arc::downgrade(host));
+                    let known = (Arc::clone(&shard.state), Arc::clone(&shard.log));
+                    tokio::spawn(check_host(Arc::clone(&proxy), known, Arc::downgrade(host)));
+                }
             }
         }
-        while checks.join_next().await.is_some() {}
-        let factor = cluster.config.health.outlier_factor;
-        let shards = cluster.databases.values().flat_map(|it| it.shards.values());
-        shards.for_each(|it| health::compare(it, factor));
-        cluster.hosts().flat_map(|it| it.pools()).for_each(|pool| pool.reap());
         drop(cluster);
-        tokio::time::sleep(interval).await;
+        let _ = tokio::time::timeout(NEWCOMERS, proxy.changed.notified()).await;
+    }
+}
+
+/// Finds the replicas that are far from the others of their shard.
+async fn compare_hosts(proxy: Arc<Proxy>) {
+    loop {
+        let cluster = proxy.cluster.load_full();
+        let health = &cluster.config.health;
+        let shards = cluster.databases.values().flat_map(|it| it.shards.values());
+        shards.for_each(|it| health::compare(it, health.outlier_factor));
+        tokio::time::sleep(health.interval).await;
+    }
+}
+
+/// Health checks of one host, and the upkeep of its pools, for as long as it is in the configuration.
+async fn check_host(
+    proxy: Arc<Proxy>,
+    (shard, log): (Arc<ShardState>, Arc<Log>),
+    host: Weak<Host>,
+) {
+    loop {
+        let cluster = proxy.cluster.load_full();
+        let Some(host) = host.upgrade().filter(|it| cluster.hosts().any(|at| Arc::ptr_eq(at, it)))
+        else {
+            return;
+        };
+        let (interval, timeout) = (cluster.config.health.interval, cluster.config.health.timeout);
+        drop(cluster);
+        let begun = Instant::now();
+        let mut woken = pin!(shard.alarm.notified());
+        woken.as_mut().enable();
+        let alarm = shard.alarms();
+        let sight = health::check(&host, &log, timeout).await;
+        if shard.note(&host.address, sight, alarm) {
+            proxy.renew();
+        }
+        host.pools().iter().for_each(|pool| pool.reap());
+        drop(host);
+        let pause = if shard.is_urgent() { interval.min(URGENT) } else { interval };
+        let _ = tokio::time::timeout(pause, woken).await;
+        tokio::time::sleep_until(begun + SHORTEST).await;
     }
 }
 

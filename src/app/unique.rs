@@ -5,11 +5,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::AppError;
-use super::check::{Report, runtime};
+use super::check::{PATIENCE, Report, runtime};
 use crate::catalog::unique::GlobalKey;
 use crate::metrics::Metrics;
-use crate::pool::cluster::{Cluster, Database};
+use crate::pool::cluster::Database;
 use crate::pool::control::{ControlError, Held};
+use crate::pool::health;
 use crate::pool::unique::{self, Found, KeepError, State};
 use crate::shard::ShardId;
 
@@ -24,8 +25,8 @@ const BEGIN: &str = "BEGIN; SET LOCAL lock_timeout = '5s'";
 pub fn unique(path: &Path, only: Option<&str>, repair: bool) -> Result<Report, AppError> {
     let config = super::load(path)?;
     let metrics = Metrics::new().map_err(|error| AppError::Start(error.to_string()))?;
-    let cluster = Cluster::new(Arc::new(config), None, &metrics);
     runtime()?.block_on(async {
+        let cluster = health::settled(Arc::new(config), &metrics, PATIENCE).await;
         let mut report = Report::default();
         for database in cluster.databases.values() {
             let name = &database.config.name;

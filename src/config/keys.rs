@@ -256,6 +256,8 @@ pub const KEYS: &[Key] = &[
         "How long a read waits for a replica that has not yet seen what was written and is about to, where the primary is busy; else, and then, the primary serves it."),
     key("database.max_replica_lag", WAIT_OR_ZERO, Value(r#""30s""#),
         "Replicas further behind than this serve nothing until they have caught up; \"0s\": all do."),
+    key("database.failover_wait", WAIT_OR_ZERO, Value(r#""10s""#),
+        "How long statements that need a shard's primary wait for one while it has none; after that, error 57P03. Replicas serve reads meanwhile."),
     key("database.trusted_functions", Kind::TextList, Value("[]"),
         "Functions declared to touch only rows of the statement's tenant."),
     key("database.cross_shard_snapshot", Kind::Choice(&["none", "barrier"]), Value(r#""none""#),

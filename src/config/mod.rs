@@ -265,6 +265,8 @@ pub struct Database {
     pub causal_wait: Duration,
     /// Replicas further behind rest; zero: none does.
     pub max_replica_lag: Duration,
+    /// How long what has not begun waits for a primary.
+    pub failover_wait: Duration,
     /// Functions declared to touch only the rows of the statement's tenant.
     pub trusted_functions: Vec<String>,
     /// Whether reads over several shards see each commit over several shards whole or not at all.

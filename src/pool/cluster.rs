@@ -19,6 +19,7 @@ use super::lookup::Lookup;
 use super::pool::{Pool, PoolLimits};
 use super::quota::Quota;
 use super::replay::{Log, Replayed};
+use super::shard_state::{Arranged, ShardState};
 use super::standing::Standing;
 use super::writes::Writes;
 use crate::auth::scram::{ITERATIONS, Verifier};
@@ -67,13 +68,19 @@ pub struct Database {
     pub has_replicas: bool,
 }
 
-/// One shard's hosts.
+/// One shard's hosts, in the roles they were found in.
 pub struct Shard {
     pub id: ShardId,
+    /// Who takes writes, or last did.
     pub primary: Arc<Host>,
+    /// Whether it does.
+    pub has_primary: bool,
     pub replicas: Vec<Arc<Host>>,
     /// Where the primary's log was when.
     pub log: Arc<Log>,
+    /// Hosts that are not used, and why.
+    pub fenced: Vec<(Arc<Host>, String)>,
+    pub state: Arc<ShardState>,
 }
 
 /// What outlives a reload of a database of the same name.
@@ -116,6 +123,8 @@ pub struct DatabaseState {
     pub ended: AtomicU64,
     /// What clients have written, for whoever reads it.
     pub writes: Arc<Writes>,
+    /// What is known of each shard's hosts.
+    shards: DashMap<ShardId, Arc<ShardState>>,
     pub is_paused: AtomicBool,
     /// LISTEN of all clients.
     pub listen: Hub,
@@ -194,12 +203,19 @@ impl DatabaseState {
             altered: AtomicU64::new(0),
             ended: AtomicU64::new(0),
             writes: Arc::default(),
+            shards: DashMap::new(),
             is_paused: AtomicBool::new(false),
         }
     }
 }
 
 impl DatabaseState {
+    /// What is known of a shard's hosts.
+    fn shard(&self, id: ShardId) -> Arc<ShardState> {
+        let make = || Arc::new(ShardState::new(id));
+        Arc::clone(&self.shards.entry(id).or_insert_with(make))
+    }
+
     /// Where what the user proves is kept.
     pub fn passed(&self, user: &str) -> Arc<PassedThrough> {
         Arc::clone(&self.passed.entry(user.to_owned()).or_default())
@@ -221,9 +237,21 @@ pub struct Draw {
 }
 
 impl Shard {
-    /// The primary, then the replicas.
+    /// Every host.
     pub fn hosts(&self) -> impl Iterator<Item = &Arc<Host>> {
-        std::iter::once(&self.primary).chain(&self.replicas)
+        let fenced = self.fenced.iter().map(|(host, _)| host);
+        std::iter::once(&self.primary).chain(&self.replicas).chain(fenced)
+    }
+
+    /// Why a host is not used.
+    pub fn why_fenced(&self, host: &Host) -> Option<&str> {
+        let is_it = |it: &&(Arc<Host>, String)| std::ptr::eq(&*it.0, host);
+        self.fenced.iter().find(is_it).map(|it| it.1.as_str())
+    }
+
+    /// Whether something new may be begun on the primary.
+    pub fn is_open(&self) -> bool {
+        self.has_primary && !self.state.is_paused() && !self.state.is_lost()
     }
 
     /// The first of [`Self::replicas_in_order`].
@@ -280,9 +308,17 @@ impl Cluster {
     /// Closes the pools of hosts that `new` no longer has.
     pub fn close_gone(&self, new: &Self) {
         for host in self.hosts() {
-            if !new.hosts().any(|it| Arc::ptr_eq(it, host)) {
-                host.pools().iter().for_each(Pool::close);
+            if new.hosts().any(|it| Arc::ptr_eq(it, host)) {
+                continue;
             }
+            // Still there and not the primary any more: what runs on it must not be told as done.
+            let is_same = |it: &&Arc<Host>| {
+                (&it.address, it.shard, &it.database) == (&host.address, host.shard, &host.database)
+            };
+            if host.is_primary && new.hosts().any(|it| is_same(&it)) {
+                host.pools().iter().for_each(|it| it.fence());
+            }
+            host.pools().iter().for_each(Pool::close);
         }
     }
 }
@@ -342,18 +378,29 @@ impl Database {
             host
         };
         let shards = it.shards.iter().map(|shard| {
-            let replicas =
-                shard.replicas.iter().map(|address| host(shard, address, false)).collect();
-            let primary = host(shard, &shard.primary, true);
             let log =
                 logs.get(&shard.id).map_or_else(|| Log::new(&state.writes), |it| Arc::clone(it));
-            (shard.id, Shard { id: shard.id, primary, replicas, log })
+            let known = state.shard(shard.id);
+            let written: Vec<Address> =
+                std::iter::once(&shard.primary).chain(&shard.replicas).cloned().collect();
+            let Arranged { primary, has_primary, replicas, fenced } = known.arrange(&written);
+            let replica = |address: &Address| host(shard, address, false);
+            let shard = Shard {
+                id: shard.id,
+                primary: host(shard, &primary, true),
+                has_primary,
+                replicas: replicas.iter().map(replica).collect(),
+                fenced: fenced.iter().map(|(it, why)| (replica(it), why.clone())).collect(),
+                log,
+                state: known,
+            };
+            (shard.id, shard)
         });
         let database = Self {
             name: it.name.as_str().into(),
             config: it.clone(),
             shards: shards.collect(),
-            state,
+            state: Arc::clone(&state),
             limits: PoolLimits {
                 size: it.pool_size.unwrap_or(config.pool.size),
                 wait_timeout: config.pool.wait_timeout,
@@ -409,12 +456,14 @@ impl Database {
         let make = || {
             let target = login.target(user, &self.config.name, &host.address);
             let shared = (Arc::clone(&host.standing), Arc::clone(&host.replayed));
+            let state = self.shards.get(&host.shard).filter(|_| host.is_primary);
             let pool = Pool::new(
                 target,
                 self.limits.clone(),
                 host.metrics.clone(),
                 shared,
                 Arc::clone(&host.quota),
+                state.map(|it| Arc::clone(&it.state)),
             );
             if self.state.is_paused.load(Ordering::Relaxed) {
                 pool.pause();
@@ -494,6 +543,7 @@ impl Host {
                 self.address
             ),
         )
+        .passing()
         .detail(format!(
             "it has failed again and again; it is tried again in {} s",
             wait.as_secs() + 1

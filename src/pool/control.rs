@@ -24,6 +24,19 @@ pub struct Control {
 #[error("{0}")]
 pub struct ControlError(pub String);
 
+/// Why a look at a server has failed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LookError {
+    /// There is no server, or none that takes connections.
+    #[error("{0}")]
+    Down(String),
+    /// It does not let this user see that, or does not have it.
+    #[error("{0}")]
+    Denied(String),
+    #[error("{0}")]
+    Other(String),
+}
+
 impl Control {
     /// Connections are made when needed.
     pub fn new(address: &Address) -> Self {
@@ -93,6 +106,31 @@ impl Control {
                 Err(ControlError(format!("no answer within {:?}", self.timeout)))
             }
         }
+    }
+
+    /// As [`Self::rows`], for a look at the server: also tells what kind of failure it is.
+    ///
+    /// # Errors
+    /// As [`Self::rows`].
+    pub async fn look(&self, sql: &str) -> Result<Vec<Vec<Option<String>>>, LookError> {
+        let Some(pool) = &self.pool else {
+            return Err(LookError::Other("the control pool could not be built".into()));
+        };
+        let client = pool.get().await.map_err(|error| match error {
+            PoolError::Backend(it) if it.is_down() => LookError::Down(describe(&it)),
+            PoolError::Backend(it) => LookError::Other(describe(&it)),
+            error => LookError::Other(describe(&error)),
+        })?;
+        client.simple_query(sql).await.map(rows_of).map_err(|error| {
+            let text = describe(&error);
+            let code = error.code().map(tokio_postgres::error::SqlState::code);
+            match code {
+                None => LookError::Down(text),
+                Some(it) if it.starts_with("57P") => LookError::Down(text),
+                Some("42501" | "42883" | "0A000") => LookError::Denied(text),
+                Some(_) => LookError::Other(text),
+            }
+        })
     }
 
     /// A connection for several statements.

@@ -57,6 +57,15 @@ impl ConnectError {
             Self::TimedOut(_) => false,
         }
     }
+
+    /// Whether there is no server, or none that takes connections now.
+    pub(super) fn is_down(&self) -> bool {
+        match self {
+            Self::Open(error) => !error.is_about_tls(),
+            Self::Postgres(error) => error.code().is_none_or(|it| it.code().starts_with("57P")),
+            Self::TimedOut(_) => true,
+        }
+    }
 }
 
 impl Connections {

@@ -4,30 +4,91 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::cluster::{Host, Shard};
+use super::cluster::{Cluster, Host, Shard};
+use super::control::LookError;
 use super::replay::Log;
 use crate::balance;
 use crate::balance::positions::Lsn;
+use crate::balance::roles::{Said, Sight};
+use crate::config::Config;
+use crate::metrics::Metrics;
 use crate::net::Moment;
 
 const CHECK: &str = "SELECT pg_catalog.pg_is_in_recovery(), CASE WHEN pg_catalog.pg_is_in_recovery() \
     THEN pg_catalog.pg_last_wal_replay_lsn() ELSE pg_catalog.pg_current_wal_insert_lsn() END";
 
-/// Checks one host once.
-pub async fn check(host: &Arc<Host>, log: &Log, timeout: Duration) {
+/// What a host is. Not every user may ask for all of it.
+const IDENTITY: &str = "SELECT pg_is_in_recovery(), \
+    (SELECT system_identifier FROM pg_control_system()), \
+    CASE WHEN pg_is_in_recovery() THEN (SELECT timeline_id FROM pg_control_checkpoint()) \
+    ELSE ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int END, \
+    (SELECT received_tli FROM pg_stat_wal_receiver)";
+const RECOVERY: &str = "SELECT pg_is_in_recovery(), NULL, NULL, NULL";
+
+/// Why a host says nothing.
+struct Silence {
+    is_down: bool,
+    why: String,
+}
+
+/// What a host says of itself now.
+async fn look(host: &Host, timeout: Duration) -> Result<Said, Silence> {
+    let look = async {
+        match host.control.look(IDENTITY).await {
+            Err(LookError::Denied(_)) => host.control.look(RECOVERY).await,
+            other => other,
+        }
+    };
+    match tokio::time::timeout(timeout, look).await {
+        Ok(Ok(rows)) => Ok(said(rows.first().map(Vec::as_slice).unwrap_or_default())),
+        Ok(Err(LookError::Down(why))) => Err(Silence { is_down: true, why }),
+        Ok(Err(error)) => Err(Silence { is_down: false, why: error.to_string() }),
+        Err(_) => Err(Silence { is_down: false, why: format!("no answer within {timeout:?}") }),
+    }
+}
+
+fn said(row: &[Option<String>]) -> Said {
+    let cell = |at: usize| row.get(at).and_then(Option::as_deref);
+    Said {
+        in_recovery: cell(0) != Some("f"),
+        system: cell(1).and_then(|it| it.parse().ok()),
+        timeline: cell(2).and_then(|it| it.parse().ok()),
+        follows: cell(3).and_then(|it| it.parse().ok()),
+    }
+}
+
+/// Checks one host once. Gives what it says of itself.
+pub async fn check(host: &Arc<Host>, log: &Log, timeout: Duration) -> Sight {
     // A primary that can be reached anew is needed at once.
     let is_renewed = host.is_primary && host.standing.is_broken();
     if is_renewed {
         host.control.close_idle();
     }
+    let looked = look(host, timeout).await;
+    let outcome = match &looked {
+        Ok(_) => measure(host, log, timeout).await,
+        Err(silence) => Err(silence.why.clone()),
+    };
+    note(host, outcome, is_renewed);
+    match looked {
+        Ok(said) => Sight::Said(said),
+        Err(Silence { is_down, .. }) => Sight::Silent { is_down },
+    }
+}
+
+/// Whether a host is what it is configured as, and how far behind.
+async fn measure(host: &Host, log: &Log, timeout: Duration) -> Result<(), String> {
     let before = log.before();
-    let outcome = match tokio::time::timeout(timeout, host.control.rows(CHECK)).await {
+    match tokio::time::timeout(timeout, host.control.rows(CHECK)).await {
         Ok(Ok(rows)) => {
             judge(host, log, before, rows.first().map(Vec::as_slice).unwrap_or_default())
         }
         Ok(Err(error)) => Err(error.to_string()),
         Err(_) => Err(format!("no answer within {timeout:?}")),
-    };
+    }
+}
+
+fn note(host: &Host, outcome: Result<(), String>, is_renewed: bool) {
     let problem = outcome.as_ref().err().cloned();
     host.metrics.up.set(i64::from(outcome.is_ok()));
     let is_back = outcome.is_ok() && (is_renewed || !host.health.is_up());
@@ -82,8 +143,21 @@ fn judge(host: &Host, log: &Log, before: u64, row: &[Option<String>]) -> Result<
             }
             Ok(())
         }
-        ("t", true) => Err("configured as primary, but in recovery".into()),
-        ("f", false) => Err("configured as replica, but not in recovery".into()),
+        ("t", true) => Err("in recovery, so that it takes no writes".into()),
+        ("f", false) => Err("not in recovery, so that it is no replica".into()),
         _ => Err("the health check had no answer".into()),
     }
+}
+
+/// The snapshot of a configuration in whose shards every host was looked at once.
+pub async fn settled(config: Arc<Config>, metrics: &Metrics, timeout: Duration) -> Cluster {
+    let cluster = Cluster::new(Arc::clone(&config), None, metrics);
+    let shards = cluster.databases.values().flat_map(|it| it.shards.values());
+    for shard in shards.filter(|it| it.hosts().nth(1).is_some()) {
+        for host in shard.hosts() {
+            let sight = check(host, &shard.log, timeout).await;
+            shard.state.note(&host.address, sight, 0);
+        }
+    }
+    Cluster::new(config, Some(&cluster), metrics)
 }

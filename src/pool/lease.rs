@@ -74,6 +74,9 @@ impl Lease {
     pub fn reset(mut self) {
         let Some(mut server) = self.take() else { return };
         let pool = Arc::clone(&self.pool);
+        if server.is_lost() {
+            pool.note_failure();
+        }
         if server.is_broken() || tokio::runtime::Handle::try_current().is_err() {
             drop(server);
             return pool.free_slot();

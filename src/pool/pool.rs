@@ -7,7 +7,7 @@
 
 use std::future::poll_fn;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -18,6 +18,7 @@ use super::lease::{Lease, Slot};
 use super::line::{Grant, Line, Place, Waiter};
 use super::quota::{Quota, SPARE};
 use super::replay::Replayed;
+use super::shard_state::ShardState;
 use super::standing::Standing;
 use crate::error::{PgError, sqlstate};
 use crate::metrics::HostMetrics;
@@ -48,6 +49,10 @@ pub struct Pool {
     pub quota: Arc<Quota>,
     /// Of the host, shared with its other pools.
     pub standing: Arc<Standing>,
+    /// Of a primary: whom to tell that it seems to be lost.
+    shard: Option<Arc<ShardState>>,
+    /// Whether its connections are not to be used any more, those in use included.
+    fence: Arc<AtomicBool>,
     /// How far the host is, if it is a replica.
     pub replayed: Arc<Replayed>,
     pub(super) state: Mutex<State>,
@@ -123,6 +128,7 @@ impl Pool {
         metrics: HostMetrics,
         (standing, replayed): (Arc<Standing>, Arc<Replayed>),
         quota: Arc<Quota>,
+        shard: Option<Arc<ShardState>>,
     ) -> Arc<Self> {
         let state = State {
             bounds: Bounds::of(&limits),
@@ -139,6 +145,8 @@ impl Pool {
             numbers: PoolNumbers::default(),
             quota,
             standing,
+            shard,
+            fence: Arc::default(),
             replayed,
             state: Mutex::new(state),
         });
@@ -306,6 +314,7 @@ impl Pool {
             format!("server {} was taken out of the configuration", self.target.host),
         )
         .hint("repeat the transaction")
+        .passing()
     }
 
     /// An idle connection of this thread, if nobody waits for one and it needs no check that takes
@@ -344,6 +353,7 @@ impl Pool {
         match Server::connect_with(&self.target, deadline, statements, mode.as_slice()).await {
             Ok(mut server) => {
                 server.thread = thread;
+                server.fence = Arc::clone(&self.fence);
                 server.draw_lifetime(limits.max_lifetime);
                 slot.fill();
                 Ok(self.lease(Box::new(server)))
@@ -384,6 +394,10 @@ impl Pool {
         if self.standing.failed(Moment::now()) {
             let (database, host) = (&self.target.database, self.target.host.to_string());
             tracing::warn!(database, host, "the host is left alone: it has failed too often");
+        }
+        let is_used = !self.fence.load(Ordering::Relaxed);
+        if let Some(shard) = self.shard.as_ref().filter(|_| is_used) {
+            shard.raise();
         }
     }
 
@@ -529,6 +543,12 @@ impl Pool {
             drop(server);
             self.free_slot();
         }
+    }
+
+    /// From now on nothing is written to its connections, and nothing they say is told as an answer.
+    /// Whoever waits for one has to be woken ([`crate::proxy::Proxy::wake`]).
+    pub fn fence(&self) {
+        self.fence.store(true, Ordering::Release);
     }
 
     /// Takes the pool out of use: idle servers close, leased ones when given back, waiters fail.

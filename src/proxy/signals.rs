@@ -32,6 +32,11 @@ impl Signals {
     /// Raises bits.
     pub fn raise(&self, bits: u8) {
         self.bits.fetch_or(bits, Ordering::AcqRel);
+        self.wake();
+    }
+
+    /// Lets the session look up: what it waits for may never come.
+    pub fn wake(&self) {
         let waker = self.waker.lock().clone();
         if let Some(waker) = waker {
             waker.wake();

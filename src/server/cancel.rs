@@ -72,6 +72,11 @@ impl CancelKey {
         self.attempt
     }
 
+    /// Host and port.
+    pub fn place(&self) -> (&String, u16) {
+        (&self.host.host, self.host.port)
+    }
+
     /// Whether a cancel request is under way, or was sent and may still hit something.
     pub fn was_used(&self) -> bool {
         self.begun.load(Ordering::Acquire) != self.harmless.load(Ordering::Acquire)

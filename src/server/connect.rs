@@ -54,6 +54,7 @@ fn unreachable(target: &Target, why: &str) -> PgError {
     )
     .detail(why.to_owned())
     .hint("try again; SHOW SHARDS on the admin console tells the state of every host")
+    .passing()
 }
 
 /// A connection that was refused, and whether another way could do.
@@ -115,6 +116,8 @@ async fn dial_by(
         skipping: 0,
         is_broken: false,
         is_lost: false,
+        has_sent: false,
+        fence: Default::default(),
         holds_lock: false,
         has_failed: false,
         parsed: 0,
@@ -168,8 +171,9 @@ async fn log_in(
     let exchange = ClientExchange::new(&host.user, credential(target), nonce);
     let mut exchange = Some(exchange.bound_to(end_point));
     loop {
-        server.flush().await?;
-        let (tag, frame) = raw_frame(server).await?;
+        let lost = |error: PgError| unreachable(target, &error.message);
+        server.flush().await.map_err(lost)?;
+        let (tag, frame) = raw_frame(server).await.map_err(lost)?;
         match tag {
             b'R' => {
                 let Some(waiting) = exchange.take() else { continue };
@@ -242,7 +246,14 @@ fn refused(target: &Target, error: &PgError) -> PgError {
         "28P01" | "28000" => sqlstate::CANNOT_CONNECT_NOW.into(),
         _ => error.code.clone(),
     };
-    PgError { code, ..unreachable(target, &error.message) }
+    let is_passing = is_passing(&error.code);
+    PgError { code, is_passing, ..unreachable(target, &error.message) }
+}
+
+/// Whether a server that refuses with this code may take connections in a moment: it starts, stops or
+/// has none left.
+fn is_passing(code: &str) -> bool {
+    code.starts_with("57P") || code.starts_with("08") || code == sqlstate::TOO_MANY_CONNECTIONS
 }
 
 async fn raw_frame(server: &mut Server) -> Result<(u8, bytes::Bytes), PgError> {

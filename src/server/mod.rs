@@ -10,6 +10,7 @@ mod statements;
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
@@ -32,6 +33,9 @@ const ROOM_BYTES: usize = 4 * 1024;
 /// Frames above this are handed on in parts; smaller ones only when whole, so that an error can be
 /// told between two frames when the server dies.
 const WHOLE_BYTES: usize = 64 * 1024;
+
+/// Why a connection is not used that still stands.
+const FENCED: &str = "another host is the primary of its shard now";
 
 /// Whom a connection is for and where it goes.
 #[derive(Clone)]
@@ -59,6 +63,10 @@ pub struct Server {
     is_broken: bool,
     /// Whether that is since the server has gone.
     is_lost: bool,
+    /// Whether anything of this request was written.
+    has_sent: bool,
+    /// Raised when the server is not to be used any more, whatever it does now.
+    pub fence: Arc<AtomicBool>,
     /// Whether it holds a session lock of the proxy's own: it must end with whoever works with it.
     pub holds_lock: bool,
     /// Whether an ErrorResponse was read since [`Server::begin_request`].
@@ -321,7 +329,7 @@ impl Server {
         self.has_failed = false;
         self.parsed = 0;
         self.has_swallowed_sync = false;
-        (self.ready_if, self.has_told_ready) = (None, false);
+        (self.ready_if, self.has_told_ready, self.has_sent) = (None, false, false);
         self.stale = Stale::Tell;
         (self.as_query, self.unprepared) = (AsQuery::No, None);
         (self.loss, self.has_answered) = (Loss::Tell, false);
@@ -504,12 +512,18 @@ impl Server {
     /// 08006 if the connection is lost.
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), PgError>> {
         while !self.output.is_empty() {
+            if self.fence.load(Ordering::Relaxed) {
+                return Poll::Ready(Err(self.lost(FENCED)));
+            }
             let Some(stream) = &mut self.stream else {
                 return Poll::Ready(Err(self.lost("it was closed")));
             };
             match ready!(stream.poll_write(cx, &self.output)) {
                 Ok(0) => return Poll::Ready(Err(self.lost("nothing could be written"))),
-                Ok(count) => self.output.advance(count),
+                Ok(count) => {
+                    self.output.advance(count);
+                    self.has_sent = true;
+                }
                 // What the server said before it closed the connection is still to be read.
                 Err(_) if self.pipeline.is_owing() => self.output.clear(),
                 Err(error) => return Poll::Ready(Err(self.lost(&error.to_string()))),
@@ -531,6 +545,9 @@ impl Server {
     /// # Errors
     /// 08006 if the server closed the connection.
     pub fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<usize, PgError>> {
+        if self.fence.load(Ordering::Relaxed) {
+            return Poll::Ready(Err(self.lost(FENCED)));
+        }
         let Some(stream) = &mut self.stream else {
             return Poll::Ready(Err(self.lost("it was closed")));
         };
@@ -555,12 +572,13 @@ impl Server {
     fn lost(&mut self, why: &str) -> PgError {
         (self.is_broken, self.is_lost) = (true, true);
         self.note_loss(false);
-        PgError::new(
+        let error = PgError::new(
             sqlstate::CONNECTION_FAILURE,
             format!("the connection to server {} was lost", self.cancel.host),
         )
         .detail(why.to_owned())
-        .hint("repeat the transaction; a write without a reported COMMIT may or may not have happened")
+        .hint("repeat the transaction; a write without a reported COMMIT may or may not have happened");
+        PgError { is_passing: !self.has_sent, ..error }
     }
 
     /// Looks at the frames at the front of the input as far as they are there. ReadyForQuery is never
@@ -973,5 +991,6 @@ pub fn error_of(frame: &[u8]) -> PgError {
         hint: text(b'H'),
         position: None,
         limit: None,
+        is_passing: false,
     }
 }

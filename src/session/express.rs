@@ -12,6 +12,7 @@ use smallvec::SmallVec;
 use super::extended::batch::{self, Fresh, Place};
 use super::extended::has_literal;
 use super::extended::{Portal, bound};
+use super::failover::is_loss;
 use super::run::Routed;
 use super::spliced::Spliced;
 use super::statement::names_user;
@@ -426,6 +427,9 @@ impl Session {
                 found
             }
         };
+        if replica.is_none() && !hosts.is_open() {
+            return None; // waits for a primary
+        }
         let host = replica.unwrap_or(&hosts.primary);
         if host.standing.is_broken() {
             return None;
@@ -514,8 +518,17 @@ impl Session {
         } else if has_failed && !express.fresh.is_empty() && !server.is_broken() {
             batch::forget(server, &express.fresh).await;
         }
+        let is_alone = self.tx.is_none() && !self.keeps_servers();
+        if is_alone && matches!(&done, Err(Failure::Error(it)) if it.is_passing && is_loss(it)) {
+            // As nothing has reached the server it goes to another.
+            express.len = 0;
+            express.parsed = None;
+            self.part(express);
+            return Ok(());
+        }
+        let writes = express.writes;
         self.part(express);
-        match done {
+        match done.map_err(|it| self.told_of_loss(it, writes)) {
             Err(failure) => {
                 self.settle(Err(failure))?;
                 self.release();

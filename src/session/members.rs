@@ -188,12 +188,11 @@ impl Session {
 
     async fn lease(&mut self, shard: ShardId, role: Role) -> Result<Lease, Failure> {
         let mut granted = self.granted.take();
-        let Some(hosts) = self.database.shards.get(&shard) else {
-            return Err(PgError::refused(format!("shard {shard} is not configured")).into());
-        };
         let draw = self.draw(Moment::now());
         let mut permit = None;
-        if let Role::Replica(need) = role {
+        if let Role::Replica(need) = role
+            && let Some(hosts) = self.database.shards.get(&shard)
+        {
             let may_serve = |it: &Host| self.may_serve(it, need);
             let is_there = self.avoid.is_some() || hosts.replicas.iter().any(|it| may_serve(it));
             let is_there = is_there
@@ -216,10 +215,8 @@ impl Session {
                 permit = self.fall_back(hosts).await?;
             }
         }
-        if !hosts.primary.standing.admit(draw.now) {
-            return Err(hosts.primary.left_alone(draw.now).into());
-        }
-        Ok(self.take(&hosts.primary, &mut granted).await?.of_primary(true).with(permit))
+        self.granted = granted;
+        Ok(self.lease_primary(shard).await?.with(permit))
     }
 
     /// Whether the request at hand may use a replica: it has seen enough, and the request has not just
@@ -260,7 +257,7 @@ impl Session {
         }
     }
 
-    async fn take(
+    pub(super) async fn take(
         &self,
         host: &Host,
         granted: &mut Option<Box<Granted>>,

@@ -9,6 +9,7 @@ mod cursors;
 mod explain;
 mod express;
 mod extended;
+mod failover;
 mod fan_out;
 mod gather;
 mod limits;
@@ -539,7 +540,11 @@ impl Session {
                 self.tell(&error.fatal());
                 return Err(Failure::Gone);
             }
-            Err(Failure::Error(error)) => self.tell(&error),
+            Err(failure @ Failure::Error(_)) => {
+                if let Failure::Error(error) = self.told_of_loss(failure, false) {
+                    self.tell(&error);
+                }
+            }
             Err(Failure::Server(frame)) => {
                 self.database.state.metrics.errors.inc();
                 self.client.out.extend_from_slice(&frame);

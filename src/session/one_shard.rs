@@ -3,6 +3,7 @@
 
 use bytes::{Bytes, BytesMut};
 
+use super::failover::{in_doubt, is_loss};
 use super::transaction::text_of;
 use super::{Role, Session};
 use crate::exec::{Failure, relay};
@@ -48,7 +49,8 @@ impl Session {
         let mut message = BytesMut::new();
         frontend::query(&mut message, &statement.text);
         let begin = text_of(&statement.text).to_owned();
-        let at = self.send_whole(&message, false).await?;
+        let commits = matches!(local, Local::Commit { .. } | Local::PrepareTransaction);
+        let at = self.send_whole(&message, false, commits).await?;
         let server = self.members[at].lease.server();
         let (failed, status) = (server.has_failed(), server.tx());
         if !failed {
@@ -116,7 +118,10 @@ impl Session {
         let writes = statements.iter().any(|it| !it.is_read());
         let sets = statements.iter().any(|it| is_about_session(&it.plan, false));
         let has_settings = sets || self.settings != self.defaults;
-        let at = self.send_whole(frame, writes).await?;
+        let ends =
+            |it: &Statement| matches!(&it.plan.action, PlanAction::Local(it) if ends_block(it));
+        let commits = self.tx.is_none() || statements.iter().any(ends);
+        let at = self.send_whole(frame, writes, commits).await?;
         self.follow(at).await;
         if self.tx.is_none() {
             self.end_of_alteration();
@@ -131,7 +136,13 @@ impl Session {
         Ok(())
     }
 
-    async fn send_whole(&mut self, message: &[u8], writes: bool) -> Result<usize, Failure> {
+    /// `commits`: once it is sent, what was written may be committed.
+    async fn send_whole(
+        &mut self,
+        message: &[u8],
+        writes: bool,
+        commits: bool,
+    ) -> Result<usize, Failure> {
         self.check_not_failed()?;
         let home = self.database.config.home_shard;
         let at = self.member(home, Role::Primary).await?;
@@ -143,8 +154,14 @@ impl Session {
         let server = self.members[at].lease.server();
         server.statements.unnamed = None;
         server.push(b'Q', message, Action::Forward);
-        relay::relay(server, &mut self.client).await?;
-        Ok(at)
+        let done = relay::relay(server, &mut self.client).await;
+        let is_in_doubt = commits && self.members[at].wrote;
+        done.map(|()| at).map_err(|failure| match failure {
+            Failure::Error(error) if is_in_doubt && is_loss(&error) => {
+                in_doubt(error, "the transaction").into()
+            }
+            other => self.told_of_loss(other, false),
+        })
     }
 
     /// A string may have opened and ended blocks.

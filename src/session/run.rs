@@ -336,6 +336,24 @@ impl Session {
         if writes {
             self.check_second_write(shard)?;
         }
+        let is_new = !self.is_tied(shard);
+        let mut done = self.send_query(shard, role, writes, message).await;
+        if is_new && self.forget_lost(&done) {
+            done = self.send_query(shard, role, writes, message).await;
+        }
+        if writes && self.tx.is_none() {
+            self.note_written();
+        }
+        done.map_err(|it| self.told_of_loss(it, writes))
+    }
+
+    async fn send_query(
+        &mut self,
+        shard: ShardId,
+        role: Role,
+        writes: bool,
+        message: &[u8],
+    ) -> Result<(), Failure> {
         let may_repeat = self.may_repeat(writes);
         let at = self.member(shard, role).await?;
         if may_repeat {
@@ -346,11 +364,7 @@ impl Session {
         let server = member.lease.server();
         server.statements.unnamed = None;
         server.push(b'Q', message, Action::Forward);
-        let done = relay::relay(server, &mut self.client).await;
-        if writes && self.tx.is_none() {
-            self.note_written();
-        }
-        done
+        relay::relay(server, &mut self.client).await
     }
 
     /// The FunctionCall message: large objects of the home shard.
@@ -369,7 +383,8 @@ impl Session {
         self.open_any_writes();
         let server = self.members[at].lease.server();
         server.push(b'F', frame, Action::Forward);
-        relay::relay(server, &mut self.client).await
+        let done = relay::relay(server, &mut self.client).await;
+        done.map_err(|it| self.told_of_loss(it, true))
     }
 
     /// Which shards, which kind of host. `None`: the plan is shared and does not fit this text.

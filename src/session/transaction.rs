@@ -8,6 +8,7 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 
 use super::cursors::Cursor;
+use super::failover::{in_doubt, is_loss};
 use super::{Routing, Session};
 use crate::catalog::Catalog;
 use crate::error::{PgError, sqlstate};
@@ -259,7 +260,15 @@ impl Session {
             let is_failed = server.tx() == crate::wire::pipeline::TxStatus::Failed;
             server.push_query("COMMIT", Action::Forward);
             let mut failed = None;
-            while let Some((tag, frame)) = relay::next_frame(server, &mut self.client).await? {
+            loop {
+                let (tag, frame) = match relay::next_frame(server, &mut self.client).await {
+                    Ok(Some(next)) => next,
+                    Ok(None) => break,
+                    Err(Failure::Error(error)) if member.wrote && is_loss(&error) => {
+                        return Err(in_doubt(error, "the transaction").into());
+                    }
+                    Err(failure) => return Err(failure),
+                };
                 match tag {
                     b'E' => failed = Some(Failure::Server(frame)),
                     b'N' | b'A' | b'S' => self.client.out.extend_from_slice(&frame),

@@ -94,6 +94,9 @@ impl ProxySpec {
              [[database]]\nname = \"app\"\n{}",
             self.listen, self.pool, self.limits, self.health, self.users, self.database
         );
+        if !self.database.contains("failover_wait") {
+            text.push_str("failover_wait = \"1s\"\n");
+        }
         let url = |(port, name): &(u16, String)| {
             format!("postgres://app:app@{}:{port}/{name}{}", self.host, self.parameters)
         };

@@ -258,7 +258,8 @@ impl Session {
     }
 
     /// Hands the batch on and gives the answers. With `may_repeat`, `true` and no error for the client
-    /// if a statement no longer fitted the schema: it was closed, the batch can be handed on again.
+    /// if the batch can be handed on again: a statement no longer fitted the schema and was closed, or
+    /// the server was lost before it was sent anything.
     pub(super) async fn hand_on(
         &mut self,
         plan: OneServer,
@@ -321,8 +322,12 @@ impl Session {
                 return done.map(|()| true);
             }
         }
+        if may_repeat && self.forget_lost(&done) {
+            return Ok(true);
+        }
+        let writes = plan.writes;
         self.note_batch(plan, at, &fresh).await;
-        done.map(|()| false)
+        done.map(|()| false).map_err(|it| self.told_of_loss(it, writes))
     }
 
     fn take_known(&mut self, plan: OneServer) {
