@@ -1,5 +1,6 @@
 //! Config → proxy → tasks: start, reload, drain.
 
+mod budget;
 mod certificate;
 pub mod check;
 mod reload;

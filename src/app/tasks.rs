@@ -21,6 +21,8 @@ const RECOVERY: Duration = Duration::from_secs(1);
 const FORGET: Duration = Duration::from_secs(3600);
 /// How often deadlocks over several shards are looked for, while a client waits that may be in one.
 const DEADLOCKS: Duration = Duration::from_millis(500);
+/// The control plane's connections beyond those that are used all the time are closed after this.
+const UNUSED: Duration = Duration::from_secs(5);
 /// How often a database is looked for that a reload has brought.
 const NEWCOMERS: Duration = Duration::from_millis(500);
 
@@ -114,6 +116,7 @@ pub(super) fn supervise(proxy: &Arc<Proxy>) {
     tokio::spawn(super::sweep::sweep(Arc::clone(proxy)));
     tokio::spawn(listen(Arc::clone(proxy)));
     tokio::spawn(end_deadlocks(Arc::clone(proxy)));
+    tokio::spawn(super::budget::share_servers(Arc::clone(proxy)));
 }
 
 /// Health checks of all hosts, side by side, and the upkeep of their pools.
@@ -133,6 +136,7 @@ async fn check_hosts(proxy: Arc<Proxy>) {
         let shards = cluster.databases.values().flat_map(|it| it.shards.values());
         shards.for_each(|it| health::compare(it, factor));
         cluster.hosts().flat_map(|it| it.pools()).for_each(|pool| pool.reap());
+        cluster.hosts().for_each(|it| it.control.close_unused(UNUSED.max(3 * interval)));
         drop(cluster);
         tokio::time::sleep(interval).await;
     }

@@ -2,6 +2,7 @@
 //! are quick; and when a host is let be for a while.
 
 mod breaker;
+pub mod budget;
 mod latency;
 mod order;
 mod outlier;

@@ -1,5 +1,6 @@
 //! Pools of server connections, and the snapshot of shards, hosts and pools a transaction uses.
 
+pub mod budget;
 pub mod catalog;
 pub mod cluster;
 pub mod control;
@@ -28,5 +29,5 @@ pub use fallback::{Fallback, Permit};
 pub use lease::{Lease, Slot};
 pub use line::{Grant, Place};
 pub use pool::{Pool, PoolLimits, PoolNumbers, PoolState};
-pub use quota::Quota;
+pub use quota::{Quota, Told};
 pub use standing::{Shown, Standing};

@@ -5,7 +5,7 @@
 //! idle, the place of the next that is given back goes to whoever has waited longest, unless that
 //! user's pool has its fair part already.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -20,10 +20,55 @@ const UNLIMITED: usize = usize::MAX;
 /// A connection that is idle for so long can be spared.
 pub(super) const SPARE: Duration = Duration::from_millis(100);
 
+/// How long a server that turns connections away is left alone.
+const RETRY: Duration = Duration::from_millis(200);
+
+/// After so long without it, connections are opened as before.
+const CALM: Duration = Duration::from_secs(5);
+
+/// How proxies share a server, as this one sees it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Told {
+    /// Proxies that share it, with this one.
+    pub proxies: usize,
+    /// Pooled connections that it has room for.
+    pub room: usize,
+    /// Its connections that no proxy has pooled.
+    pub foreign: usize,
+    /// Connections that this proxy has claimed.
+    pub demand: usize,
+    /// Why it is not shared.
+    pub problem: String,
+}
+
+impl Told {
+    /// The numbers by name, where the proxy has been granted so many.
+    pub fn numbers(&self, granted: Option<usize>) -> [(&'static str, usize); 5] {
+        [
+            ("proxies", self.proxies),
+            ("room", self.room),
+            ("foreign", self.foreign),
+            ("demand", self.demand),
+            ("granted", granted.unwrap_or_default()),
+        ]
+    }
+}
+
 /// One server's account.
 #[derive(Default)]
 pub struct Quota {
+    /// The least of those below.
     limit: AtomicUsize,
+    /// `pool.host_size`.
+    configured: AtomicUsize,
+    /// This proxy's part of what the server has for all.
+    budget: AtomicUsize,
+    /// While the server turns connections away.
+    cap: AtomicUsize,
+    /// Why and when it last did.
+    turned_away: Mutex<Option<(Moment, String)>>,
+    is_lifting: AtomicBool,
+    told: Mutex<Told>,
     /// Connections that exist or are being made.
     open: AtomicUsize,
     /// Sessions that wait in any of the pools.
@@ -37,14 +82,115 @@ impl Quota {
     /// Of a server that nobody is connected to.
     pub fn new() -> Arc<Self> {
         let quota = Self::default();
-        quota.limit.store(UNLIMITED, Ordering::Relaxed);
+        for it in [&quota.limit, &quota.configured, &quota.budget, &quota.cap] {
+            it.store(UNLIMITED, Ordering::Relaxed);
+        }
         Arc::new(quota)
     }
 
     /// Changes the limit; who may go on now does.
     pub fn set_limit(&self, limit: Option<usize>) {
-        self.limit.store(limit.unwrap_or(UNLIMITED), Ordering::Relaxed);
+        self.bound(&self.configured, limit);
+    }
+
+    /// Changes this proxy's part of the server; idle connections beyond it are closed.
+    pub fn set_budget(&self, budget: Option<usize>) {
+        self.bound(&self.budget, budget);
+        while self.is_over() {
+            let pools = self.pools();
+            let idle = pools.iter().filter_map(|it| it.idle_since().map(|(since, _)| (since, it)));
+            if !idle.min_by_key(|(since, _)| *since).is_some_and(|(_, it)| it.evict()) {
+                return;
+            }
+            self.open.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// This proxy's part of the server, if proxies share it.
+    pub fn budget(&self) -> Option<usize> {
+        Some(self.budget.load(Ordering::Relaxed)).filter(|it| *it != UNLIMITED)
+    }
+
+    fn bound(&self, one: &AtomicUsize, limit: Option<usize>) {
+        one.store(limit.unwrap_or(UNLIMITED), Ordering::Relaxed);
+        let all = [&self.configured, &self.budget, &self.cap];
+        let least = all.iter().map(|it| it.load(Ordering::Relaxed)).min();
+        self.limit.store(least.unwrap_or(UNLIMITED), Ordering::Relaxed);
         self.serve();
+    }
+
+    /// The server has not let a connection in (53300), whose place is still taken: for a while there are those
+    /// that are there, and then one more is tried at a time.
+    pub(super) fn note_turned_away(self: &Arc<Self>, why: &str) {
+        *self.turned_away.lock() = Some((Moment::now(), why.to_owned()));
+        self.bound(&self.cap, Some(self.open().saturating_sub(1)));
+        if self.is_lifting.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let quota = Arc::clone(self);
+        tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(RETRY).await;
+                let since = quota.turned_away.lock().as_ref().map(|it| it.0.elapsed());
+                if since.is_none_or(|it| it >= CALM) {
+                    break;
+                }
+                quota.bound(&quota.cap, Some(quota.open() + 1));
+            }
+            quota.is_lifting.store(false, Ordering::Release);
+            *quota.turned_away.lock() = None;
+            quota.bound(&quota.cap, None);
+        });
+    }
+
+    /// A connection was made: while the server was turning them away, the next is tried.
+    pub(super) fn note_let_in(&self) {
+        if self.cap.load(Ordering::Relaxed) != UNLIMITED {
+            self.bound(&self.cap, Some(self.open() + 1));
+        }
+    }
+
+    /// The limit that is in force.
+    pub(super) fn what_bounds(&self) -> &'static str {
+        match self.budget.load(Ordering::Relaxed) < self.configured.load(Ordering::Relaxed) {
+            true => "pool.budget",
+            false => "pool.host_size",
+        }
+    }
+
+    /// What bounds the number of connections, for whoever has waited in vain; and what the server said.
+    pub(super) fn explain(&self) -> (String, Option<String>) {
+        let of = |it: &AtomicUsize| Some(it.load(Ordering::Relaxed)).filter(|it| *it != UNLIMITED);
+        let mut text = String::new();
+        if let Some(limit) = of(&self.configured) {
+            text.push_str(&format!(" and pool.host_size = {limit}"));
+        }
+        if let Some(part) = of(&self.budget) {
+            text.push_str(&format!(" and {part} of the server's connections (pool.budget)"));
+        }
+        (text, self.turned_away.lock().as_ref().map(|it| it.1.clone()))
+    }
+
+    /// Connections in use by sessions, and sessions that wait.
+    pub fn needed(&self) -> usize {
+        let used = |it: &Arc<Pool>| it.numbers.outstanding.load(Ordering::Relaxed);
+        let used: usize = self.pools().iter().map(used).sum();
+        used + self.waiting.load(Ordering::Relaxed)
+    }
+
+    /// Sessions that wait.
+    pub fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
+    }
+
+    /// What is known of how proxies share the server.
+    pub fn told(&self) -> Told {
+        self.told.lock().clone()
+    }
+
+    /// Notes what is known of how proxies share the server.
+    pub fn tell(&self, told: Told) {
+        *self.told.lock() = told;
     }
 
     /// The limit, if there is one.
