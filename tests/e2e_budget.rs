@@ -6,6 +6,7 @@ mod support;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::Signal;
 use pgsluice::balance::budget::{Claim, share};
 use pgsluice::playground::{Cluster, Node};
 use pgsluice::pool::budget::{self, Wish};
@@ -133,6 +134,12 @@ fn proxies_share_what_a_server_has() {
         rows[0][0].as_deref() != Some("4")
     });
     assert_eq!(proxies[0].client().run("SELECT 3").first(), "3");
+    wait_within(20, "the one that woke up", || told(&proxies[0], "proxies") == 2);
+    // One that goes down leaves nothing behind.
+    proxies[3].signal(Signal::SIGTERM);
+    assert!(proxies[3].wait().success());
+    let rows = cluster.sql(Node::Primary(0), "shared", sql).unwrap();
+    assert_eq!(rows[0][0].as_deref(), Some("1"));
 }
 
 #[test]

@@ -43,7 +43,8 @@ struct Ledger {
     claims: Vec<Claim>,
     turn: u64,
     is_shared: bool,
-    needed: Instant,
+    /// When it was needed last, unless the proxy goes down.
+    needed: Option<Instant>,
 }
 
 impl Ledger {
@@ -57,7 +58,7 @@ impl Ledger {
             claims: Vec::new(),
             turn: 0,
             is_shared: false,
-            needed: Instant::now(),
+            needed: Some(Instant::now()),
         }
     }
 
@@ -92,6 +93,26 @@ struct Sharing {
     rests: Option<Instant>,
     /// The problem that was told last.
     told: String,
+}
+
+/// Waits a little until it is known which servers others share.
+pub(super) async fn first_look(proxy: &Proxy) {
+    let cluster = proxy.cluster.load_full();
+    let begun = Instant::now();
+    let is_known = || cluster.quotas.values().all(|it| it.is_known());
+    while cluster.config.pool.shares && !is_known() && begun.elapsed() < RENEWAL {
+        tokio::time::sleep(SAMPLE / 10).await;
+    }
+}
+
+/// Waits a little until what is no longer needed has been given back.
+pub(super) async fn farewell(proxy: &Proxy) {
+    let cluster = proxy.cluster.load_full();
+    let begun = Instant::now();
+    let has_claims = || cluster.quotas.values().any(|it| it.told().proxies > 0);
+    while has_claims() && begun.elapsed() < RENEWAL {
+        tokio::time::sleep(SAMPLE / 10).await;
+    }
 }
 
 /// One task for each database; a reload's new ones get theirs.
@@ -139,7 +160,7 @@ impl Sharing {
         let places = if cluster.config.pool.shares { self.places(cluster) } else { Vec::new() };
         self.drop_gone(cluster, &places).await;
         let Some(database) = cluster.databases.get(&self.name) else { return };
-        let (mut is_hurried, mut is_new) = (false, false);
+        let (mut is_hurried, mut is_new) = (self.proxy.is_draining(), false);
         for (place, quota) in &places {
             let ledger = self.ledgers.entry(place.clone()).or_insert_with(Ledger::new);
             ledger.peak = ledger.peak.max(quota.needed());
@@ -147,7 +168,9 @@ impl Sharing {
             is_new |= ledger.look.is_none();
             is_hurried |= ledger.is_stale;
             if quota.needed() > 0 || clients(&self.proxy, cluster, place) > 0 {
-                ledger.needed = Instant::now();
+                ledger.needed = Some(Instant::now());
+            } else if self.proxy.is_draining() {
+                ledger.needed = None;
             }
         }
         let most = self.ledgers.values().map(|it| it.claims.len()).max().unwrap_or(0);
@@ -167,6 +190,7 @@ impl Sharing {
         if !is_resting && let Err(error) = self.renew(cluster, database, &places).await {
             self.fail(&places, &error);
         }
+        places.iter().for_each(|(_, quota)| quota.note_known());
     }
 
     /// The servers that this database answers for: where others use them too, one of them does.
@@ -239,6 +263,7 @@ impl Sharing {
                     budget::leave(control, &member).await?;
                     ledger.claims.clear();
                     ledger.look = None;
+                    quota.tell(Told::default());
                 }
                 continue;
             }
@@ -338,7 +363,7 @@ fn wish(
 }
 
 fn is_asleep(ledger: &Ledger, quota: &Quota) -> bool {
-    ledger.needed.elapsed() >= LINGER && quota.needed() == 0
+    ledger.needed.is_none_or(|it| it.elapsed() >= LINGER) && quota.needed() == 0
 }
 
 fn place_of(host: &Host) -> Place {

@@ -583,6 +583,13 @@ impl Pool {
         self.quota.serve();
     }
 
+    /// Connections that are in use, or waited for, as far as `pool.size` allows.
+    pub(super) fn needed(&self) -> usize {
+        let used = self.numbers.outstanding.load(Ordering::Relaxed);
+        let state = self.state.lock();
+        (used + state.line.len()).min(state.bounds.size)
+    }
+
     /// The numbers of this moment.
     pub fn state(&self) -> PoolState {
         let state = self.state.lock();

@@ -69,6 +69,8 @@ pub struct Quota {
     turned_away: Mutex<Option<(Moment, String)>>,
     is_lifting: AtomicBool,
     told: Mutex<Told>,
+    /// Whether it is known if others share the server.
+    is_known: AtomicBool,
     /// Connections that exist or are being made.
     open: AtomicUsize,
     /// Sessions that wait in any of the pools.
@@ -171,11 +173,9 @@ impl Quota {
         (text, self.turned_away.lock().as_ref().map(|it| it.1.clone()))
     }
 
-    /// Connections in use by sessions, and sessions that wait.
+    /// Connections that sessions use, or wait for and could have.
     pub fn needed(&self) -> usize {
-        let used = |it: &Arc<Pool>| it.numbers.outstanding.load(Ordering::Relaxed);
-        let used: usize = self.pools().iter().map(used).sum();
-        used + self.waiting.load(Ordering::Relaxed)
+        self.pools().iter().map(|it| it.needed()).sum()
     }
 
     /// Sessions that wait.
@@ -186,6 +186,16 @@ impl Quota {
     /// What is known of how proxies share the server.
     pub fn told(&self) -> Told {
         self.told.lock().clone()
+    }
+
+    /// Whether somebody has asked, or tried to.
+    pub fn is_known(&self) -> bool {
+        self.is_known.load(Ordering::Relaxed)
+    }
+
+    /// Notes that somebody has asked whether others share the server, or tried to.
+    pub fn note_known(&self) {
+        self.is_known.store(true, Ordering::Relaxed);
     }
 
     /// Notes what is known of how proxies share the server.
