@@ -180,6 +180,22 @@ fn a_full_server_makes_clients_wait() {
     assert!(done.into_inner() > 50);
 }
 
+#[test]
+fn without_rights_all_goes_on_without_it() {
+    let (cluster, spec) = small(60);
+    let sql = |sql: &str| cluster.sql(Node::Primary(0), "shared", sql).unwrap();
+    sql("ALTER DATABASE shared OWNER TO postgres");
+    let proxies = [(); 2].map(|()| Proxy::start(spec.clone()));
+    let mut clients: Vec<Wire> = proxies.iter().map(Proxy::client).collect();
+    clients.iter_mut().for_each(|it| assert_eq!(it.run("SELECT 1").first(), "1"));
+    wait_within(10, "the problem", || {
+        proxies.iter().all(|it| it.show("BUDGET", "problem")[0].contains("permission denied"))
+    });
+    clients.iter_mut().for_each(|it| assert_eq!(it.run("SELECT 2").first(), "2"));
+    assert_eq!(proxies[0].log().matches("cannot agree").count(), 1);
+    assert_eq!(proxies[0].show("BUDGET", "granted"), [""]);
+}
+
 /// A proxy without a process: what it holds, and what its clients want.
 struct Light {
     wish: Wish,

@@ -1,14 +1,18 @@
 //! Proxies that share servers: each claims what its clients need and keeps to what it is granted.
 
+mod ledger;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::balance::budget::{Claim, Demand, Foreign, Seats, room, share};
-use crate::pool::budget::{self, Look, Wish};
+use ledger::Ledger;
+
+use crate::balance::budget::{Claim, Foreign};
+use crate::pool::Quota;
+use crate::pool::budget::{self, Told};
 use crate::pool::cluster::{Cluster, Database, Host};
 use crate::pool::control::ControlError;
-use crate::pool::{Quota, Told};
 use crate::proxy::Proxy;
 
 /// How often is looked at what clients need.
@@ -19,10 +23,6 @@ const RENEWAL: Duration = Duration::from_secs(1);
 const RENEWALS: usize = 50;
 /// How soon they are renewed where somebody waits.
 const HURRY: Duration = Duration::from_millis(250);
-/// How often servers are asked what they have.
-const LOOK: Duration = Duration::from_secs(2);
-/// Without clients for so long, everything is given back.
-const LINGER: Duration = Duration::from_secs(10);
 /// How long a table is left alone that cannot be used.
 const GIVE_UP: Duration = Duration::from_secs(30);
 /// Where there are too few connections for all, how long one's turn lasts.
@@ -30,57 +30,6 @@ const TURN_SECONDS: u64 = 2;
 
 /// Host and port, as the configuration says them.
 type Place = (String, u16);
-
-/// What is known of one server.
-struct Ledger {
-    look: Option<(Instant, Look)>,
-    /// The next look cannot wait.
-    is_stale: bool,
-    foreign: Foreign,
-    demand: Demand,
-    /// The most that was needed since the last renewal.
-    peak: usize,
-    claims: Vec<Claim>,
-    turn: u64,
-    is_shared: bool,
-    /// When it was needed last, unless the proxy goes down.
-    needed: Option<Instant>,
-}
-
-impl Ledger {
-    fn new() -> Self {
-        Self {
-            look: None,
-            is_stale: false,
-            foreign: Foreign::default(),
-            demand: Demand::default(),
-            peak: 0,
-            claims: Vec::new(),
-            turn: 0,
-            is_shared: false,
-            needed: Some(Instant::now()),
-        }
-    }
-
-    fn seats(&self) -> Seats {
-        self.look.as_ref().map(|(_, it)| it.seats).unwrap_or_default()
-    }
-
-    fn is_stale(&self) -> bool {
-        self.is_stale || self.look.as_ref().is_none_or(|(at, _)| at.elapsed() >= LOOK)
-    }
-
-    fn note(&mut self, look: Look, own: usize, member: &str) {
-        if self.look.as_ref().is_some_and(|(_, it)| it.server != look.server) {
-            // It was started anew: nobody has a connection any more.
-            (self.claims, self.foreign) = (Vec::new(), Foreign::default());
-        }
-        let others = self.claims.iter().filter(|it| it.member != member);
-        self.foreign.note(look.seats, own + others.map(|it| it.held).sum::<usize>());
-        self.is_shared = look.has_others || self.claims.len() > 1;
-        (self.look, self.is_stale) = (Some((Instant::now(), look)), false);
-    }
-}
 
 /// One database's servers.
 struct Sharing {
@@ -229,7 +178,7 @@ impl Sharing {
     async fn look(&mut self, database: &Database, place: &Place, quota: &Quota) {
         let member = self.member(place);
         let Some(ledger) = self.ledgers.get_mut(place) else { return };
-        if !ledger.is_stale() || is_asleep(ledger, quota) {
+        if !ledger.must_look() || ledger.is_asleep(quota) {
             return;
         }
         let mut hosts = database.hosts().filter(|it| place_of(it) == *place);
@@ -257,7 +206,7 @@ impl Sharing {
         for (place, quota) in places {
             let member = self.member(place);
             let Some(ledger) = self.ledgers.get_mut(place) else { continue };
-            if ledger.is_shared && is_asleep(ledger, quota) {
+            if ledger.is_shared && ledger.is_asleep(quota) {
                 quota.set_budget(Some(0));
                 if quota.open() == 0 && !ledger.claims.is_empty() {
                     budget::leave(control, &member).await?;
@@ -276,7 +225,7 @@ impl Sharing {
                 continue;
             }
             let Some((_, look)) = &ledger.look else { continue };
-            wishes.push(wish(ledger, quota, &member, (look.server.clone(), reserve)));
+            wishes.push(ledger.wish(quota, &member, (look.server.clone(), reserve)));
             asking.push((place, quota));
         }
         if wishes.is_empty() {
@@ -334,36 +283,6 @@ impl Sharing {
             self.rests = Some(Instant::now() + GIVE_UP);
         }
     }
-}
-
-/// What is claimed now. A smaller part is kept to before others hear of it.
-fn wish(
-    ledger: &mut Ledger,
-    quota: &Quota,
-    member: &str,
-    (server, reserve): (String, usize),
-) -> Wish {
-    let demand = ledger.demand.note(std::mem::take(&mut ledger.peak));
-    let room = room(ledger.seats(), reserve, ledger.foreign.count());
-    let mut claims = ledger.claims.clone();
-    claims.retain(|it| it.member != member);
-    let mut claim = Claim { member: member.to_owned(), demand, held: 0, granted: 0 };
-    claims.push(claim.clone());
-    // Who has had no limit keeps what there is, until all have said what they have.
-    let is_first = ledger.claims.is_empty();
-    let wanted = match is_first {
-        true => quota.open().max(1),
-        false => share(room, &claims, member, ledger.turn),
-    };
-    let before = quota.budget().unwrap_or_else(|| quota.open());
-    claim.granted = before.min(wanted);
-    quota.set_budget(Some(claim.granted));
-    claim.held = quota.open();
-    Wish { server, claim, wanted, room }
-}
-
-fn is_asleep(ledger: &Ledger, quota: &Quota) -> bool {
-    ledger.needed.is_none_or(|it| it.elapsed() >= LINGER) && quota.needed() == 0
 }
 
 fn place_of(host: &Host) -> Place {

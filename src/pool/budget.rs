@@ -86,9 +86,7 @@ pub async fn prepare(control: &Control) -> Result<(), ControlError> {
          CREATE SCHEMA IF NOT EXISTS sluice; \
          CREATE UNLOGGED TABLE IF NOT EXISTS {TABLE} (server text NOT NULL, member text NOT NULL, \
          demand int4 NOT NULL, held int4 NOT NULL, granted int4 NOT NULL, until timestamptz NOT NULL, \
-         PRIMARY KEY (server, member)) WITH (fillfactor = 50); \
-         GRANT USAGE ON SCHEMA sluice TO PUBLIC; \
-         GRANT SELECT, INSERT, UPDATE, DELETE ON {TABLE} TO PUBLIC"
+         PRIMARY KEY (server, member)) WITH (fillfactor = 50)"
     );
     control.rows(&sql).await.map(drop)
 }
@@ -161,4 +159,32 @@ fn renewal(wishes: &[Wish]) -> String {
 pub async fn leave(control: &Control, member: &str) -> Result<(), ControlError> {
     let sql = format!("DELETE FROM {TABLE} WHERE member = {}", quoted_text(member));
     control.rows(&sql).await.map(drop)
+}
+
+/// How proxies share a server, as this one sees it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Told {
+    /// Proxies that share it, with this one.
+    pub proxies: usize,
+    /// Pooled connections that it has room for.
+    pub room: usize,
+    /// Its connections that no proxy has pooled.
+    pub foreign: usize,
+    /// Connections that this proxy has claimed.
+    pub demand: usize,
+    /// Why it is not shared.
+    pub problem: String,
+}
+
+impl Told {
+    /// The numbers by name, where the proxy has been granted so many.
+    pub fn numbers(&self, granted: Option<usize>) -> [(&'static str, usize); 5] {
+        [
+            ("proxies", self.proxies),
+            ("room", self.room),
+            ("foreign", self.foreign),
+            ("demand", self.demand),
+            ("granted", granted.unwrap_or_default()),
+        ]
+    }
 }

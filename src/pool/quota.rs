@@ -11,48 +11,16 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
+use super::budget::Told;
+use super::full::TurnedAway;
 use super::pool::Pool;
 use crate::net::Moment;
 
 /// Stands for no limit.
-const UNLIMITED: usize = usize::MAX;
+pub(super) const UNLIMITED: usize = usize::MAX;
 
 /// A connection that is idle for so long can be spared.
 pub(super) const SPARE: Duration = Duration::from_millis(100);
-
-/// How long a server that turns connections away is left alone.
-const RETRY: Duration = Duration::from_millis(200);
-
-/// After so long without it, connections are opened as before.
-const CALM: Duration = Duration::from_secs(5);
-
-/// How proxies share a server, as this one sees it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Told {
-    /// Proxies that share it, with this one.
-    pub proxies: usize,
-    /// Pooled connections that it has room for.
-    pub room: usize,
-    /// Its connections that no proxy has pooled.
-    pub foreign: usize,
-    /// Connections that this proxy has claimed.
-    pub demand: usize,
-    /// Why it is not shared.
-    pub problem: String,
-}
-
-impl Told {
-    /// The numbers by name, where the proxy has been granted so many.
-    pub fn numbers(&self, granted: Option<usize>) -> [(&'static str, usize); 5] {
-        [
-            ("proxies", self.proxies),
-            ("room", self.room),
-            ("foreign", self.foreign),
-            ("demand", self.demand),
-            ("granted", granted.unwrap_or_default()),
-        ]
-    }
-}
 
 /// One server's account.
 #[derive(Default)]
@@ -64,10 +32,10 @@ pub struct Quota {
     /// This proxy's part of what the server has for all.
     budget: AtomicUsize,
     /// While the server turns connections away.
-    cap: AtomicUsize,
-    /// Why and when it last did.
-    turned_away: Mutex<Option<(Moment, String)>>,
-    is_lifting: AtomicBool,
+    pub(super) cap: AtomicUsize,
+    pub(super) turned_away: TurnedAway,
+    /// Held while one of them changes.
+    bounding: Mutex<()>,
     told: Mutex<Told>,
     /// Whether it is known if others share the server.
     is_known: AtomicBool,
@@ -113,43 +81,15 @@ impl Quota {
         Some(self.budget.load(Ordering::Relaxed)).filter(|it| *it != UNLIMITED)
     }
 
-    fn bound(&self, one: &AtomicUsize, limit: Option<usize>) {
-        one.store(limit.unwrap_or(UNLIMITED), Ordering::Relaxed);
-        let all = [&self.configured, &self.budget, &self.cap];
-        let least = all.iter().map(|it| it.load(Ordering::Relaxed)).min();
-        self.limit.store(least.unwrap_or(UNLIMITED), Ordering::Relaxed);
+    pub(super) fn bound(&self, one: &AtomicUsize, limit: Option<usize>) {
+        {
+            let _one_at_a_time = self.bounding.lock();
+            one.store(limit.unwrap_or(UNLIMITED), Ordering::Relaxed);
+            let all = [&self.configured, &self.budget, &self.cap];
+            let least = all.iter().map(|it| it.load(Ordering::Relaxed)).min();
+            self.limit.store(least.unwrap_or(UNLIMITED), Ordering::Relaxed);
+        }
         self.serve();
-    }
-
-    /// The server has not let a connection in (53300), whose place is still taken: for a while there are those
-    /// that are there, and then one more is tried at a time.
-    pub(super) fn note_turned_away(self: &Arc<Self>, why: &str) {
-        *self.turned_away.lock() = Some((Moment::now(), why.to_owned()));
-        self.bound(&self.cap, Some(self.open().saturating_sub(1)));
-        if self.is_lifting.swap(true, Ordering::AcqRel) {
-            return;
-        }
-        let quota = Arc::clone(self);
-        tokio::spawn(async move {
-            loop {
-                tokio::time::sleep(RETRY).await;
-                let since = quota.turned_away.lock().as_ref().map(|it| it.0.elapsed());
-                if since.is_none_or(|it| it >= CALM) {
-                    break;
-                }
-                quota.bound(&quota.cap, Some(quota.open() + 1));
-            }
-            quota.is_lifting.store(false, Ordering::Release);
-            *quota.turned_away.lock() = None;
-            quota.bound(&quota.cap, None);
-        });
-    }
-
-    /// A connection was made: while the server was turning them away, the next is tried.
-    pub(super) fn note_let_in(&self) {
-        if self.cap.load(Ordering::Relaxed) != UNLIMITED {
-            self.bound(&self.cap, Some(self.open() + 1));
-        }
     }
 
     /// The limit that is in force.
@@ -170,7 +110,7 @@ impl Quota {
         if let Some(part) = of(&self.budget) {
             text.push_str(&format!(" and {part} of the server's connections (pool.budget)"));
         }
-        (text, self.turned_away.lock().as_ref().map(|it| it.1.clone()))
+        (text, self.turned_away.why())
     }
 
     /// Connections that sessions use, or wait for and could have.
