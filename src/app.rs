@@ -1,5 +1,6 @@
 //! Config → proxy → tasks: start, reload, drain.
 
+mod budget;
 mod certificate;
 pub mod check;
 mod reload;
@@ -126,6 +127,7 @@ async fn serve(
     tasks::supervise(&proxy);
     tokio::spawn(reload::watch(Arc::clone(&proxy), path, force, requests));
     tasks::first_look(&proxy).await;
+    budget::first_look(&proxy).await;
     let workers = workers(&proxy, config.listen.threads)?;
     let accept = |it| tokio::spawn(listener::accept(it, Arc::clone(&workers)));
     let accepting: Vec<_> = listeners.into_iter().map(accept).collect();
@@ -135,6 +137,7 @@ async fn serve(
     accepting.iter().for_each(tokio::task::JoinHandle::abort);
     drop(workers);
     drain(&proxy).await;
+    budget::farewell(&proxy).await;
     Ok(())
 }
 

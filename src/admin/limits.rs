@@ -26,6 +26,32 @@ pub(super) fn limits(proxy: &Proxy) -> Table {
     table
 }
 
+/// One row per server: what proxies that share it have for all, and what this one claims, may have and has.
+/// `granted` is empty where the server is not shared.
+pub(super) fn budget(proxy: &Proxy) -> Table {
+    let mut table = Table::new(&[
+        "server", "proxies", "room", "foreign", "demand", "granted", "open", "waiting", "problem",
+    ]);
+    let cluster = proxy.cluster.load();
+    let mut places: Vec<_> = cluster.quotas.iter().collect();
+    places.sort_by_key(|(place, _)| (*place).clone());
+    for ((host, port), quota) in places {
+        let told = quota.told();
+        table.row([
+            format!("{host}:{port}"),
+            told.proxies.to_string(),
+            told.room.to_string(),
+            told.foreign.to_string(),
+            told.demand.to_string(),
+            quota.budget().map(|it| it.to_string()).unwrap_or_default(),
+            quota.open().to_string(),
+            quota.waiting().to_string(),
+            told.problem,
+        ]);
+    }
+    table
+}
+
 fn used(proxy: &Proxy, key: &str) -> Option<usize> {
     let seats = proxy.seats.fullest();
     let cluster = proxy.cluster.load();
@@ -44,6 +70,10 @@ fn used(proxy: &Proxy, key: &str) -> Option<usize> {
             pools.map(|pool| pool.state().open).max()
         }
         "pool.host_size" => cluster.quotas.values().map(|it| it.open()).max(),
+        "pool.budget" => {
+            let shared = cluster.quotas.values().filter(|it| it.budget().is_some());
+            shared.map(|it| it.open()).max()
+        }
         "limits.buffer_bytes" => {
             Some(proxy.clients.iter().map(|it| it.activity.backlog.waiting() as usize).sum())
         }

@@ -29,6 +29,7 @@ pub(super) const SHOWS: &[Show] = &[
     Show { name: "TRANSACTIONS", make: transactions },
     Show { name: "STATS", make: stats },
     Show { name: "LIMITS", make: super::limits::limits },
+    Show { name: "BUDGET", make: super::limits::budget },
     Show { name: "LOGINS", make: logins },
     Show { name: "CONFIG", make: config },
     Show { name: "PLANS", make: plans },

@@ -24,6 +24,8 @@ const RECOVERY: Duration = Duration::from_secs(1);
 const FORGET: Duration = Duration::from_secs(3600);
 /// How often deadlocks over several shards are looked for, while a client waits that may be in one.
 const DEADLOCKS: Duration = Duration::from_millis(500);
+/// The control plane's connections beyond those that are used all the time are closed after this.
+const UNUSED: Duration = Duration::from_secs(5);
 /// How often a database is looked for that a reload has brought.
 const NEWCOMERS: Duration = Duration::from_millis(500);
 /// How often hosts are looked at while their shard has no primary.
@@ -132,6 +134,7 @@ pub(super) fn supervise(proxy: &Arc<Proxy>) {
     tokio::spawn(super::sweep::sweep(Arc::clone(proxy)));
     tokio::spawn(listen(Arc::clone(proxy)));
     tokio::spawn(end_deadlocks(Arc::clone(proxy)));
+    tokio::spawn(super::budget::share_servers(Arc::clone(proxy)));
 }
 
 /// Looks after every host, each at its own pace: one that hangs does not hold up the others.
@@ -188,6 +191,7 @@ async fn check_host(
             proxy.renew();
         }
         host.pools().iter().for_each(|pool| pool.reap());
+        host.control.close_unused(UNUSED.max(3 * interval));
         drop(host);
         let pause = if shard.is_urgent() { interval.min(URGENT) } else { interval };
         let _ = tokio::time::timeout(pause, woken).await;

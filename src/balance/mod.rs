@@ -3,6 +3,7 @@
 //! who is the primary.
 
 mod breaker;
+pub mod budget;
 mod latency;
 mod order;
 mod outlier;

@@ -75,6 +75,10 @@ pub struct Pool {
     pub size: usize,
     /// Server connections to one server, over all users; none: no limit.
     pub host_size: Option<usize>,
+    /// Whether proxies that find each other on a server share its connections.
+    pub shares: bool,
+    /// Connections of a server that proxies leave to others.
+    pub budget_reserve: usize,
     pub wait_timeout: Duration,
     pub connect_timeout: Duration,
     /// Idle servers are closed after this; zero: never.

@@ -124,6 +124,8 @@ fn pool(section: &Section<'_>) -> Pool {
         may_pin: section.value("pin", values::choice) == "allow",
         size: section.value("size", values::count),
         host_size: section.optional("host_size", values::count),
+        shares: section.value("budget", values::choice) == "auto",
+        budget_reserve: section.value("budget_reserve", values::count),
         wait_timeout: section.value("wait_timeout", values::duration),
         connect_timeout: section.value("connect_timeout", values::duration),
         idle_timeout: section.value("idle_timeout", values::duration),

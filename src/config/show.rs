@@ -70,6 +70,8 @@ fn sections(config: &Config, rows: &mut Rows) {
             ("pin", if pool.may_pin { "allow" } else { "refuse" }.to_owned()),
             ("size", pool.size.to_string()),
             ("host_size", or_empty(&pool.host_size)),
+            ("budget", if pool.shares { "auto" } else { "off" }.to_owned()),
+            ("budget_reserve", pool.budget_reserve.to_string()),
             ("wait_timeout", show_duration(pool.wait_timeout)),
             ("connect_timeout", show_duration(pool.connect_timeout)),
             ("idle_timeout", show_duration(pool.idle_timeout)),

@@ -42,6 +42,7 @@ pub struct Metrics {
     missed: IntCounterVec,
     host_up: IntGaugeVec,
     standings: standing::Standings,
+    budget: IntGaugeVec,
     pub clients: IntGauge,
     pub limits: LimitMetrics,
     pub logins_failed: IntCounter,
@@ -139,6 +140,11 @@ impl Metrics {
             &["database", "shard", "role", "host"],
         )?;
         registry.register(Box::new(host_up.clone()))?;
+        let budget = IntGaugeVec::new(
+            Opts::new("sluice_budget", "How proxies share a server, in connections and proxies."),
+            &["server", "what"],
+        )?;
+        registry.register(Box::new(budget.clone()))?;
         let pinned = IntGaugeVec::new(
             Opts::new("sluice_pinned_sessions", "Sessions that keep a server in transaction mode."),
             &["database"],
@@ -229,6 +235,7 @@ impl Metrics {
             )?,
             host_up,
             standings: standing::Standings::new(&registry)?,
+            budget,
             clients,
             limits: LimitMetrics::new(&registry)?,
             logins_failed: counter("sluice_logins_failed_total", "Logins that failed.")?,
@@ -256,6 +263,14 @@ impl Metrics {
     /// The handles of how one host does; `role` is `primary` or `replica`.
     pub fn standing(&self, labels: [&str; 4]) -> StandingMetrics {
         self.standings.of(&labels)
+    }
+
+    /// Notes how proxies share a server.
+    pub fn budget(&self, server: &str, numbers: &[(&'static str, usize)]) {
+        for (what, count) in numbers {
+            let count = i64::try_from(*count).unwrap_or(i64::MAX);
+            self.budget.with_label_values(&[server, what]).set(count);
+        }
     }
 
     /// The handles of one database.

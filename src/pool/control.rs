@@ -1,15 +1,20 @@
 //! The control plane's own connections: tokio-postgres behind a small pool, apart from clients'.
 
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use deadpool::Runtime;
-use deadpool::managed::{Object, Pool, PoolError};
+use deadpool::managed::{Object, Pool, PoolError, QueueMode};
 
 use super::control_connection::Connections;
 use crate::config::Host as Address;
 
 /// Control connections per host.
 const SIZE: usize = 3;
+/// How long a connection in use is waited for before another is made.
+const PATIENCE: Duration = Duration::from_millis(100);
+/// How long a server is left alone that lets nobody in.
+const RETRY: Duration = Duration::from_millis(200);
 /// How long a control statement may take.
 const DEADLINE: Duration = Duration::from_secs(10);
 
@@ -17,6 +22,8 @@ const DEADLINE: Duration = Duration::from_secs(10);
 pub struct Control {
     pool: Option<Pool<Connections>>,
     timeout: Duration,
+    /// Whether the server has just let no more connections in.
+    is_turned_away: AtomicBool,
 }
 
 /// A control statement failed; the text says why.
@@ -45,8 +52,21 @@ impl Control {
             .runtime(Runtime::Tokio1)
             .wait_timeout(Some(DEADLINE))
             .create_timeout(Some(DEADLINE))
+            .queue_mode(QueueMode::Lifo)
             .build();
-        Self { pool: built.ok(), timeout: DEADLINE }
+        Self { pool: built.ok(), timeout: DEADLINE, is_turned_away: AtomicBool::new(false) }
+    }
+
+    /// Whether the server is there, but has no connection left.
+    pub fn is_turned_away(&self) -> bool {
+        self.is_turned_away.load(Ordering::Relaxed)
+    }
+
+    /// Closes the connections that nobody has used for so long.
+    pub fn close_unused(&self, since: Duration) {
+        if let Some(pool) = &self.pool {
+            drop(pool.retain(|_, it| it.last_used() < since));
+        }
     }
 
     /// Closes the connections that nobody uses.
@@ -56,7 +76,7 @@ impl Control {
         }
     }
 
-    /// A connection.
+    /// A connection. A server that has none left is asked again for a while.
     ///
     /// # Errors
     /// If none can be made in time.
@@ -64,10 +84,25 @@ impl Control {
         let Some(pool) = &self.pool else {
             return Err(ControlError("the control pool could not be built".into()));
         };
-        pool.get().await.map_err(|error| match error {
-            PoolError::Backend(error) => ControlError(describe(&error)),
-            error => ControlError(describe(&error)),
-        })
+        let begun = Instant::now();
+        // Servers' connections are few where there are many proxies: rather a moment's wait than one more.
+        while pool.status().size > 0 && pool.status().available == 0 && begun.elapsed() < PATIENCE {
+            tokio::time::sleep(PATIENCE / 20).await;
+        }
+        let end = begun + DEADLINE;
+        loop {
+            let got = pool.get().await;
+            let is_full = matches!(&got, Err(PoolError::Backend(error)) if error.is_full());
+            self.is_turned_away.store(is_full, Ordering::Relaxed);
+            if is_full && Instant::now() < end {
+                tokio::time::sleep(RETRY).await;
+                continue;
+            }
+            return got.map_err(|error| match error {
+                PoolError::Backend(error) => ControlError(describe(&error)),
+                error => ControlError(describe(&error)),
+            });
+        }
     }
 
     /// The only row of a statement with one parameter of text; its columns are text, too.

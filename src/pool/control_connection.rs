@@ -47,6 +47,12 @@ pub enum ConnectError {
 }
 
 impl ConnectError {
+    /// Whether the server has no connection left.
+    pub(super) fn is_full(&self) -> bool {
+        let full = tokio_postgres::error::SqlState::TOO_MANY_CONNECTIONS;
+        matches!(self, Self::Postgres(error) if error.code() == Some(&full))
+    }
+
     fn may_retry(&self) -> bool {
         match self {
             Self::Open(error) => error.is_about_tls(),

@@ -100,6 +100,10 @@ impl Line {
         self.len == 0
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
     pub(super) fn push(&mut self, thread: usize, waiter: Waiter) {
         if self.threads.len() <= thread {
             self.threads.resize_with(thread + 1, VecDeque::new);

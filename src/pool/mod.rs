@@ -1,11 +1,13 @@
 //! Pools of server connections, and the snapshot of shards, hosts and pools a transaction uses.
 
+pub mod budget;
 pub mod catalog;
 pub mod cluster;
 pub mod control;
 mod control_connection;
 mod drift;
 mod fallback;
+mod full;
 pub mod health;
 mod ids;
 pub mod in_doubt;

@@ -168,15 +168,25 @@ impl Pool {
     /// 53300 after `wait_timeout`, naming the limit; 57P03 or 28xxx if a new connection fails.
     pub async fn take(self: &Arc<Self>, thread: usize) -> Result<Lease, PgError> {
         self.numbers.leases.fetch_add(1, Ordering::Relaxed);
+        // Since when the server has turned us away.
+        let mut turned_away = None;
         loop {
-            let lease = match self.next(thread)? {
-                Next::Idle(server) => self.lease(server),
-                Next::Dial => {
-                    return Box::pin(self.dial(Slot::new(Arc::clone(self)), thread)).await;
-                }
-                Next::Wait(place) => match self.wait(place).await? {
-                    Grant::Server(lease) => lease,
-                    Grant::Slot(slot) => return Box::pin(self.dial(slot, thread)).await,
+            let slot = match self.next(thread)? {
+                Next::Idle(server) => Err(self.lease(server)),
+                Next::Dial => Ok(Slot::new(Arc::clone(self))),
+                Next::Wait(place) => match self.wait(place, turned_away).await? {
+                    Grant::Server(lease) => Err(lease),
+                    Grant::Slot(slot) => Ok(slot),
+                },
+            };
+            let lease = match slot {
+                Err(lease) => lease,
+                Ok(slot) => match Box::pin(self.dial(slot, thread)).await {
+                    Err(error) if error.code == sqlstate::TOO_MANY_CONNECTIONS => {
+                        turned_away.get_or_insert_with(Moment::now);
+                        continue;
+                    }
+                    done => return done,
                 },
             };
             if let Some(lease) = self.checked(lease, thread).await {
@@ -203,7 +213,12 @@ impl Pool {
     /// As [`Self::take`].
     pub async fn redeem(self: &Arc<Self>, grant: Grant, thread: usize) -> Result<Lease, PgError> {
         let lease = match grant {
-            Grant::Slot(slot) => Box::pin(self.dial(slot, thread)).await?,
+            Grant::Slot(slot) => match Box::pin(self.dial(slot, thread)).await {
+                Err(error) if error.code == sqlstate::TOO_MANY_CONNECTIONS => {
+                    return self.take(thread).await;
+                }
+                done => done?,
+            },
             Grant::Server(lease) => match self.checked(lease, thread).await {
                 Some(lease) => lease,
                 None => return self.take(thread).await,
@@ -228,7 +243,7 @@ impl Pool {
                     state.open += 1;
                     return Ok(Next::Dial);
                 }
-                self.metrics.limits.reached("pool.host_size");
+                self.metrics.limits.reached(self.quota.what_bounds());
             }
             if let Some(server) = state.idle.iter_mut().find_map(Vec::pop) {
                 return Ok(Next::Idle(server));
@@ -254,11 +269,16 @@ impl Pool {
         Place::new(self, (thread, number), wait, now)
     }
 
-    async fn wait(self: &Arc<Self>, mut place: Place) -> Result<Grant, PgError> {
-        let deadline = self.limits.load().wait_timeout;
+    async fn wait(
+        self: &Arc<Self>,
+        mut place: Place,
+        since: Option<Moment>,
+    ) -> Result<Grant, PgError> {
+        let gone = since.map(|it| it.elapsed()).unwrap_or_default();
+        let deadline = self.limits.load().wait_timeout.saturating_sub(gone);
         let granted = tokio::time::timeout(deadline, self.in_line(&mut place)).await;
         self.note_wait(place.since(), Moment::now());
-        granted.unwrap_or_else(|_| Err(self.shut_out(place.since())))
+        granted.unwrap_or_else(|_| Err(self.shut_out(since.unwrap_or_else(|| place.since()))))
     }
 
     /// Waits for a grant. A server with a limit may have room all the same, or somebody's idle
@@ -287,10 +307,8 @@ impl Pool {
     fn timed_out(&self, deadline: Duration) -> PgError {
         let state = self.state();
         let what = if state.is_paused { "the pool is paused" } else { "all are in use" };
-        let host_size = match self.quota.limit() {
-            Some(limit) => format!(" and pool.host_size = {limit}"),
-            None => String::new(),
-        };
+        let (host_size, refusal) = self.quota.explain();
+        let refusal = refusal.map(|it| format!("; the server says: {it}")).unwrap_or_default();
         PgError::limit(
             sqlstate::TOO_MANY_CONNECTIONS,
             format!("no server connection became free within pool.wait_timeout = {deadline:?}"),
@@ -298,7 +316,7 @@ impl Pool {
             crate::config::show_duration(deadline),
         )
         .detail(format!(
-            "{what}: pool.size = {}{host_size} for user {:?} of database {:?} on {}, {} sessions are waiting",
+            "{what}: pool.size = {}{host_size} for user {:?} of database {:?} on {}, {} sessions are waiting{refusal}",
             self.limits.load().size,
             self.target.client_user,
             self.target.database,
@@ -356,6 +374,7 @@ impl Pool {
                 server.fence = Arc::clone(&self.fence);
                 server.draw_lifetime(limits.max_lifetime);
                 slot.fill();
+                self.quota.note_let_in();
                 Ok(self.lease(Box::new(server)))
             }
             Err(error) => {
@@ -363,6 +382,10 @@ impl Pool {
                 // Who is turned away has reached it.
                 if error.code == sqlstate::CANNOT_CONNECT_NOW || error.code.starts_with("08") {
                     self.note_failure();
+                }
+                // Before its place is free for the next.
+                if error.code == sqlstate::TOO_MANY_CONNECTIONS {
+                    self.quota.note_turned_away(&error.message);
                 }
                 Err(error)
             }
@@ -578,6 +601,13 @@ impl Pool {
     /// Gives free places to waiters: after RESUME and after a raised limit.
     pub fn serve_waiters(self: &Arc<Self>) {
         self.quota.serve();
+    }
+
+    /// Connections that are in use, or waited for, as far as `pool.size` allows.
+    pub(super) fn needed(&self) -> usize {
+        let used = self.numbers.outstanding.load(Ordering::Relaxed);
+        let state = self.state.lock();
+        (used + state.line.len()).min(state.bounds.size)
     }
 
     /// The numbers of this moment.

@@ -5,17 +5,19 @@
 //! idle, the place of the next that is given back goes to whoever has waited longest, unless that
 //! user's pool has its fair part already.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 
+use super::budget::Told;
+use super::full::TurnedAway;
 use super::pool::Pool;
 use crate::net::Moment;
 
 /// Stands for no limit.
-const UNLIMITED: usize = usize::MAX;
+pub(super) const UNLIMITED: usize = usize::MAX;
 
 /// A connection that is idle for so long can be spared.
 pub(super) const SPARE: Duration = Duration::from_millis(100);
@@ -23,7 +25,20 @@ pub(super) const SPARE: Duration = Duration::from_millis(100);
 /// One server's account.
 #[derive(Default)]
 pub struct Quota {
+    /// The least of those below.
     limit: AtomicUsize,
+    /// `pool.host_size`.
+    configured: AtomicUsize,
+    /// This proxy's part of what the server has for all.
+    budget: AtomicUsize,
+    /// While the server turns connections away.
+    pub(super) cap: AtomicUsize,
+    pub(super) turned_away: TurnedAway,
+    /// Held while one of them changes.
+    bounding: Mutex<()>,
+    told: Mutex<Told>,
+    /// Whether it is known if others share the server.
+    is_known: AtomicBool,
     /// Connections that exist or are being made.
     open: AtomicUsize,
     /// Sessions that wait in any of the pools.
@@ -37,14 +52,95 @@ impl Quota {
     /// Of a server that nobody is connected to.
     pub fn new() -> Arc<Self> {
         let quota = Self::default();
-        quota.limit.store(UNLIMITED, Ordering::Relaxed);
+        for it in [&quota.limit, &quota.configured, &quota.budget, &quota.cap] {
+            it.store(UNLIMITED, Ordering::Relaxed);
+        }
         Arc::new(quota)
     }
 
     /// Changes the limit; who may go on now does.
     pub fn set_limit(&self, limit: Option<usize>) {
-        self.limit.store(limit.unwrap_or(UNLIMITED), Ordering::Relaxed);
+        self.bound(&self.configured, limit);
+    }
+
+    /// Changes this proxy's part of the server; idle connections beyond it are closed.
+    pub fn set_budget(&self, budget: Option<usize>) {
+        self.bound(&self.budget, budget);
+        while self.is_over() {
+            let pools = self.pools();
+            let idle = pools.iter().filter_map(|it| it.idle_since().map(|(since, _)| (since, it)));
+            if !idle.min_by_key(|(since, _)| *since).is_some_and(|(_, it)| it.evict()) {
+                return;
+            }
+            self.open.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// This proxy's part of the server, if proxies share it.
+    pub fn budget(&self) -> Option<usize> {
+        Some(self.budget.load(Ordering::Relaxed)).filter(|it| *it != UNLIMITED)
+    }
+
+    pub(super) fn bound(&self, one: &AtomicUsize, limit: Option<usize>) {
+        {
+            let _one_at_a_time = self.bounding.lock();
+            one.store(limit.unwrap_or(UNLIMITED), Ordering::Relaxed);
+            let all = [&self.configured, &self.budget, &self.cap];
+            let least = all.iter().map(|it| it.load(Ordering::Relaxed)).min();
+            self.limit.store(least.unwrap_or(UNLIMITED), Ordering::Relaxed);
+        }
         self.serve();
+    }
+
+    /// The limit that is in force.
+    pub(super) fn what_bounds(&self) -> &'static str {
+        match self.budget.load(Ordering::Relaxed) < self.configured.load(Ordering::Relaxed) {
+            true => "pool.budget",
+            false => "pool.host_size",
+        }
+    }
+
+    /// What bounds the number of connections, for whoever has waited in vain; and what the server said.
+    pub(super) fn explain(&self) -> (String, Option<String>) {
+        let of = |it: &AtomicUsize| Some(it.load(Ordering::Relaxed)).filter(|it| *it != UNLIMITED);
+        let mut text = String::new();
+        if let Some(limit) = of(&self.configured) {
+            text.push_str(&format!(" and pool.host_size = {limit}"));
+        }
+        if let Some(part) = of(&self.budget) {
+            text.push_str(&format!(" and {part} of the server's connections (pool.budget)"));
+        }
+        (text, self.turned_away.why())
+    }
+
+    /// Connections that sessions use, or wait for and could have.
+    pub fn needed(&self) -> usize {
+        self.pools().iter().map(|it| it.needed()).sum()
+    }
+
+    /// Sessions that wait.
+    pub fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
+    }
+
+    /// What is known of how proxies share the server.
+    pub fn told(&self) -> Told {
+        self.told.lock().clone()
+    }
+
+    /// Whether somebody has asked, or tried to.
+    pub fn is_known(&self) -> bool {
+        self.is_known.load(Ordering::Relaxed)
+    }
+
+    /// Notes that somebody has asked whether others share the server, or tried to.
+    pub fn note_known(&self) {
+        self.is_known.store(true, Ordering::Relaxed);
+    }
+
+    /// Notes what is known of how proxies share the server.
+    pub fn tell(&self, told: Told) {
+        *self.told.lock() = told;
     }
 
     /// The limit, if there is one.

@@ -48,6 +48,11 @@ pub struct Seat {
 }
 
 impl Seats {
+    /// The clients of one database.
+    pub fn of_database(&self, name: &str) -> usize {
+        self.0.lock().databases.get(name).copied().unwrap_or_default()
+    }
+
     /// The present numbers.
     pub fn fullest(&self) -> Fullest {
         let taken = self.0.lock();

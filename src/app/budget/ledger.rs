@@ -1,0 +1,98 @@
+//! What is known of one server that proxies may share, and what is claimed of it.
+
+use std::time::{Duration, Instant};
+
+use crate::balance::budget::{Claim, Demand, Foreign, Seats, room, share};
+use crate::pool::Quota;
+use crate::pool::budget::{Look, Wish};
+
+/// How often servers are asked what they have.
+const LOOK: Duration = Duration::from_secs(2);
+/// Without clients for so long, everything is given back.
+const LINGER: Duration = Duration::from_secs(10);
+
+/// What is known of one server.
+pub(super) struct Ledger {
+    pub(super) look: Option<(Instant, Look)>,
+    /// The next look cannot wait.
+    pub(super) is_stale: bool,
+    pub(super) foreign: Foreign,
+    pub(super) demand: Demand,
+    /// The most that was needed since the last renewal.
+    pub(super) peak: usize,
+    pub(super) claims: Vec<Claim>,
+    pub(super) turn: u64,
+    pub(super) is_shared: bool,
+    /// When it was needed last, unless the proxy goes down.
+    pub(super) needed: Option<Instant>,
+}
+
+impl Ledger {
+    /// Of a server that was not asked yet.
+    pub(super) fn new() -> Self {
+        Self {
+            look: None,
+            is_stale: false,
+            foreign: Foreign::default(),
+            demand: Demand::default(),
+            peak: 0,
+            claims: Vec::new(),
+            turn: 0,
+            is_shared: false,
+            needed: Some(Instant::now()),
+        }
+    }
+
+    /// What the server has, as it said last.
+    fn seats(&self) -> Seats {
+        self.look.as_ref().map(|(_, it)| it.seats).unwrap_or_default()
+    }
+
+    /// Whether the server is to be asked again.
+    pub(super) fn must_look(&self) -> bool {
+        self.is_stale || self.look.as_ref().is_none_or(|(at, _)| at.elapsed() >= LOOK)
+    }
+
+    /// Notes what the server has said, while this proxy has `own` connections.
+    pub(super) fn note(&mut self, look: Look, own: usize, member: &str) {
+        if self.look.as_ref().is_some_and(|(_, it)| it.server != look.server) {
+            // It was started anew: nobody has a connection any more.
+            (self.claims, self.foreign) = (Vec::new(), Foreign::default());
+        }
+        let others = self.claims.iter().filter(|it| it.member != member);
+        self.foreign.note(look.seats, own + others.map(|it| it.held).sum::<usize>());
+        self.is_shared = look.has_others || self.claims.len() > 1;
+        (self.look, self.is_stale) = (Some((Instant::now(), look)), false);
+    }
+
+    /// What is claimed now. A smaller part is kept to before others hear of it.
+    pub(super) fn wish(
+        &mut self,
+        quota: &Quota,
+        member: &str,
+        (server, reserve): (String, usize),
+    ) -> Wish {
+        let demand = self.demand.note(std::mem::take(&mut self.peak));
+        let room = room(self.seats(), reserve, self.foreign.count());
+        let mut claims = self.claims.clone();
+        claims.retain(|it| it.member != member);
+        let mut claim = Claim { member: member.to_owned(), demand, held: 0, granted: 0 };
+        claims.push(claim.clone());
+        // Who has had no limit keeps what there is, until all have said what they have.
+        let is_first = self.claims.is_empty();
+        let wanted = match is_first {
+            true => quota.open().max(1),
+            false => share(room, &claims, member, self.turn),
+        };
+        let before = quota.budget().unwrap_or_else(|| quota.open());
+        claim.granted = before.min(wanted);
+        quota.set_budget(Some(claim.granted));
+        claim.held = quota.open();
+        Wish { server, claim, wanted, room }
+    }
+
+    /// Whether nobody has needed it for a while.
+    pub(super) fn is_asleep(&self, quota: &Quota) -> bool {
+        self.needed.is_none_or(|it| it.elapsed() >= LINGER) && quota.needed() == 0
+    }
+}

@@ -1,0 +1,190 @@
+//! How proxies find each other on a server and share its connections: what the server says of itself, and the
+//! table of claims, which lies on a database's home shard.
+
+use super::control::{Control, ControlError};
+use crate::balance::budget::{Claim, Seats};
+use crate::sql::name::quoted_text;
+
+/// The table of claims. What it holds is worth nothing once the server has gone down.
+const TABLE: &str = "sluice.budget";
+
+/// A proxy that has not been heard of for so long is dead, and its places are free.
+const LEASE_SECONDS: u32 = 15;
+
+/// What a server says of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Look {
+    /// The same for whoever asks this server, until it is started anew.
+    pub server: String,
+    pub seats: Seats,
+    /// Whether other proxies look after this database on it, too.
+    pub has_others: bool,
+}
+
+/// Asks a server. The connection goes by the name of this proxy from now on, so that others see it.
+///
+/// # Errors
+/// If the server does not answer.
+pub async fn look(control: &Control, proxy: &str) -> Result<Look, ControlError> {
+    let name = format!("{MARK}{proxy}");
+    // The server reserves some of its connections, for superusers and, of late, for others.
+    let sql = format!(
+        "SELECT pg_catalog.set_config('application_name', {name}, false); \
+         SELECT extract(epoch FROM pg_catalog.pg_postmaster_start_time())::text || ' ' || \
+             pg_catalog.current_setting('port'), \
+         pg_catalog.current_setting('max_connections')::int8 \
+             - pg_catalog.current_setting('superuser_reserved_connections')::int8 \
+             - coalesce(pg_catalog.current_setting('reserved_connections', true), '0')::int8, \
+         count(*) FILTER (WHERE datid <> 0 AND usesysid <> 0 \
+             AND coalesce(backend_type, 'client backend') = 'client backend'), \
+         count(*) FILTER (WHERE pg_catalog.starts_with(application_name, {MARK_TEXT}) \
+             AND application_name <> {name} AND datid = (SELECT oid FROM pg_catalog.pg_database \
+             WHERE datname = pg_catalog.current_database())) \
+         FROM pg_catalog.pg_stat_get_activity(NULL)",
+        name = quoted_text(&name),
+        MARK_TEXT = quoted_text(MARK),
+    );
+    let rows = control.rows(&sql).await?;
+    let cell = |at: usize| rows.first().and_then(|row| row.get(at)?.as_deref());
+    let number = |at: usize| cell(at).and_then(|it| it.parse::<i64>().ok());
+    let count = |at: usize| number(at).and_then(|it| usize::try_from(it.max(0)).ok());
+    let (Some(server), Some(usable), Some(taken), Some(others)) =
+        (cell(0), count(1), count(2), count(3))
+    else {
+        return Err(ControlError("a server does not say how many connections it has".into()));
+    };
+    let seats = Seats { usable, taken };
+    Ok(Look { server: server.to_owned(), seats, has_others: others > 0 })
+}
+
+/// How control connections of proxies are called that look for each other.
+const MARK: &str = "pgsluice control ";
+
+/// What a proxy claims of one server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wish {
+    pub server: String,
+    /// What is held now, and what must not be taken away by others; `granted` is what has been given before.
+    pub claim: Claim,
+    /// What it would have by its own sum.
+    pub wanted: usize,
+    pub room: usize,
+}
+
+/// Makes the table.
+///
+/// # Errors
+/// If the user may not.
+pub async fn prepare(control: &Control) -> Result<(), ControlError> {
+    let sql = format!("SELECT to_regclass('{TABLE}') IS NOT NULL");
+    let there = control.rows(&sql).await?;
+    if there.first().and_then(|row| row.first()?.as_deref()) == Some("t") {
+        return Ok(());
+    }
+    let sql = format!(
+        "SELECT pg_advisory_xact_lock(hashtext('sluice.decision')); \
+         CREATE SCHEMA IF NOT EXISTS sluice; \
+         CREATE UNLOGGED TABLE IF NOT EXISTS {TABLE} (server text NOT NULL, member text NOT NULL, \
+         demand int4 NOT NULL, held int4 NOT NULL, granted int4 NOT NULL, until timestamptz NOT NULL, \
+         PRIMARY KEY (server, member)) WITH (fillfactor = 50)"
+    );
+    control.rows(&sql).await.map(drop)
+}
+
+/// Writes claims down, forgets the dead, and gives all claims on these servers with the seconds of the table's
+/// clock. One string is one transaction, and the lock ends with it.
+///
+/// # Errors
+/// If the table cannot be written: nothing was changed, or nobody knows.
+pub async fn renew(
+    control: &Control,
+    wishes: &[Wish],
+) -> Result<(u64, Vec<(String, Claim)>), ControlError> {
+    let rows = control.rows(&renewal(wishes)).await?;
+    let mut seconds = 0;
+    let mut claims = Vec::new();
+    for row in rows {
+        let cell = |at: usize| row.get(at).and_then(Option::as_deref).unwrap_or_default();
+        let count = |at: usize| cell(at).parse().unwrap_or(0);
+        let claim = Claim {
+            member: cell(1).to_owned(),
+            demand: count(2),
+            held: count(3),
+            granted: count(4),
+        };
+        seconds = cell(5).parse().unwrap_or(0);
+        claims.push((cell(0).to_owned(), claim));
+    }
+    Ok((seconds, claims))
+}
+
+fn renewal(wishes: &[Wish]) -> String {
+    let row = |it: &Wish| {
+        let Claim { member, demand, held, granted } = &it.claim;
+        format!(
+            "({}, {}, {demand}, {held}, {granted}, {}, {})",
+            quoted_text(&it.server),
+            quoted_text(member),
+            it.wanted,
+            it.room
+        )
+    };
+    let rows: Vec<String> = wishes.iter().map(row).collect();
+    let servers: Vec<String> = wishes.iter().map(|it| quoted_text(&it.server)).collect();
+    // As `balance::budget::granted`, by the claims of this moment.
+    format!(
+        "SELECT pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtext('{TABLE}')); \
+         DELETE FROM {TABLE} WHERE until < pg_catalog.clock_timestamp(); \
+         INSERT INTO {TABLE} AS b (server, member, demand, held, granted, until) \
+         SELECT w.server, w.member, w.demand, w.held, CASE WHEN w.wanted <= w.granted THEN w.wanted \
+             ELSE greatest(w.granted, least(w.wanted, w.room - t.taken)) END, \
+             pg_catalog.clock_timestamp() + interval '{LEASE_SECONDS} seconds' \
+         FROM (VALUES {}) AS w (server, member, demand, held, granted, wanted, room), \
+         LATERAL (SELECT coalesce(sum(greatest(o.held, o.granted)), 0) AS taken FROM {TABLE} o \
+             WHERE o.server = w.server AND o.member <> w.member) AS t \
+         ON CONFLICT (server, member) DO UPDATE SET demand = excluded.demand, held = excluded.held, \
+             granted = excluded.granted, until = excluded.until; \
+         SELECT server, member, demand, held, granted, \
+             extract(epoch FROM pg_catalog.clock_timestamp())::int8 \
+         FROM {TABLE} WHERE server IN ({})",
+        rows.join(", "),
+        servers.join(", ")
+    )
+}
+
+/// Gives everything back.
+///
+/// # Errors
+/// If the table cannot be written: others wait until the claims are old.
+pub async fn leave(control: &Control, member: &str) -> Result<(), ControlError> {
+    let sql = format!("DELETE FROM {TABLE} WHERE member = {}", quoted_text(member));
+    control.rows(&sql).await.map(drop)
+}
+
+/// How proxies share a server, as this one sees it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Told {
+    /// Proxies that share it, with this one.
+    pub proxies: usize,
+    /// Pooled connections that it has room for.
+    pub room: usize,
+    /// Its connections that no proxy has pooled.
+    pub foreign: usize,
+    /// Connections that this proxy has claimed.
+    pub demand: usize,
+    /// Why it is not shared.
+    pub problem: String,
+}
+
+impl Told {
+    /// The numbers by name, where the proxy has been granted so many.
+    pub fn numbers(&self, granted: Option<usize>) -> [(&'static str, usize); 5] {
+        [
+            ("proxies", self.proxies),
+            ("room", self.room),
+            ("foreign", self.foreign),
+            ("demand", self.demand),
+            ("granted", granted.unwrap_or_default()),
+        ]
+    }
+}
