@@ -2,6 +2,7 @@
 
 mod command;
 mod hosts;
+mod fleet;
 mod limits;
 mod prepared;
 mod show;

@@ -274,7 +274,9 @@ impl Session {
         let (shard, role) = plan.place;
         if plan.writes {
             self.check_second_write(shard)?;
-            plan.routed.iter().for_each(|it| self.open_writes(it));
+            for routed in &plan.routed {
+                self.open_writes(routed).await;
+            }
         }
         for prepared in &plan.executed {
             self.check_pin(&prepared.statement.plan)?;

@@ -408,7 +408,7 @@ impl Session {
         };
         let routed = found.unwrap_or(routed);
         if writes {
-            self.open_writes(&routed);
+            self.open_writes(&routed).await;
         }
         let unique = exact.statement.plan.unique.as_deref();
         // Without rows no part of them can be asked for.
