@@ -122,6 +122,8 @@ struct World {
     proxies: Vec<Proxy>,
     on_replicas: u64,
     written: u64,
+    /// How rarely a connection is lost, and made again.
+    cuts: Option<(u64, u64)>,
 }
 
 impl Proxy {
@@ -211,16 +213,16 @@ impl Proxy {
 }
 
 impl World {
-    fn new(seed: u64) -> Self {
+    fn new(seed: u64, cuts: Option<(u64, u64)>) -> Self {
         let log = Arc::new(Mutex::new(0));
         let mut chance = Chance(seed);
         let mut proxies: Vec<_> = (1..=3).map(|id| Proxy::new(id, &log)).collect();
         proxies.iter_mut().for_each(|it| it.connect(1, &mut chance));
         let commits = [0; TENANTS as usize];
-        Self { now: 1, chance, log, commits, proxies, on_replicas: 0, written: 0 }
+        Self { now: 1, chance, log, commits, proxies, on_replicas: 0, written: 0, cuts }
     }
 
-    fn step(&mut self, has_faults: bool) {
+    fn step(&mut self) {
         self.now += MS / 2 + self.chance.below(MS);
         self.carry();
         for at in 0..self.proxies.len() {
@@ -228,7 +230,9 @@ impl World {
                 continue;
             }
             self.proxies[at].follow(self.now, &mut self.chance);
-            if has_faults && self.chance.below(6000) == 0 {
+            let is_connected = self.proxies[at].is_connected;
+            let rate = self.cuts.map(|it| if is_connected { it.0 } else { it.1 });
+            if rate.is_some_and(|it| self.chance.below(it) == 0) {
                 self.fault(at);
             }
             self.write(at);
@@ -300,7 +304,8 @@ impl World {
                 }
                 Write::Wants => {
                     if proxy.channel.may_write(*mark, now) || proxy.free_from <= now {
-                        let slow = [1, 60 * MS][chance.below(2) as usize];
+                        let slow =
+                            [1, 1, 1, 60 * MS, 60 * MS, 7 * SECOND][chance.below(6) as usize];
                         let commits = now + chance.below(slow);
                         *write = Write::Commits(commits, commits + chance.below(10 * MS));
                     } else {
@@ -350,9 +355,9 @@ impl World {
 #[test]
 fn nobody_reads_the_past_while_messages_are_slow() {
     for seed in 0..2 {
-        let mut world = World::new(seed);
+        let mut world = World::new(seed, None);
         while world.now < 30 * SECOND {
-            world.step(false);
+            world.step();
         }
         assert!(world.written > 100 && world.on_replicas > 500, "seed {seed}");
     }
@@ -361,9 +366,10 @@ fn nobody_reads_the_past_while_messages_are_slow() {
 #[test]
 fn nobody_reads_the_past_while_proxies_are_cut_off_and_killed() {
     for seed in 0..6 {
-        let mut world = World::new(seed);
+        let mut world =
+            World::new(seed, Some(if seed % 2 == 0 { (6000, 6000) } else { (3000, 500) }));
         while world.now < 30 * SECOND {
-            world.step(true);
+            world.step();
         }
         assert!(world.written > 100, "seed {seed}");
     }
