@@ -1,8 +1,8 @@
 //! The admin console: `psql …/pgsluice`. SHOW, RELOAD, PAUSE, RESUME, KILL in the simple protocol.
 
 mod command;
-mod hosts;
 mod fleet;
+mod hosts;
 mod limits;
 mod prepared;
 mod show;
