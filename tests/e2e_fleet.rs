@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use pgsluice::playground::{Cluster, Node};
 use support::proxy::{Proxy, ProxySpec, wait_for};
-use support::redis::Redis;
+use support::redis::{Cable, Redis};
 use support::wire::{Arguments, Wire};
 
 const REPLICAS: [Node; 2] = [Node::Replica(0, 0), Node::Replica(1, 0)];
@@ -29,11 +29,21 @@ fn resume(cluster: &Cluster) {
 
 /// Two shards with a replica each, twenty tenants, and two proxies that hear each other.
 fn fleet(settings: &str) -> (Cluster, Redis, [Proxy; 2]) {
-    let (cluster, redis) = (support::own(2, 1), Redis::start());
+    let redis = Redis::start();
+    let (cluster, proxies) = fleet_over([redis.port, redis.port], settings);
+    (cluster, redis, proxies)
+}
+
+/// Each by its own way to Redis.
+fn fleet_over(ports: [u16; 2], settings: &str) -> (Cluster, [Proxy; 2]) {
+    let cluster = support::own(2, 1);
     cluster.create_database("fleet").unwrap();
-    let mut spec = ProxySpec::of(&cluster, "fleet");
-    spec.health.push_str(&format!("[redis]\nurl = {:?}\n{settings}", redis.url()));
-    let proxies = [Proxy::start(spec.clone()), Proxy::start(spec)];
+    let proxies = ports.map(|port| {
+        let mut spec = ProxySpec::of(&cluster, "fleet");
+        let url = format!("redis://:secret@127.0.0.1:{port}");
+        spec.health.push_str(&format!("[redis]\nurl = {url:?}\n{settings}"));
+        Proxy::start(spec)
+    });
     let mut client = proxies[0].client();
     client.run("CREATE TABLE t (tenant_id bigint PRIMARY KEY, a int)");
     client.run("INSERT INTO t SELECT it, 0 FROM generate_series(1, 20) it");
@@ -43,7 +53,7 @@ fn fleet(settings: &str) -> (Cluster, Redis, [Proxy; 2]) {
         wait_for("a fleet of two", || proxy.show("FLEET", "state") == ["this, connected", "heard"]);
         on_replicas_again(proxy);
     }
-    (cluster, redis, proxies)
+    (cluster, proxies)
 }
 
 /// Waits until replicas serve all tenants.
@@ -165,6 +175,42 @@ fn without_redis_reads_use_primaries_and_writes_go_on() {
     on_replicas_again(&there);
     assert_eq!((value(&mut reader, 1), value(&mut reader, 2)), ("2".into(), "3".into()));
     assert!(there.page("/metrics").1.contains("\nsluice_redis_up 1\n"));
+}
+
+#[test]
+fn who_is_cut_off_from_redis_is_missed_before_it_writes_on() {
+    let redis = Redis::start();
+    let cable = Cable::start(redis.port);
+    let (cluster, [here, there]) = fleet_over([cable.port, redis.port], "");
+    let (mut writer, mut reader) = (here.client(), there.client());
+    pause(&cluster);
+    writer.run("UPDATE t SET a = 1 WHERE tenant_id = 1");
+    cable.pull(true);
+    let begin = Instant::now();
+    for round in 2.. {
+        if begin.elapsed() > Duration::from_secs(8) {
+            break;
+        }
+        // The first is announced already, others are not.
+        let tenant = if round < 10 { 1 } else { round % 8 + 1 };
+        writer.run(&format!("UPDATE t SET a = {round} WHERE tenant_id = {tenant}"));
+        assert_eq!(value(&mut reader, tenant), round.to_string(), "{:?}", begin.elapsed());
+    }
+    assert_eq!(serves(&mut reader, 20), "f", "the other proxy is missed");
+    assert_eq!(there.show("FLEET", "state"), ["this, connected", "silent"]);
+    let metrics = here.page("/metrics").1;
+    assert!(!metrics.contains("\nsluice_fleet_unannounced_writes_total 0\n"));
+    writer.run("BEGIN");
+    writer.run("UPDATE t SET a = 0 WHERE tenant_id = 9");
+    // Written by nobody's leave, and open still when the others trust again.
+    cable.pull(false);
+    wait_for("both", || there.show("FLEET", "state") == ["this, connected", "heard"]);
+    assert_eq!(serves(&mut reader, 9), "f");
+    writer.run("COMMIT");
+    assert_eq!(value(&mut reader, 9), "0");
+    resume(&cluster);
+    on_replicas_again(&there);
+    on_replicas_again(&here);
 }
 
 #[test]
