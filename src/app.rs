@@ -124,6 +124,9 @@ async fn serve(
         let pages = Arc::clone(&proxy);
         tokio::spawn(crate::metrics::http::serve(http, move |path| tasks::page(&pages, path)));
     }
+    if let Some(fleet) = &proxy.fleet {
+        fleet.start().map_err(|error| AppError::Start(error.to_string()))?;
+    }
     tasks::supervise(&proxy);
     tokio::spawn(reload::watch(Arc::clone(&proxy), path, force, requests));
     tasks::first_look(&proxy).await;
@@ -138,6 +141,9 @@ async fn serve(
     drop(workers);
     drain(&proxy).await;
     budget::farewell(&proxy).await;
+    if let Some(fleet) = &proxy.fleet {
+        fleet.leave().await;
+    }
     Ok(())
 }
 

@@ -16,6 +16,7 @@
 //!   where one execution goes. [`balance`]: which host.
 //!
 //! What does IO:
+//! * [`cache`]: what other proxies write, through Redis.
 //! * [`metrics`], [`net`] (clients' sockets, threads), [`server`] (one server connection), [`pool`]
 //!   (pools, the snapshot of the cluster, health), [`proxy`] (the only shared object).
 //! * [`exec`]: relay, merge, COPY, two-phase commit. [`admin`]: the console. [`session`]: one client.
@@ -42,6 +43,7 @@ pub mod admin;
 pub mod app;
 pub mod auth;
 pub mod balance;
+pub mod cache;
 pub mod catalog;
 pub mod config;
 pub mod error;

@@ -11,6 +11,7 @@ use dashmap::DashMap;
 use parking_lot::Mutex;
 use smallvec::SmallVec;
 
+use crate::cache::Fleet;
 use crate::config::{Config, User};
 use crate::error::{PgError, sqlstate};
 use crate::metrics::Metrics;
@@ -28,6 +29,8 @@ pub struct Proxy {
     /// None: TLS is off.
     pub tls: ArcSwapOption<Acceptor>,
     pub metrics: Metrics,
+    /// Where other proxies are heard, if `[redis]` was there at the start.
+    pub fleet: Option<Arc<Fleet>>,
     /// Connected clients by the process id they were told.
     pub clients: DashMap<i32, Arc<Handle>>,
     pub seats: Seats,
@@ -117,11 +120,18 @@ impl Proxy {
         let mut seed = [0; 8];
         getrandom::fill(&mut seed)
             .map_err(|error| PgError::new(sqlstate::INTERNAL_ERROR, error.to_string()))?;
-        Ok(Arc::new(Self {
+        let mut id = [0; 8];
+        getrandom::fill(&mut id)
+            .map_err(|error| PgError::new(sqlstate::INTERNAL_ERROR, error.to_string()))?;
+        let redis = config.redis.clone();
+        let fleet = redis.map(|it| Fleet::new(it, u64::from_le_bytes(id), metrics.fleet.clone()));
+        let cluster = Cluster::new(config, None, &metrics);
+        let proxy = Arc::new(Self {
+            fleet,
             salt_key,
             plan_seed: u64::from_le_bytes(seed),
             failed_logins: failed_logins::FailedLogins::default(),
-            cluster: ArcSwap::from_pointee(Cluster::new(config, None, &metrics)),
+            cluster: ArcSwap::from_pointee(cluster),
             tls: ArcSwapOption::empty(),
             metrics,
             clients: DashMap::new(),
@@ -134,7 +144,17 @@ impl Proxy {
             reload,
             next_client: AtomicU64::new(1),
             next_mark: AtomicU64::new(1),
-        }))
+        });
+        proxy.join_fleet(&proxy.cluster.load());
+        Ok(proxy)
+    }
+
+    /// The databases of a snapshot take part in what proxies tell each other.
+    pub fn join_fleet(&self, cluster: &Cluster) {
+        let Some(fleet) = &self.fleet else { return };
+        for (name, database) in &cluster.databases {
+            database.state.writes.join(fleet, name);
+        }
     }
 
     /// Whether this is the snapshot in force.

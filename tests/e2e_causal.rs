@@ -8,6 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use pgsluice::playground::{Cluster, Node};
+use pgsluice::wire::frontend;
 use support::proxy::{Proxy, ProxySpec, wait_for};
 use support::wire::{Arguments, Wire};
 
@@ -93,6 +94,26 @@ fn whoever_reads_a_tenant_sees_what_was_written_and_others_stay_on_replicas() {
         wait_for("replicas again", || serves(&mut other, tenant) == "t");
         assert_eq!(value(&mut other, tenant), "9");
     }
+}
+
+#[test]
+fn what_a_portal_writes_counts_although_it_was_bound_before() {
+    let (cluster, proxy) = two_shards(|_| ());
+    let (mut writer, mut other) = (proxy.client(), proxy.client());
+    pause(&cluster);
+    for tenant in 1..=4 {
+        let sql = format!("UPDATE t SET a = 1 WHERE tenant_id = {tenant}");
+        frontend::parse(&mut writer.out, b"", sql.as_bytes(), []);
+        frontend::bind(&mut writer.out, b"", &[], 0);
+        frontend::flush(&mut writer.out);
+        writer.send().unwrap();
+        assert_eq!([writer.frame().unwrap().0, writer.frame().unwrap().0], [b'1', b'2']);
+        frontend::execute(&mut writer.out, b"", 0);
+        frontend::sync(&mut writer.out);
+        assert_eq!(writer.answer(b"").error, None);
+        assert_eq!(value(&mut other, tenant), "1", "tenant {tenant}");
+    }
+    resume(&cluster);
 }
 
 #[test]

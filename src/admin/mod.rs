@@ -1,6 +1,7 @@
 //! The admin console: `psql …/pgsluice`. SHOW, RELOAD, PAUSE, RESUME, KILL in the simple protocol.
 
 mod command;
+mod fleet;
 mod hosts;
 mod limits;
 mod prepared;

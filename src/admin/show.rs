@@ -31,6 +31,7 @@ pub(super) const SHOWS: &[Show] = &[
     Show { name: "LIMITS", make: super::limits::limits },
     Show { name: "BUDGET", make: super::limits::budget },
     Show { name: "LOGINS", make: logins },
+    Show { name: "FLEET", make: super::fleet::fleet },
     Show { name: "CONFIG", make: config },
     Show { name: "PLANS", make: plans },
     Show { name: "PREPARED", make: super::prepared::prepared },

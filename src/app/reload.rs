@@ -115,6 +115,9 @@ async fn try_reload(proxy: &Arc<Proxy>, path: &PathBuf, force: bool) -> Result<S
     {
         notes.push("[listen] takes effect at the next start, but for TLS".to_owned());
     }
+    if config.redis != old.config.redis {
+        notes.push("[redis] takes effect at the next start".to_owned());
+    }
     let config = Arc::new(config);
     let new = Cluster::new(Arc::clone(&config), Some(&old), &proxy.metrics);
     if !force {

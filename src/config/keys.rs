@@ -205,6 +205,15 @@ pub const KEYS: &[Key] = &[
     key("health.primary_fallback", Kind::Count { min: 0, max: 100 }, Value("50"),
         "While no replica of a shard can be used, reads may use this percentage of pool.size at its primary. Those beyond wait for pool.wait_timeout and get error 57P03."),
 
+    key("redis.url", Kind::Secret, Absent("proxies do not know of each other's writes"),
+        "A Redis (6 or newer) through which proxies tell each other what is written: \"redis://user:password@host:6379\", \"rediss://…\" with TLS, \"redis+unix:///path\", \"env:NAME\" or \"file:PATH\". [redis] takes effect at the next start."),
+    key("redis.prefix", Kind::Text, Value(r#""sluice""#),
+        "Names begin with it in Redis. Proxies of one fleet have the same, and the same names of databases."),
+    key("redis.fence", WAIT, Value(r#""20ms""#),
+        "How long the first write of a tenant after a pause waits, so that all proxies know of it before anybody sees it; the fleet's proxies must answer faster than that. All proxies must agree."),
+    key("redis.distrust", WAIT_OR_ZERO, Value(r#""1m""#),
+        "How long reads use primaries after another proxy fell silent without a goodbye: it may have been cut off from Redis and write on. It ends when that proxy is heard again; \"0s\": it is taken for dead."),
+
     key("log.format", Kind::Choice(&["text", "json"]), Value(r#""text""#),
         "\"text\" or \"json\"."),
     key("log.level", Kind::Text, Value(r#""info""#),
@@ -387,7 +396,7 @@ mod tests {
     fn sections_name_their_keys_and_sections() {
         assert_eq!(
             names_in(""),
-            ["listen", "pool", "limits", "health", "log", "user", "rule", "database"]
+            ["listen", "pool", "limits", "health", "redis", "log", "user", "rule", "database"]
         );
         assert_eq!(names_in("database.shard"), ["id", "range", "primary", "replicas"]);
         assert!(names_in("database").contains(&"shard"));

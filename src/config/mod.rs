@@ -38,6 +38,8 @@ pub struct Config {
     pub pool: Pool,
     pub limits: Limits,
     pub health: Health,
+    /// None: other proxies are not heard.
+    pub redis: Option<Redis>,
     pub log: Log,
     pub users: Vec<User>,
     /// The first that fits a client counts; without any, [`User::auth`] does.
@@ -183,6 +185,18 @@ pub struct Health {
     pub outlier_factor: u32,
     /// Percent of a pool that reads may use at a primary in place of lost replicas.
     pub primary_fallback: u32,
+}
+
+/// `[redis]`. `Debug` never shows the URL, which may hold a password.
+#[derive(Clone, PartialEq)]
+pub struct Redis {
+    pub url: String,
+    /// What names in Redis begin with.
+    pub prefix: String,
+    /// How long the first write of a tenant waits for all proxies to know.
+    pub fence: Duration,
+    /// How long nothing is believed after a proxy fell silent; zero: not at all.
+    pub distrust: Duration,
 }
 
 /// `[log]`
@@ -370,6 +384,12 @@ impl std::fmt::Display for Host {
 impl std::fmt::Debug for User {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("User").field("name", &self.name).field("auth", &self.auth).finish()
+    }
+}
+
+impl std::fmt::Debug for Redis {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Redis").field("prefix", &self.prefix).finish_non_exhaustive()
     }
 }
 

@@ -1,5 +1,7 @@
 //! Text → [`Config`], or all its mistakes.
 
+use std::time::Duration;
+
 use toml::de::DeTable;
 
 use super::database::databases;
@@ -10,9 +12,13 @@ use super::section::Section;
 use super::tls;
 use super::values;
 use super::{
-    AuthMethod, Config, Health, Host, Limits, Listen, Log, LogFormat, Pool, PoolMode, Rule,
+    AuthMethod, Config, Health, Host, Limits, Listen, Log, LogFormat, Pool, PoolMode, Redis, Rule,
     RuleMethod, Secret, ServerAuth, Timeouts, User,
 };
+
+/// Below it a proxy could not follow, above it writes would wait for nothing.
+const FENCES: std::ops::RangeInclusive<Duration> =
+    Duration::from_millis(4)..=Duration::from_secs(1);
 
 /// A server and where the file names it.
 #[derive(Clone, Debug, PartialEq)]
@@ -86,6 +92,7 @@ fn config(root: &Section<'_>, outside: &Outside<'_>) -> (Config, Vec<WrittenHost
         pool: pool(&only(root, "pool")),
         limits: limits(&only(root, "limits")),
         health: health(&only(root, "health")),
+        redis: redis(&only(root, "redis"), outside),
         log: log(&only(root, "log")),
         users: users(root, outside, &rules),
         rules,
@@ -189,6 +196,29 @@ fn health(section: &Section<'_>) -> Health {
         outlier_factor: section.value("outlier_factor", values::count) as u32,
         primary_fallback: section.value("primary_fallback", values::count) as u32,
     }
+}
+
+fn redis(section: &Section<'_>, outside: &Outside<'_>) -> Option<Redis> {
+    let redis = Redis {
+        url: String::new(),
+        prefix: section.value("prefix", values::text),
+        fence: section.value("fence", values::duration),
+        distrust: section.value("distrust", values::duration),
+    };
+    if !FENCES.contains(&redis.fence) {
+        let hint = "write a time from 4ms to 1s";
+        section.wrong("fence", Wrong::new("is too short or too long", hint));
+    }
+    let written = section.written("url")?;
+    let url =
+        outside.resolve(written.get_ref()).map_err(|wrong| section.wrong("url", wrong)).ok()?;
+    let schemes = ["redis://", "rediss://", "redis+unix://"];
+    if !schemes.iter().any(|it| url.strip_prefix(it).is_some_and(|rest| !rest.is_empty())) {
+        // It may hold a password: it is not repeated.
+        let hint = "write \"redis://host:6379\", \"rediss://…\" for TLS, or \"redis+unix:///path\"";
+        section.wrong("url", Wrong::new("is no URL of a Redis", hint));
+    }
+    Some(Redis { url, ..redis })
 }
 
 fn log(section: &Section<'_>) -> Log {

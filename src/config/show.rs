@@ -43,7 +43,7 @@ impl Rows {
 }
 
 fn sections(config: &Config, rows: &mut Rows) {
-    let Config { listen, pool, limits, health, log, .. } = config;
+    let Config { listen, pool, limits, health, redis, log, .. } = config;
     let of_tls = |file: fn(&ListenTls) -> Option<&String>| {
         listen.tls.as_ref().and_then(file).cloned().unwrap_or_default()
     };
@@ -124,6 +124,17 @@ fn sections(config: &Config, rows: &mut Rows) {
             ("primary_fallback", health.primary_fallback.to_string()),
         ],
     );
+    if let Some(redis) = redis {
+        rows.section(
+            "redis",
+            &[
+                ("url", MASK.to_owned()),
+                ("prefix", redis.prefix.clone()),
+                ("fence", show_duration(redis.fence)),
+                ("distrust", show_duration(redis.distrust)),
+            ],
+        );
+    }
     let format = if log.format == LogFormat::Json { "json" } else { "text" };
     rows.section("log", &[("format", format.to_owned()), ("level", log.level.clone())]);
 }

@@ -44,12 +44,28 @@ pub struct Metrics {
     standings: standing::Standings,
     budget: IntGaugeVec,
     pub clients: IntGauge,
+    pub fleet: FleetMetrics,
     pub limits: LimitMetrics,
     pub logins_failed: IntCounter,
     pub reloads: IntCounterVec,
     pub cancels: IntCounter,
     pub bytes_received: IntCounter,
     pub bytes_sent: IntCounter,
+}
+
+/// What other proxies are told and tell, through Redis.
+#[derive(Clone)]
+pub struct FleetMetrics {
+    /// Whether there is a connection.
+    pub up: IntGauge,
+    /// Other proxies that are heard.
+    pub peers: IntGauge,
+    /// Tenants announced as being written, again and again while they are.
+    pub announced: IntCounter,
+    /// Writes that could not be announced.
+    pub unannounced: IntCounter,
+    /// Reads that primaries served since it was not known in time what others write.
+    pub blind: IntCounter,
 }
 
 /// Handles for one host: no label is hashed per query.
@@ -173,7 +189,28 @@ impl Metrics {
         registry.register(Box::new(listening.clone()))?;
         let clients = IntGauge::new("sluice_clients", "Connected clients.")?;
         registry.register(Box::new(clients.clone()))?;
+        let gauge = |name: &str, help: &str| {
+            let made = IntGauge::new(name, help)?;
+            registry.register(Box::new(made.clone())).map(|()| made)
+        };
+        let fleet = FleetMetrics {
+            up: gauge("sluice_redis_up", "1 if there is a connection to Redis.")?,
+            peers: gauge("sluice_fleet_peers", "Other proxies that are heard through Redis.")?,
+            announced: counter(
+                "sluice_fleet_announcements_total",
+                "Tenants announced to other proxies as being written.",
+            )?,
+            unannounced: counter(
+                "sluice_fleet_unannounced_writes_total",
+                "Writes that other proxies could not be told of, as there was no Redis.",
+            )?,
+            blind: counter(
+                "sluice_fleet_blind_reads_total",
+                "Reads served by primaries as it was not known in time what other proxies write.",
+            )?,
+        };
         Ok(Self {
+            fleet,
             query: histogram("sluice_query_seconds", "Time of a statement on a server.")?,
             wait: histogram("sluice_wait_seconds", "Time waited for a server connection.")?,
             connect_errors: counters(

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use smallvec::SmallVec;
 
+use crate::cache::{self, Ledger, Member};
 use crate::shard::SLOTS;
 
 /// How long a write whose end is not known may still come to be seen.
@@ -18,6 +19,8 @@ pub struct Writes {
     issued: AtomicU64,
     /// [`SLOTS`] tenants, then what [`Mark::UNTENANTED`] and [`Mark::EVERYTHING`] stand for.
     cells: OnceLock<Box<[Cell]>>,
+    /// Where other proxies hear of them.
+    fleet: OnceLock<Member>,
 }
 
 #[derive(Default)]
@@ -27,6 +30,8 @@ struct Cell {
     /// When it was given, in milliseconds.
     at: AtomicU64,
     open: AtomicU32,
+    /// Other proxies that may be writing there.
+    held: AtomicU32,
 }
 
 /// What a statement writes or reads: a tenant (one of few that share a slot), or more.
@@ -35,13 +40,18 @@ pub struct Mark(u16);
 
 impl Mark {
     /// Rows of no tenant: home tables.
-    pub const UNTENANTED: Self = Self(SLOTS);
+    pub const UNTENANTED: Self = Self(cache::UNTENANTED);
     /// Rows of tenants that are not known, and reference tables.
-    pub const EVERYTHING: Self = Self(SLOTS + 1);
+    pub const EVERYTHING: Self = Self(cache::EVERYTHING);
 
     /// A tenant by the slot of its key.
     pub fn slot(slot: u16) -> Self {
         Self(slot % SLOTS)
+    }
+
+    /// As the proxies of a fleet name it.
+    pub fn number(self) -> u16 {
+        self.0
     }
 
     fn index(self) -> usize {
@@ -68,11 +78,30 @@ impl Stamp {
 impl Default for Writes {
     /// What came before is not known: the first ticket stands for it.
     fn default() -> Self {
-        Self { start: Instant::now(), issued: AtomicU64::new(1), cells: OnceLock::new() }
+        let (cells, fleet) = (OnceLock::new(), OnceLock::new());
+        Self { start: Instant::now(), issued: AtomicU64::new(1), cells, fleet }
     }
 }
 
 impl Writes {
+    /// From now on other proxies hear of what is written here, and this one of what they write.
+    pub fn join(self: &Arc<Self>, fleet: &Arc<cache::Fleet>, database: &str) {
+        self.fleet.get_or_init(|| {
+            let book: Arc<dyn Ledger> = Arc::<Self>::clone(self);
+            fleet.join(database, Arc::downgrade(&book))
+        });
+    }
+
+    /// The proxy's place among others, if there are any.
+    pub fn fleet(&self) -> Option<&Member> {
+        self.fleet.get()
+    }
+
+    /// Whether all that was written elsewhere is known.
+    pub fn is_current(&self) -> bool {
+        self.fleet().is_none_or(Member::is_current)
+    }
+
     fn cells(&self) -> &[Cell] {
         self.cells
             .get_or_init(|| (0..Mark::EVERYTHING.index() + 1).map(|_| Cell::default()).collect())
@@ -98,7 +127,7 @@ impl Writes {
         let first = Stamp { ticket: 1, at: 0 };
         let Some(cells) = self.cells.get() else { return Some(first) };
         let cell = &cells[mark.index()];
-        if cell.open.load(Ordering::Acquire) != 0 {
+        if cell.is_open() {
             return None;
         }
         let (ticket, at) = (cell.ticket.load(Ordering::Acquire), cell.at.load(Ordering::Acquire));
@@ -115,7 +144,7 @@ impl Writes {
     /// Whether any write is open.
     pub fn is_any_open(&self) -> bool {
         let cells = self.cells.get().map_or(&[][..], |it| it);
-        cells.iter().any(|it| it.open.load(Ordering::Acquire) != 0)
+        cells.iter().any(Cell::is_open)
     }
 
     /// Whether that was less than `window` ago.
@@ -130,17 +159,45 @@ impl Writes {
     }
 
     fn begin(&self, mark: Mark) {
-        self.cells()[mark.index()].open.fetch_add(1, Ordering::AcqRel);
+        // Before its announcement is looked at: see `cache`.
+        self.cells()[mark.index()].open.fetch_add(1, Ordering::SeqCst);
     }
 
     fn end(&self, marks: &[Mark]) {
         let stamp = self.issue();
         for mark in marks {
             let cell = &self.cells()[mark.index()];
-            cell.ticket.fetch_max(stamp.ticket, Ordering::AcqRel);
-            cell.at.fetch_max(stamp.at, Ordering::AcqRel);
+            cell.stamp(stamp);
             cell.open.fetch_sub(1, Ordering::AcqRel);
         }
+    }
+}
+
+impl Cell {
+    fn is_open(&self) -> bool {
+        self.open.load(Ordering::Acquire) != 0 || self.held.load(Ordering::Acquire) != 0
+    }
+
+    fn stamp(&self, stamp: Stamp) {
+        self.ticket.fetch_max(stamp.ticket, Ordering::AcqRel);
+        self.at.fetch_max(stamp.at, Ordering::AcqRel);
+    }
+}
+
+impl Ledger for Writes {
+    fn hold(&self, mark: u16) {
+        self.cells()[usize::from(mark)].held.fetch_add(1, Ordering::AcqRel);
+    }
+
+    fn release(&self, mark: u16) {
+        let cell = &self.cells()[usize::from(mark)];
+        cell.stamp(self.issue());
+        cell.held.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    fn is_open(&self, mark: u16) -> bool {
+        let cells = self.cells.get();
+        cells.is_some_and(|it| it[usize::from(mark)].open.load(Ordering::SeqCst) != 0)
     }
 }
 
@@ -158,6 +215,11 @@ impl Open {
             self.writes.get_or_insert_with(|| Arc::clone(writes)).begin(mark);
             self.marks.push(mark);
         }
+    }
+
+    /// What they write.
+    pub fn marks(&self) -> &[Mark] {
+        &self.marks
     }
 
     /// Whether there are none.
@@ -217,6 +279,18 @@ mod tests {
         assert!(open.is_empty() && writes.issued() == 2);
         assert!(writes.is_recent(writes.last(mine).unwrap(), Duration::from_secs(60)));
         assert!(!writes.is_recent(writes.last(other).unwrap(), Duration::from_secs(60)));
+    }
+
+    #[test]
+    fn what_others_write_has_no_ticket_until_they_have_ended() {
+        let (writes, mark) = (Writes::default(), Mark::slot(7));
+        writes.hold(7);
+        writes.hold(7);
+        writes.release(7);
+        assert!(writes.last(mark).is_none() && writes.is_any_open());
+        assert!(!Ledger::is_open(&writes, 7), "only its own are announced");
+        writes.release(7);
+        assert_eq!(writes.last(mark).map(|it| it.ticket), Some(writes.issued()));
     }
 
     #[test]

@@ -33,6 +33,8 @@ impl Proxy {
         loop {
             let old = self.cluster.load_full();
             let new = Arc::new(Cluster::new(config(&old), Some(&old), &self.metrics));
+            // Before anybody writes there.
+            self.join_fleet(&new);
             let found = self.cluster.compare_and_swap(&old, Arc::clone(&new));
             if Arc::ptr_eq(&found, &old) {
                 old.close_gone(&new);

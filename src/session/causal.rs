@@ -72,6 +72,9 @@ impl Session {
     /// The last write that the read must see; `None` while one is open.
     fn causal_need(&self, shards: ShardSet, marks: &[Mark]) -> Option<Need> {
         let writes = &self.database.state.writes;
+        if !writes.is_current() {
+            return None;
+        }
         let mut need = writes.last(Mark::EVERYTHING)?.ticket;
         let is_strict = self.database.config.consistency == Consistency::Strict;
         let own = self.tenant_mark();
@@ -97,6 +100,9 @@ impl Session {
     /// `None` if the client, or anybody for the same tenants, wrote within `pin_after_write`.
     fn recent_need(&self, shards: ShardSet, marks: &[Mark]) -> Option<Need> {
         let (writes, window) = (&self.database.state.writes, self.database.config.pin_after_write);
+        if !writes.is_current() {
+            return None;
+        }
         let mine = self.written.iter().filter(|it| shards.contains(it.shard));
         let is_pinned = mine.into_iter().any(|it| writes.is_recent(it.last, window))
             || match marks.is_empty() {
@@ -120,9 +126,21 @@ impl Session {
         Some(Mark::slot(key.slot()))
     }
 
-    /// Before a server is sent it: what a statement writes is open from now on.
-    pub(super) fn open_writes(&mut self, routed: &Routed) {
-        if !self.database.has_replicas {
+    /// Before a server is sent it: what a statement writes is open from now on, and other proxies know.
+    pub(super) async fn open_writes(&mut self, routed: &Routed) {
+        self.begin_writes(routed);
+        self.announce().await;
+    }
+
+    /// As [`Self::open_writes`], if that needs no waiting.
+    pub(super) fn open_writes_now(&mut self, routed: &Routed) -> bool {
+        self.begin_writes(routed);
+        self.is_announced()
+    }
+
+    /// What a statement writes is open from now on; [`Self::announce`] comes before it is sent.
+    pub(super) fn begin_writes(&mut self, routed: &Routed) {
+        if !self.notes_writes() {
             return;
         }
         let writes = &self.database.state.writes;
@@ -136,12 +154,38 @@ impl Session {
     }
 
     /// As [`Self::open_writes`], of a statement nothing is known of.
-    pub(super) fn open_any_writes(&mut self) {
-        if self.database.has_replicas {
+    pub(super) async fn open_any_writes(&mut self) {
+        if self.notes_writes() {
             let is_sharded = self.database.is_sharded();
             let mark = if is_sharded { Mark::EVERYTHING } else { Mark::UNTENANTED };
             self.writing.begin(&self.database.state.writes, mark);
+            self.announce().await;
         }
+    }
+
+    /// Whether somebody may read replicas here, or through another proxy.
+    fn notes_writes(&self) -> bool {
+        self.database.has_replicas || self.database.state.writes.fleet().is_some()
+    }
+
+    /// Waits until other proxies know of what is open, before it is written or committed.
+    pub(super) async fn announce(&self) {
+        if let Some(fleet) = self.database.state.writes.fleet().filter(|_| !self.is_announced()) {
+            fleet.announce(&self.told_marks()).await;
+        }
+    }
+
+    fn is_announced(&self) -> bool {
+        let fleet = self.database.state.writes.fleet();
+        fleet.is_none_or(|it| it.may_write(&self.told_marks()))
+    }
+
+    /// What is open and read by others than this connection.
+    fn told_marks(&self) -> SmallVec<[u16; 4]> {
+        let is_own =
+            !self.database.is_sharded() && self.database.config.consistency == Consistency::Causal;
+        let marks = self.writing.marks().iter();
+        marks.filter(|it| !(is_own && **it == Mark::UNTENANTED)).map(|it| it.number()).collect()
     }
 
     /// Servers have answered, and no block is open: whatever was written can be seen.

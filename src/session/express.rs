@@ -123,7 +123,13 @@ impl Session {
         };
         let since = self.client.thread.now();
         match self.find_server(&trip, since)? {
-            Found::Server(via) => Some(self.take_off(trip, via, since)),
+            Found::Server(via) => match self.take_off(trip, via, since) {
+                Ok(express) => Some(express),
+                Err(via) => {
+                    self.stay(via, since);
+                    None
+                }
+            },
             Found::Line(found) => {
                 let (is_primary, place) = *found;
                 self.queries += 1;
@@ -157,7 +163,11 @@ impl Session {
                     self.queries -= 1; // counted again at once
                     let cancel = Arc::clone(&lease.server().cancel);
                     self.handle.servers.lock().push(cancel);
-                    return Poll::Ready(Some(self.take_off(trip, Via::Lease(lease), now)));
+                    match self.take_off(trip, Via::Lease(lease), now) {
+                        Ok(express) => return Poll::Ready(Some(express)),
+                        Err(via) => self.stay(via, now),
+                    }
+                    return Poll::Ready(None);
                 }
                 Err(lease) => Ok(Grant::Server(lease)),
             },
@@ -239,11 +249,19 @@ impl Session {
         Some(Trip { routed, shard, writes, len, request })
     }
 
-    /// Queues the request on its server.
-    fn take_off(&mut self, trip: Trip, via: Via, since: Moment) -> Express {
+    /// Gives a server back that nothing was sent to.
+    fn stay(&self, via: Via, now: Moment) {
+        if let Via::Lease(lease) = via {
+            self.handle.servers.lock().clear();
+            lease.give_back(now);
+        }
+    }
+
+    /// Queues the request on its server; gives that back if other proxies must hear of it first.
+    fn take_off(&mut self, trip: Trip, via: Via, since: Moment) -> Result<Express, Via> {
         let Trip { routed, shard, writes, len, request } = trip;
-        if writes {
-            self.open_writes(&routed);
+        if writes && !self.open_writes_now(&routed) {
+            return Err(via);
         }
         self.queries += 1;
         self.handle.activity.run(self.queries);
@@ -282,7 +300,7 @@ impl Session {
                 self.queue_batch(&mut express, prepared, place, &parts, rest, routed.role);
             }
         }
-        express
+        Ok(express)
     }
 
     fn queue_batch(

@@ -61,6 +61,12 @@ impl Bound<'_> {
 }
 
 impl Portal {
+    /// Whether its Execute may write.
+    pub(super) fn writes(&self) -> bool {
+        let action = &self.prepared.statement.plan.action;
+        matches!(action, PlanAction::Run(run) if run.access == Access::Write)
+    }
+
     /// A portal that a server has.
     pub(super) fn placed(prepared: Arc<Prepared>, bind: Bytes, place: (ShardId, Role)) -> Self {
         Self { prepared, bind, place: Some(place), max_rows: 0, is_cut: false }

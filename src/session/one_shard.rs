@@ -50,6 +50,9 @@ impl Session {
         frontend::query(&mut message, &statement.text);
         let begin = text_of(&statement.text).to_owned();
         let commits = matches!(local, Local::Commit { .. } | Local::PrepareTransaction);
+        if ends_block(local) {
+            self.announce().await;
+        }
         let at = self.send_whole(&message, false, commits).await?;
         let server = self.members[at].lease.server();
         let (failed, status) = (server.has_failed(), server.tx());
@@ -149,7 +152,7 @@ impl Session {
         let member = &mut self.members[at];
         member.wrote |= writes;
         if writes {
-            self.open_any_writes();
+            self.open_any_writes().await;
         }
         let server = self.members[at].lease.server();
         server.statements.unnamed = None;

@@ -42,7 +42,7 @@ impl Session {
         let args = if portal.is_some() { arguments.as_route() } else { Arguments::None };
         let Some(routed) = self.route(&statement, run, &args)? else { return Err(unlike()) };
         if run.access == Access::Write {
-            self.open_writes(&routed);
+            self.open_writes(&routed).await;
         }
         match routed.shards.single() {
             Some(_) => {

@@ -236,7 +236,7 @@ impl Session {
     async fn relay_home(&mut self, sql: &str) -> Result<(), Failure> {
         let mut message = BytesMut::new();
         frontend::query(&mut message, sql.as_bytes());
-        self.open_any_writes();
+        self.open_any_writes().await;
         self.relay_to(self.database.config.home_shard, Role::Primary, true, &message).await
     }
 

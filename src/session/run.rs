@@ -122,6 +122,7 @@ impl Session {
         if let Some((shard, role)) = self.one_place(&statements) {
             self.check_not_failed()?;
             let writes = statements.iter().any(|it| !it.is_read());
+            self.announce().await;
             return self.relay_to(shard, role, writes, frame).await;
         }
         for (at, statement) in statements.iter().enumerate() {
@@ -163,7 +164,7 @@ impl Session {
             };
             place = Some((shard, role));
             if run.access == Access::Write {
-                self.open_writes(&routed);
+                self.begin_writes(&routed);
             }
         }
         place
@@ -238,7 +239,7 @@ impl Session {
         };
         let routed = found.as_ref().unwrap_or(routed);
         if run.access == Access::Write {
-            self.open_writes(routed);
+            self.open_writes(routed).await;
         }
         let done = match routed.shards.single() {
             Some(shard)
@@ -380,7 +381,7 @@ impl Session {
         let home = self.database.config.home_shard;
         let at = self.member(home, Role::Primary).await?;
         self.members[at].wrote = true;
-        self.open_any_writes();
+        self.open_any_writes().await;
         let server = self.members[at].lease.server();
         server.push(b'F', frame, Action::Forward);
         let done = relay::relay(server, &mut self.client).await;

@@ -184,6 +184,7 @@ impl Session {
             self.undo(tx).await;
             return Err(error.into());
         }
+        self.announce().await;
         let committed = match self.commit_held(&tx.cursors).await {
             Ok(()) => {
                 let writers = self.members.iter().filter(|it| it.in_tx && it.wrote).count();

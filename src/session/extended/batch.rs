@@ -9,7 +9,7 @@ use smallvec::SmallVec;
 use super::{Portal, Prepared};
 use crate::error::PgError;
 use crate::exec::{Failure, Member, relay};
-use crate::plan::{Access, Action as PlanAction};
+use crate::plan::Action as PlanAction;
 use crate::server::{Server, Statements};
 use crate::session::run::Routed;
 use crate::session::{Role, Session};
@@ -202,8 +202,15 @@ impl Session {
                 let Some(portal) = self.portal_in(execute.portal, plan) else {
                     return self.portal_op(execute.portal, plan, place);
                 };
-                if let PlanAction::Run(run) = &portal.prepared.statement.plan.action {
-                    plan.writes |= run.access == Access::Write;
+                if portal.writes() {
+                    plan.writes = true;
+                    // Bound by an earlier batch: what it writes is not among those of this one.
+                    if !plan.bound.iter().any(|(it, _)| it == execute.portal)
+                        && let Some((_, routed)) =
+                            self.route_bound(&portal.prepared, &portal.bind)?
+                    {
+                        plan.routed.push(routed);
+                    }
                 }
                 plan.executed.push(Arc::clone(&portal.prepared));
                 return self.portal_op(execute.portal, plan, place);
@@ -274,7 +281,9 @@ impl Session {
         let (shard, role) = plan.place;
         if plan.writes {
             self.check_second_write(shard)?;
-            plan.routed.iter().for_each(|it| self.open_writes(it));
+            for routed in &plan.routed {
+                self.open_writes(routed).await;
+            }
         }
         for prepared in &plan.executed {
             self.check_pin(&prepared.statement.plan)?;

@@ -383,11 +383,21 @@ impl Session {
         self.check_pin(&portal.prepared.statement.plan)?;
         if let Some((shard, role)) = portal.place.filter(|_| !frame.is_empty()) {
             // Handed on by an earlier batch of this transaction: the server has it.
+            if portal.writes()
+                && let Some((_, routed)) = self.route_bound(&portal.prepared, &portal.bind)?
+            {
+                self.open_writes(&routed).await;
+            }
             let at = self.member(shard, role).await?;
+            self.members[at].wrote |= portal.writes();
             let server = self.members[at].lease.server();
             server.push(b'E', frame, Action::Forward);
             server.push_sync();
-            return relay::relay(server, &mut self.client).await;
+            let done = relay::relay(server, &mut self.client).await;
+            if portal.writes() && self.tx.is_none() {
+                self.note_written();
+            }
+            return done;
         }
         let Some((exact, routed)) = self.route_bound(&portal.prepared, &portal.bind)? else {
             return Err(PgError::refused("this statement cannot be executed").into());
@@ -408,7 +418,7 @@ impl Session {
         };
         let routed = found.unwrap_or(routed);
         if writes {
-            self.open_writes(&routed);
+            self.open_writes(&routed).await;
         }
         let unique = exact.statement.plan.unique.as_deref();
         // Without rows no part of them can be asked for.
