@@ -60,6 +60,8 @@ pub mod sqlstate {
     pub const SYNTAX_ERROR: &str = "42601";
     /// The value of a parameter is not allowed.
     pub const INVALID_PARAMETER_VALUE: &str = "22023";
+    /// Not in the state that it would take.
+    pub const OBJECT_NOT_IN_PREREQUISITE_STATE: &str = "55000";
     /// No such object.
     pub const UNDEFINED_OBJECT: &str = "42704";
     /// A memory bound of the configuration was reached.

@@ -252,3 +252,46 @@ fn without_a_primary_the_error_names_the_shard() {
     assert!(started.error.is_none() || started.code() == "57P03");
     wait_for("shard 1", || client.query("INSERT INTO t VALUES (1, 3)").error.is_none());
 }
+
+#[test]
+fn a_switchover_costs_nothing_but_waiting() {
+    let _turn = TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let cluster = one_shard();
+    sql(&cluster, PRIMARY, "ALTER ROLE app SUPERUSER");
+    cluster.wait_for_replicas().unwrap();
+    let proxy = proxy(&cluster);
+    let (stop, written) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::default()));
+    let (answer, waiting) = thread::scope(|scope| {
+        for number in 0..4 {
+            let (stop, written, port) = (&stop, &written, proxy.port);
+            scope.spawn(move || write_on(port, number, stop, written));
+        }
+        thread::sleep(Duration::from_millis(300));
+        let paused = proxy.admin("PAUSE app SHARD 0");
+        let count = || {
+            let written: &Mutex<Written> = &written;
+            written.lock().unwrap().acknowledged.len()
+        };
+        thread::sleep(Duration::from_millis(100));
+        let before = count();
+        thread::sleep(Duration::from_millis(200));
+        let waiting = paused.error.is_none() && count() == before;
+        proxy.admin("RESUME app SHARD 0");
+        let answer = proxy.admin("SWITCHOVER app SHARD 0");
+        thread::sleep(Duration::from_millis(500));
+        stop.store(true, Ordering::Relaxed);
+        (answer, waiting)
+    });
+    assert_eq!(answer.error, None, "{}", answer.detail);
+    assert!(waiting, "something was written on a paused shard");
+    let written = written.lock().unwrap();
+    assert!(written.errors.is_empty(), "{:?}", written.errors);
+    let count = sql(&cluster, REPLICA, "SELECT count(*) FROM t");
+    assert_eq!(count, written.acknowledged.len().to_string());
+    assert!(
+        sql(&cluster, PRIMARY, "SELECT count(*) FROM t").parse::<usize>().unwrap()
+            < written.acknowledged.len()
+    );
+    let refused = proxy.admin("SWITCHOVER app SHARD 0");
+    assert_eq!(refused.code(), "55000", "{refused:?}");
+}

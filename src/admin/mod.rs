@@ -6,6 +6,7 @@ mod hosts;
 mod limits;
 mod prepared;
 mod show;
+mod switchover;
 
 use std::sync::Arc;
 
@@ -128,6 +129,20 @@ async fn run(proxy: &Arc<Proxy>, command: Command, out: &mut BytesMut) -> Result
                 it.hosts().flat_map(|host| host.pools()).for_each(|pool| pool.resume());
             }
             backend::command_complete(out, "RESUME");
+        }
+        Command::PauseShard(name, shard, is_paused) => {
+            for it in command::databases(proxy, Some(&name))? {
+                command::shard(&it, shard)?.state.set_paused(is_paused);
+            }
+            backend::command_complete(out, if is_paused { "PAUSE" } else { "RESUME" });
+        }
+        Command::Switchover(name, shard, to) => {
+            for it in command::databases(proxy, Some(&name))? {
+                let told = switchover::switch(proxy, &it, shard, to.as_deref()).await?;
+                tracing::warn!("SWITCHOVER: {told}");
+                backend::notice_response(out, "NOTICE", &PgError::new("00000", told));
+            }
+            backend::command_complete(out, "SWITCHOVER");
         }
         Command::Kill(pid) => {
             let handle = proxy.clients.get(&pid).map(|it| Arc::clone(&it)).ok_or_else(|| {
