@@ -3,6 +3,7 @@
 mod budget;
 mod certificate;
 pub mod check;
+mod doze;
 mod reload;
 pub mod sequences;
 mod sweep;

@@ -277,3 +277,56 @@ fn lost_replicas_do_not_drown_the_primary() {
     assert_eq!(codes.iter().filter(|it| it.is_empty()).count(), 2, "{codes:?}");
     assert_eq!(codes.iter().filter(|it| *it == "57P03").count(), 4, "{codes:?}");
 }
+
+#[test]
+fn an_idle_database_sleeps() {
+    let cluster = support::own(2, 1);
+    let setup = "CREATE TABLE t (tenant_id int, a int); ALTER TABLE t OWNER TO app";
+    for shard in [0, 1] {
+        cluster.sql(Node::Primary(shard), "app", setup).unwrap();
+    }
+    let mut spec = ProxySpec::of(&cluster, "app");
+    spec.database.push_str("idle = \"sleep\"\nidle_after = \"1s\"\n");
+    let proxy = Proxy::start(spec);
+    proxy.wait_for_tables(1);
+    let mut client = proxy.client();
+    client.run("INSERT INTO t VALUES (1, 1), (2, 2), (3, 3), (4, 4)");
+    let mut held = proxy.client();
+    held.run("BEGIN");
+    held.run("SELECT * FROM t WHERE tenant_id = 1");
+    thread::sleep(Duration::from_millis(2500));
+    let states = || proxy.show("HOSTS", "state");
+    assert!(!states().contains(&"asleep".to_owned()));
+    held.run("COMMIT");
+    wait_for("sleep", || states().iter().all(|it| it == "asleep"));
+    // Looked at from another database: nobody is there, and nothing is done.
+    let nodes = [Node::Primary(0), Node::Primary(1), Node::Replica(0, 0), Node::Replica(1, 0)];
+    let activity = |node| {
+        let sql = "SELECT (SELECT count(*) FROM pg_stat_activity WHERE datname = 'app'), \
+                   (SELECT xact_commit + xact_rollback FROM pg_stat_database WHERE datname = 'app')";
+        let row = cluster.sql(node, "postgres", sql).unwrap().remove(0);
+        (row[0].clone().unwrap(), row[1].clone().unwrap())
+    };
+    wait_for("no connection", || nodes.iter().all(|it| activity(*it).0 == "0"));
+    thread::sleep(Duration::from_millis(600));
+    let before = nodes.map(activity);
+    thread::sleep(Duration::from_millis(1500));
+    assert_eq!(nodes.map(activity), before);
+    assert_eq!(before.map(|it| it.0), ["0", "0", "0", "0"]);
+    // Stopped and started in between, with another schema; clients stay.
+    for node in nodes {
+        cluster.server(node).kill9();
+    }
+    for node in nodes {
+        cluster.server(node).start().unwrap();
+    }
+    for shard in [0, 1] {
+        cluster
+            .sql(Node::Primary(shard), "app", "ALTER TABLE t ADD COLUMN b int DEFAULT 7")
+            .unwrap();
+    }
+    assert!(states().iter().all(|it| it == "asleep"));
+    assert_eq!(client.run("SELECT sum(b) FROM t").first(), "28");
+    assert_eq!(held.run("SELECT b FROM t WHERE tenant_id = 2").first(), "7");
+    assert!(proxy.log().contains("awake again"), "{}", proxy.log());
+}

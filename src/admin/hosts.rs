@@ -28,7 +28,12 @@ pub(super) fn hosts(proxy: &Proxy) -> Table {
             host.shard.to_string(),
             host.role().into(),
             host.address.to_string(),
-            if host.health.is_up() { "up" } else { "down" }.into(),
+            match (database.state.sleep.is_asleep(), host.health.is_up()) {
+                (true, _) => "asleep",
+                (false, true) => "up",
+                (false, false) => "down",
+            }
+            .into(),
             shown.breaker.into(),
             format!("{:.3}", shown.latency_ms),
             shown.weight.to_string(),

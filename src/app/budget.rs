@@ -106,6 +106,10 @@ impl Sharing {
     }
 
     async fn pass(&mut self, cluster: &Cluster) {
+        let database = cluster.databases.get(&self.name);
+        if database.is_some_and(|it| it.state.sleep.is_asleep()) {
+            return;
+        }
         let places = if cluster.config.pool.shares { self.places(cluster) } else { Vec::new() };
         self.drop_gone(cluster, &places).await;
         let Some(database) = cluster.databases.get(&self.name) else { return };

@@ -135,6 +135,12 @@ pub(super) fn supervise(proxy: &Arc<Proxy>) {
     tokio::spawn(listen(Arc::clone(proxy)));
     tokio::spawn(end_deadlocks(Arc::clone(proxy)));
     tokio::spawn(super::budget::share_servers(Arc::clone(proxy)));
+    tokio::spawn(super::doze::doze(Arc::clone(proxy)));
+}
+
+/// The databases whose servers may be touched.
+fn awake(cluster: &Cluster) -> impl Iterator<Item = &Arc<Database>> {
+    cluster.databases.values().filter(|it| !it.state.sleep.is_asleep())
 }
 
 /// Looks after every host, each at its own pace: one that hangs does not hold up the others.
@@ -182,6 +188,10 @@ async fn check_host(
         };
         let (interval, timeout) = (cluster.config.health.interval, cluster.config.health.timeout);
         drop(cluster);
+        if log.is_asleep() {
+            tokio::time::sleep(NEWCOMERS).await;
+            continue;
+        }
         let begun = Instant::now();
         let mut woken = pin!(shard.alarm.notified());
         woken.as_mut().enable();
@@ -284,6 +294,10 @@ async fn load_schema(proxy: Arc<Proxy>, name: String) {
         };
         let every = cluster.config.health.catalog_refresh;
         drop(cluster);
+        if database.state.sleep.is_asleep() {
+            tokio::time::sleep(NEWCOMERS).await;
+            continue;
+        }
         let loaded = catalog::refresh(&database).await;
         let again = match loaded {
             Ok(()) if every.is_zero() => Duration::from_secs(86_400),
@@ -304,7 +318,7 @@ async fn recover(proxy: Arc<Proxy>) {
     loop {
         let cluster = proxy.cluster.load_full();
         running.retain(|_, it| !it.is_finished());
-        for database in cluster.databases.values().filter(|it| it.shards.len() > 1) {
+        for database in awake(&cluster).filter(|it| it.shards.len() > 1) {
             for shard in database.shards.keys() {
                 let start = || tokio::spawn(recover_shard(Arc::clone(database), *shard));
                 running.entry((database.config.name.clone(), *shard)).or_insert_with(start);
@@ -334,7 +348,8 @@ async fn forget(proxy: Arc<Proxy>) {
     let mut horizons: HashMap<String, recovery::Horizon> = HashMap::new();
     loop {
         let cluster = proxy.cluster.load_full();
-        for (name, database) in cluster.databases.iter().filter(|(_, it)| it.shards.len() > 1) {
+        for database in awake(&cluster).filter(|it| it.shards.len() > 1) {
+            let name = &database.config.name;
             let horizon = horizons.entry(name.clone()).or_default();
             if let Err(error) = recovery::forget(database, horizon).await {
                 tracing::debug!(database = name, %error, "old decisions were kept");

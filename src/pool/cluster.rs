@@ -20,6 +20,7 @@ use super::pool::{Pool, PoolLimits};
 use super::quota::Quota;
 use super::replay::{Log, Replayed};
 use super::shard_state::{Arranged, ShardState};
+use super::sleep::Sleep;
 use super::standing::Standing;
 use super::writes::Writes;
 use crate::auth::scram::{ITERATIONS, Verifier};
@@ -109,6 +110,8 @@ pub struct DatabaseState {
     pub ends_all: ArcSwap<BTreeSet<ShardId>>,
     /// Transactions over shards that stand prepared.
     pub in_doubt: InDoubts,
+    /// Whether its servers are left alone.
+    pub sleep: Arc<Sleep>,
     /// Told when a load of the catalog has ended, so that a statement can wait for the next.
     pub refresh: tokio::sync::Notify,
     /// Wakes the task that loads it.
@@ -195,6 +198,7 @@ impl DatabaseState {
             no_two_phase: ArcSwap::default(),
             ends_all: ArcSwap::default(),
             in_doubt: InDoubts::default(),
+            sleep: Arc::default(),
             refresh: tokio::sync::Notify::new(),
             wanted: tokio::sync::Notify::new(),
             loading: tokio::sync::Mutex::new(()),
@@ -378,8 +382,9 @@ impl Database {
             host
         };
         let shards = it.shards.iter().map(|shard| {
-            let log =
-                logs.get(&shard.id).map_or_else(|| Log::new(&state.writes), |it| Arc::clone(it));
+            let log = logs
+                .get(&shard.id)
+                .map_or_else(|| Log::new(&state.writes, &state.sleep), |it| Arc::clone(it));
             let known = state.shard(shard.id);
             let written: Vec<Address> =
                 std::iter::once(&shard.primary).chain(&shard.replicas).cloned().collect();

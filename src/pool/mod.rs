@@ -22,6 +22,7 @@ mod quota;
 pub mod replay;
 pub mod sequences;
 mod shard_state;
+pub mod sleep;
 mod standing;
 mod suspects;
 pub mod unique;

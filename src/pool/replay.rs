@@ -12,6 +12,7 @@ use tokio::sync::Notify;
 
 use super::cluster::Host;
 use super::control::ControlError;
+use super::sleep::Sleep;
 use super::writes::Writes;
 use crate::balance::positions::{Lsn, Positions, Sample, Seen};
 
@@ -33,6 +34,7 @@ const STILL_THERE: Duration = Duration::from_secs(5);
 /// What is known of the log of one shard's primary.
 pub struct Log {
     writes: Arc<Writes>,
+    sleep: Arc<Sleep>,
     state: Mutex<State>,
     /// The highest ticket, and position, that a reader wants a replica to have seen.
     wanted: AtomicU64,
@@ -137,10 +139,11 @@ impl Replayed {
 }
 
 impl Log {
-    /// Of a shard; `writes` gives the tickets.
-    pub fn new(writes: &Arc<Writes>) -> Arc<Self> {
+    /// Of a shard; `writes` gives the tickets, `sleep` tells when nobody is asked.
+    pub fn new(writes: &Arc<Writes>, sleep: &Arc<Sleep>) -> Arc<Self> {
         Arc::new(Self {
             writes: Arc::clone(writes),
+            sleep: Arc::clone(sleep),
             state: Mutex::default(),
             wanted: AtomicU64::new(0),
             wanted_lsn: AtomicU64::new(0),
@@ -148,6 +151,11 @@ impl Log {
             demand: Notify::new(),
             progress: Notify::new(),
         })
+    }
+
+    /// Whether the database's servers are left alone.
+    pub fn is_asleep(&self) -> bool {
+        self.sleep.is_asleep()
     }
 
     /// Before a server is asked where it is: the writes that have ended by then.
@@ -215,6 +223,9 @@ impl Log {
     /// Whether this host should be asked again: a primary by what was not asked of it yet, a replica by
     /// what it can have replayed since.
     fn needs(&self, host: &Host) -> bool {
+        if self.sleep.is_asleep() {
+            return false;
+        }
         let wanted = self.wanted.load(Ordering::Acquire);
         let state = self.state.lock();
         if host.is_primary {

@@ -113,7 +113,8 @@ impl Session {
     /// Takes the request at the front of the input and queues it on a server, or gets into the line for
     /// one ([`Self::poll_standby`]); `None` and no place in a line if that is not the common case.
     pub(super) fn board(&mut self) -> Option<Express> {
-        if self.skips_to_sync || self.granted.is_some() {
+        let is_asleep = self.database.state.sleep.is_asleep();
+        if self.skips_to_sync || self.granted.is_some() || is_asleep {
             return None;
         }
         let trip = match self.client.input.first()? {

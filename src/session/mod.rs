@@ -53,6 +53,7 @@ use crate::net::listener::Place;
 use crate::net::{Client, Stream, Thread};
 use crate::pool::cluster::{Cluster, Database};
 use crate::pool::login::Account;
+use crate::pool::sleep;
 use crate::pool::writes::Open;
 use crate::proxy::{Handle, Proxy, Seat, Signals};
 use crate::server::Settings;
@@ -420,6 +421,9 @@ impl Session {
     }
 
     async fn handle(&mut self, tag: u8, frame: Bytes) -> Result<(), Failure> {
+        if self.database.state.sleep.is_asleep() {
+            Box::pin(self.wake()).await;
+        }
         match tag {
             // After an error in the extended protocol everything up to the Sync is dropped.
             b'Q' | b'F' if self.skips_to_sync => Ok(()),
@@ -457,6 +461,16 @@ impl Session {
                 let _ = self.client.flush(PATIENCE).await;
                 Err(Failure::Gone)
             }
+        }
+    }
+
+    /// The database's servers were left alone, since nobody worked there.
+    async fn wake(&self) {
+        let cluster = self.proxy.cluster.load_full();
+        if let Some(database) = cluster.databases.get(&*self.database.name)
+            && sleep::wake(database, cluster.config.health.timeout).await
+        {
+            self.proxy.renew();
         }
     }
 

@@ -60,7 +60,8 @@ impl Session {
     /// Then that is taken back, and the host avoided.
     pub(super) fn repeats(&mut self, told: Told) -> bool {
         let lost = self.members.iter_mut().position(|it| it.server().found_loss());
-        let Some(at) = lost.filter(|_| self.client.sent == told.sent) else { return false };
+        let is_untold = self.client.sent == told.sent && self.tx.is_none();
+        let Some(at) = lost.filter(|_| is_untold) else { return false };
         self.client.out.truncate(told.waiting);
         let lease = &mut self.members[at].lease;
         let is_conflict = lease.server().found_conflict();

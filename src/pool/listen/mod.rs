@@ -152,7 +152,7 @@ impl Hub {
     }
 
     /// Whether there is a reason to be connected.
-    fn is_wanted(&self) -> bool {
+    pub fn is_wanted(&self) -> bool {
         let state = self.state.lock();
         let is_open = |it: &Order| matches!(it, Order::Listen { done, .. } if !done.is_closed());
         !state.channels.is_empty() || state.orders.iter().any(is_open)

@@ -290,6 +290,7 @@ impl Session {
         }
         self.database.state.metrics.queries.inc_by(plan.executed.len() as u64);
         let can_be_repeated = may_repeat && self.may_repeat(plan.writes);
+        let sent = self.client.sent;
         let at = self.member(shard, role).await?;
         if can_be_repeated {
             self.watch_loss(at, true);
@@ -318,7 +319,7 @@ impl Session {
             false => relay::relay(self.members[at].lease.server(), &mut self.client).await,
         };
         let server = self.members[at].lease.server();
-        if server.found_loss() {
+        if server.found_loss() && self.client.sent == sent {
             if !server.is_broken() {
                 forget(server, &fresh).await;
             }

@@ -1,0 +1,66 @@
+//! Puts databases to sleep in which nobody works (`idle = "sleep"`).
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::exec::two_phase::recovery;
+use crate::pool::cluster::Database;
+use crate::pool::sleep::{Idleness, is_busy, leave};
+use crate::proxy::Proxy;
+
+/// How often databases are looked at.
+const TICK: Duration = Duration::from_millis(250);
+
+pub(super) async fn doze(proxy: Arc<Proxy>) {
+    let mut seen: HashMap<String, Idleness> = HashMap::new();
+    loop {
+        let cluster = proxy.cluster.load_full();
+        seen.retain(|name, _| cluster.databases.contains_key(name));
+        for (name, database) in &cluster.databases {
+            let sleep = &database.state.sleep;
+            let Some(after) = database.config.sleeps_after else {
+                sleep.end();
+                continue;
+            };
+            if sleep.is_asleep() {
+                // What a login, or a task that was under way, has opened.
+                leave(database);
+                continue;
+            }
+            let statements = database.state.metrics.queries.get();
+            let idleness = seen.entry(name.clone()).or_default();
+            let idle = idleness.look(statements, is_busy(database), Instant::now());
+            if idle >= after && has_nothing_prepared(database).await {
+                fall_asleep(database, statements);
+            }
+        }
+        drop(cluster);
+        tokio::time::sleep(TICK).await;
+    }
+}
+
+fn fall_asleep(database: &Database, statements: u64) {
+    let sleep = &database.state.sleep;
+    sleep.begin();
+    // Somebody may have come in the meantime.
+    if database.state.metrics.queries.get() != statements || is_busy(database) {
+        sleep.end();
+        return;
+    }
+    leave(database);
+    tracing::info!(database = database.config.name, "asleep until the next statement");
+}
+
+/// Whether no transaction over shards waits for its end; who sleeps does not recover any.
+async fn has_nothing_prepared(database: &Database) -> bool {
+    if database.shards.len() < 2 {
+        return true;
+    }
+    for shard in database.shards.values() {
+        if recovery::recover(database, shard, recovery::GRACE).await.is_err() {
+            return false;
+        }
+    }
+    database.state.in_doubt.all().is_empty()
+}
