@@ -90,7 +90,7 @@ pub fn random(seed: u64, length: Duration, has_clocks: bool) -> Vec<Step> {
     steps
 }
 
-const KINDS: u64 = 10;
+const KINDS: u64 = 11;
 
 fn fault(kind: u64, random: &mut Random) -> Fault {
     let proxy = random.below(PROXIES as u64) as usize;
@@ -135,7 +135,7 @@ pub fn short() -> Vec<Step> {
         step(600, &[Fault::CutShard(1, 0, Way::Silent)], 800),
         step(300, &[Fault::KillPrimary(1)], 200),
         step(700, &[Fault::PauseProxy(1), Fault::KillReplica(0, 1)], 600),
-        //step(300, &[Fault::Promote(0)], 1_000),
+        step(300, &[Fault::Promote(0)], 1_000),
         step(500, &[Fault::PausePrimary(0), Fault::Cut(0, (1, 0), Way::Deaf)], 700),
         step(300, &[Fault::Cut(1, (0, 0), Way::Once), Fault::Clock(0, 172_800)], 300),
     ]

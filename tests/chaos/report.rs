@@ -25,6 +25,9 @@ pub struct Report {
     panicked: bool,
 }
 
+/// How long after a kill a promotion is at work.
+const FAILOVER: Duration = Duration::from_millis(900);
+
 /// A promotion, and how long nothing could be written to its shard.
 struct Failover {
     shard: usize,
@@ -90,18 +93,18 @@ fn name_of(op: &Op) -> &'static str {
     }
 }
 
-/// From the kill to the first write of the shard that began after it.
+/// The longest time after the kill in which no write of the shard was acknowledged.
 fn without_writes(ops: &[Op], killed: Duration, is_of: impl Fn(Tenant) -> bool) -> Duration {
-    let killed = killed.as_micros() as u64;
-    let is_of = |op: &&Op| match &op.what {
-        What::Append(writes) => writes.iter().any(|it| is_of(it.0)),
+    let is_written = |op: &&Op| match &op.what {
+        What::Append(writes) => op.outcome == Outcome::Done && writes.iter().any(|it| is_of(it.0)),
         _ => false,
     };
-    let after = ops.iter().filter(|it| it.outcome == Outcome::Done && it.ended > killed);
-    // What ended just after the kill was committed just before.
-    let settled = killed + 50_000;
-    let first = after.filter(is_of).map(|it| it.ended).filter(|it| *it > settled).min();
-    first.map_or(Duration::MAX, |it| Duration::from_micros(it - killed))
+    let from = killed.as_micros() as u64;
+    let mut ends: Vec<u64> = ops.iter().filter(is_written).map(|it| it.ended).collect();
+    ends.sort_unstable();
+    let around = |pair: &&[u64]| pair[1] > from && pair[0] < from + FAILOVER.as_micros() as u64;
+    let gaps = ends.windows(2).filter(around).map(|pair| pair[1] - pair[0].max(from));
+    gaps.max().map_or(Duration::MAX, Duration::from_micros)
 }
 
 fn told(it: &Anomaly, ops: &[Op]) -> String {
@@ -143,7 +146,7 @@ impl fmt::Display for Report {
             let Failover { shard, promotion, without_writes } = it;
             writeln!(
                 f,
-                "shard {shard}: promoted after {promotion:.2?}, written again after {without_writes:.2?}"
+                "shard {shard}: promoted after {promotion:.2?}, no writes for {without_writes:.2?}"
             )?;
         }
         writeln!(f, "nothing was left prepared {:.1?} after the last fault", self.orphans)?;

@@ -23,6 +23,8 @@ pub struct Host {
     shard: Arc<Mutex<Shard>>,
     pub port: u16,
     is_replica: bool,
+    /// Tells one shard's servers from another's.
+    system: u64,
     /// How late a replica is, and what it has replayed already.
     pub lag_ms: AtomicU64,
     replayed: AtomicUsize,
@@ -56,6 +58,7 @@ impl Host {
             shard: Arc::clone(shard),
             port: listener.local_addr().unwrap().port(),
             is_replica,
+            system: Arc::as_ptr(shard).addr() as u64,
             lag_ms: AtomicU64::new(0),
             replayed: AtomicUsize::new(0),
             lies: AtomicBool::new(false),
@@ -492,6 +495,13 @@ impl Connection {
                 rows(&["is_replica", "lsn"], vec![vec![yes(self.host.is_replica), lsn()]])
             }
             Statement::Position { with_role: false } => rows(&["lsn"], vec![vec![lsn()]]),
+            Statement::Identity => {
+                let timeline = || Some("1".to_owned());
+                let (system, follows) =
+                    (self.host.system.to_string(), timeline().filter(|_| self.host.is_replica));
+                let cells = vec![yes(self.host.is_replica), Some(system), timeline(), follows];
+                rows(&["is_replica", "system", "timeline", "follows"], vec![cells])
+            }
             Statement::Settings => rows(
                 &["a", "b", "c", "d"],
                 vec![row(&["150000", "pg_catalog\x1fpublic", "C", "UTF8"])],

@@ -26,6 +26,8 @@ pub enum Statement {
     Position {
         with_role: bool,
     },
+    /// Which server it is.
+    Identity,
     Columns,
     Settings,
     Functions,
@@ -74,6 +76,7 @@ pub fn parse(sql: &str) -> Statement {
         () if sql.contains("pg_current_wal_insert_lsn()") => {
             Statement::Position { with_role: begins("SELECT pg_catalog.pg_is_in_recovery()") }
         }
+        () if sql.contains("pg_control_system()") => Statement::Identity,
         () if sql.contains("c.relhasrules") => Statement::Columns,
         () if sql.contains("current_setting('server_version_num')") => Statement::Settings,
         () if sql.contains("p.provolatile") && sql.contains("p.proisstrict") => {
