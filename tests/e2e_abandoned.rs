@@ -112,7 +112,7 @@ fn a_killed_client_costs_no_connection() {
     // While a server is cleaned up nobody uses it, and it is not idle.
     let mut client = proxy.client();
     let stubborn = "DO $$ BEGIN PERFORM pg_sleep(1000); \
-                    EXCEPTION WHEN query_canceled THEN PERFORM pg_sleep(1); END $$";
+                    EXCEPTION WHEN query_canceled THEN PERFORM pg_sleep(3); END $$";
     frontend::query(&mut client.out, stubborn.as_bytes());
     client.send().unwrap();
     wait_for("the block to run", || proxy.show("POOLS", "in_use")[0] == "1");

@@ -569,7 +569,7 @@ impl Pool {
     }
 
     /// From now on nothing is written to its connections, and nothing they say is told as an answer.
-    /// Whoever waits for one has to be woken ([`crate::proxy::Proxy::wake`]).
+    /// Whoever waits for one has to be woken (`Proxy::wake`).
     pub fn fence(&self) {
         self.fence.store(true, Ordering::Release);
     }
