@@ -4,7 +4,9 @@
 mod support;
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -294,4 +296,66 @@ fn a_switchover_costs_nothing_but_waiting() {
     );
     let refused = proxy.admin("SWITCHOVER app SHARD 0");
     assert_eq!(refused.code(), "55000", "{refused:?}");
+}
+
+/// Patroni's REST API: says that the member on this port leads, 0: answers nothing.
+fn fake_patroni(leader: &Arc<AtomicU16>) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let leader = Arc::clone(leader);
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let _ = stream.read(&mut [0; 1024]);
+            let port = leader.load(Ordering::Relaxed);
+            if port == 0 {
+                continue;
+            }
+            let _ = write!(
+                stream,
+                "HTTP/1.0 200 OK\r\nContent-Type: application/json\r\n\r\n{{\"members\": [{{\"name\": \"a\", \
+                 \"role\": \"leader\", \"state\": \"running\", \"host\": \"localhost\", \"port\": {port}}}]}}"
+            );
+        }
+    });
+    port
+}
+
+#[test]
+fn patroni_decides_a_split_brain() {
+    let _turn = TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let cluster = one_shard();
+    sql(&cluster, PRIMARY, "ALTER SYSTEM RESET synchronous_standby_names");
+    sql(&cluster, PRIMARY, "SELECT pg_reload_conf()");
+    let (old, new) = (cluster.primary_port(0), cluster.replica_port(0, 0));
+    let leader = Arc::new(AtomicU16::new(old));
+    let api = fake_patroni(&leader);
+    let mut spec = ProxySpec::of(&cluster, "app");
+    spec.database = "failover_wait = \"10s\"\n".to_owned();
+    spec.patroni = vec!["http://127.0.0.1:1".to_owned(), format!("http://127.0.0.1:{api}")];
+    let proxy = Proxy::start(spec);
+    let mut client = proxy.client();
+    let mut write = |from: i32| {
+        (from..from + 10).for_each(|a| {
+            client.run(&format!("INSERT INTO t VALUES ({a})"));
+            thread::sleep(Duration::from_millis(50));
+        })
+    };
+    write(10);
+    // Both take writes now, and the newer one does not lead.
+    promote(&cluster);
+    write(20);
+    assert_eq!(sql(&cluster, REPLICA, "SELECT count(*) FROM t WHERE a >= 20"), "0");
+    // Patroni is away: it goes on.
+    leader.store(0, Ordering::Relaxed);
+    thread::sleep(Duration::from_millis(500));
+    write(30);
+    assert_eq!(sql(&cluster, PRIMARY, "SELECT count(*) FROM t"), "30");
+    // It changes its mind.
+    leader.store(new, Ordering::Relaxed);
+    wait_for("the new leader", || proxy.show("SHARDS", "problem").join("").contains("old primary"));
+    write(40);
+    assert_eq!(sql(&cluster, PRIMARY, "SELECT count(*) FROM t"), "30");
+    assert_eq!(sql(&cluster, REPLICA, "SELECT count(*) FROM t WHERE a >= 40"), "10");
+    assert_eq!(proxy.admin("SWITCHOVER app SHARD 0").code(), "55000");
 }

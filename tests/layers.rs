@@ -40,7 +40,7 @@ const IMPURE: &[&str] = &[
 /// Crate, as in a path, and where it may be named: the beginnings of paths below `src/`.
 const HOMES: &[(&str, &[&str])] = &[
     ("pg_query", &["sql/parse"]),
-    ("serde_json", &["sql/parse"]),
+    ("serde_json", &["sql/parse", "pool/patroni"]),
     ("pgwire", &["wire/", "auth/"]),
     ("toml", &["config/"]),
     ("prometheus", &["metrics"]),

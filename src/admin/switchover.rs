@@ -57,6 +57,11 @@ pub(super) async fn switch(
         return Err(refused("the shard has no primary now, or is paused")
             .hint("SHOW SHARDS tells why; promote a replica by hand if the primary is lost"));
     }
+    let written = database.config.shards.iter().find(|it| it.id == id);
+    if written.is_some_and(|it| !it.patroni.is_empty()) {
+        return Err(refused("Patroni decides who leads this shard")
+            .hint("run patronictl switchover: the proxy follows, and clients wait"));
+    }
     let (old, new) = (&shard.primary, target(shard, to)?);
     // What is not allowed is found out before anything is done.
     may_promote(new).await?;

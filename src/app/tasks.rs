@@ -15,7 +15,7 @@ use crate::metrics::http::Page;
 use crate::pool::cluster::{Cluster, Database, Host};
 use crate::pool::replay::{self, Log};
 use crate::pool::writes::Mark;
-use crate::pool::{self, ShardState, catalog, health};
+use crate::pool::{self, ShardState, catalog, health, patroni};
 use crate::proxy::{Handle, Proxy};
 use crate::shard::ShardId;
 
@@ -128,6 +128,7 @@ async fn prepare(database: &Database) {
 pub(super) fn supervise(proxy: &Arc<Proxy>) {
     tokio::spawn(check_hosts(Arc::clone(proxy)));
     tokio::spawn(compare_hosts(Arc::clone(proxy)));
+    tokio::spawn(ask_patroni(Arc::clone(proxy)));
     tokio::spawn(follow_logs(Arc::clone(proxy)));
     tokio::spawn(load_schemas(Arc::clone(proxy)));
     tokio::spawn(recover(Arc::clone(proxy)));
@@ -204,6 +205,49 @@ async fn check_host(
         host.pools().iter().for_each(|pool| pool.reap());
         host.control.close_unused(UNUSED.max(3 * interval));
         drop(host);
+        let pause = if shard.is_urgent() { interval.min(URGENT) } else { interval };
+        let _ = tokio::time::timeout(pause, woken).await;
+        tokio::time::sleep_until(begun + SHORTEST).await;
+    }
+}
+
+/// One task per shard for which Patroni is configured; a reload's new ones get theirs.
+async fn ask_patroni(proxy: Arc<Proxy>) {
+    let mut running: HashMap<(String, ShardId), JoinHandle<()>> = HashMap::new();
+    loop {
+        let cluster = proxy.cluster.load_full();
+        running.retain(|_, it| !it.is_finished());
+        for database in &cluster.config.databases {
+            for shard in database.shards.iter().filter(|it| !it.patroni.is_empty()) {
+                let key = (database.name.clone(), shard.id);
+                let start = || tokio::spawn(ask_leader(Arc::clone(&proxy), key.clone()));
+                running.entry(key.clone()).or_insert_with(start);
+            }
+        }
+        drop(cluster);
+        tokio::time::sleep(NEWCOMERS).await;
+    }
+}
+
+/// Asks who leads a shard, for as long as Patroni is configured there.
+async fn ask_leader(proxy: Arc<Proxy>, (name, id): (String, ShardId)) {
+    loop {
+        let cluster = proxy.cluster.load_full();
+        let (interval, timeout) = (cluster.config.health.interval, cluster.config.health.timeout);
+        let Some(database) = cluster.databases.get(&name) else { return };
+        let written = database.config.shards.iter().find(|it| it.id == id);
+        let Some(written) = written.filter(|it| !it.patroni.is_empty()).cloned() else { return };
+        let Some(shard) = database.shards.get(&id).map(|it| Arc::clone(&it.state)) else { return };
+        drop(cluster);
+        let begun = Instant::now();
+        let mut woken = pin!(shard.alarm.notified());
+        woken.as_mut().enable();
+        let hosts: Vec<_> =
+            std::iter::once(&written.primary).chain(&written.replicas).cloned().collect();
+        let leader = patroni::ask(&written.patroni, &hosts, timeout).await;
+        if shard.note_leader(&leader) {
+            proxy.renew();
+        }
         let pause = if shard.is_urgent() { interval.min(URGENT) } else { interval };
         let _ = tokio::time::timeout(pause, woken).await;
         tokio::time::sleep_until(begun + SHORTEST).await;

@@ -29,6 +29,19 @@ pub struct Said {
     pub follows: Option<u32>,
 }
 
+/// What another authority, such as Patroni, says of the primary.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Word {
+    /// There is none, or it does not answer: servers decide.
+    #[default]
+    Silent,
+    /// It was not asked yet.
+    Unasked,
+    /// None of these hosts.
+    Nobody,
+    Leader(usize),
+}
+
 /// The roles of a shard's hosts, which are numbered in the order of the configuration.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Roles {
@@ -43,31 +56,46 @@ pub struct Roles {
     pub system: Option<u64>,
     /// The highest that was seen.
     pub timeline: Option<u32>,
+    /// Whom another authority named last, and the highest timeline then: who was passed over stays so
+    /// while that authority is silent.
+    pub named: Option<(usize, Option<u32>)>,
 }
 
-/// The roles after a look at the hosts. `leader`: whom another authority names. `None`: hosts are still
-/// to be looked at for the first time.
-pub fn decide(hosts: &[Sight], before: &Roles, leader: Option<usize>) -> Option<Roles> {
+/// The roles after a look at the hosts. Whom another authority's word does not name is no primary. `None`:
+/// hosts, or that authority, are still to be asked for the first time.
+pub fn decide(hosts: &[Sight], before: &Roles, word: Word) -> Option<Roles> {
     if let [only] = hosts {
         return Some(alone(only, before));
     }
+    if word == Word::Unasked {
+        return None;
+    }
+    let leader = match word {
+        Word::Leader(at) => Some(at),
+        _ => None,
+    };
+    let may_be = |at: usize| word == Word::Silent || leader == Some(at);
     if !before.is_settled && hosts.contains(&Sight::Unseen) {
         return None;
     }
     let mut now = Roles { is_settled: true, fenced: BTreeMap::new(), ..before.clone() };
     now.system = before.system.or_else(|| {
-        let first = [before.last].into_iter().chain(0..hosts.len());
+        let first = leader.into_iter().chain([before.last]).chain(0..hosts.len());
         first.filter_map(|it| said(hosts, it)).find_map(|it| it.system)
     });
     let is_ours = |it: &Said| it.system.is_none() || it.system == now.system;
     let ours = |at: usize| said(hosts, at).filter(|it| is_ours(it));
     let told = (0..hosts.len()).filter_map(ours).flat_map(|it| [it.timeline, it.follows]);
     now.timeline = told.flatten().chain(before.timeline).max();
-    let claims: Vec<usize> =
-        (0..hosts.len()).filter(|it| ours(*it).is_some_and(|it| !it.in_recovery)).collect();
+    let claims: Vec<usize> = (0..hosts.len())
+        .filter(|it| may_be(*it) && ours(*it).is_some_and(|it| !it.in_recovery))
+        .collect();
+    if let Some(at) = leader {
+        now.named = Some((at, now.timeline));
+    }
     let is_newest = |at: &usize| {
         let timeline = ours(*at).and_then(|it| it.timeline);
-        timeline.is_none() || timeline == now.timeline
+        timeline.is_none() || timeline == now.timeline || now.named == Some((*at, now.timeline))
     };
     // Who was fenced and is none the later may not take over, for as long as the other is silent.
     let may_lead = |at: &usize| {
@@ -78,7 +106,8 @@ pub fn decide(hosts: &[Sight], before: &Roles, leader: Option<usize>) -> Option<
     let chosen = claims.iter().copied().filter(may_lead).min_by_key(rank);
     let is_silent = |at: usize| said(hosts, at).is_none();
     let was_fenced = before.fenced.contains_key(&before.last);
-    now.primary = chosen.or((is_silent(before.last) && !was_fenced).then_some(before.last));
+    let stays = is_silent(before.last) && !was_fenced && may_be(before.last);
+    now.primary = chosen.or(stays.then_some(before.last));
     now.last = now.primary.unwrap_or(before.last);
     for (at, sight) in hosts.iter().enumerate().filter(|(at, _)| now.primary != Some(*at)) {
         if let Some(why) = why_fenced(at, sight, before, &now, chosen) {
@@ -125,15 +154,19 @@ fn why_fenced(
             "of another cluster: its system identifier is {own}, the shard's is {system}"
         ));
     }
+    let of_chosen = chosen.and_then(|it| now.named.filter(|named| named.0 == it));
+    let is_named = of_chosen.is_some_and(|it| it.1 == now.timeline);
     let newest = now.timeline.unwrap_or_default();
     match (said.in_recovery, said.timeline, said.follows) {
         (false, Some(timeline), _) if timeline < newest => Some(format!(
             "an old primary: it writes timeline {timeline}, the shard is on timeline {newest}"
         )),
         (false, _, _) => Some("takes writes, and another host is the primary".to_owned()),
-        (true, _, Some(follows)) if follows < newest && chosen.is_some() => Some(format!(
-            "follows an old primary: it receives timeline {follows}, the shard is on timeline {newest}"
-        )),
+        (true, _, Some(follows)) if follows < newest && chosen.is_some() && !is_named => {
+            Some(format!(
+                "follows an old primary: it receives timeline {follows}, the shard is on timeline {newest}"
+            ))
+        }
         (true, _, _) => None,
     }
 }
@@ -157,7 +190,7 @@ mod tests {
     fn after(looks: &[&[Sight]]) -> (String, Roles) {
         let mut roles = Roles::default();
         for hosts in looks {
-            roles = decide(hosts, &roles, None).unwrap_or(roles);
+            roles = decide(hosts, &roles, Word::Silent).unwrap_or(roles);
         }
         let letter = |at: usize| match at {
             _ if roles.primary == Some(at) => 'P',
@@ -178,7 +211,7 @@ mod tests {
 
     #[test]
     fn nothing_is_decided_before_everybody_was_looked_at() {
-        assert_eq!(decide(&[primary(1), Sight::Unseen], &Roles::default(), None), None);
+        assert_eq!(decide(&[primary(1), Sight::Unseen], &Roles::default(), Word::Silent), None);
         // Later a newcomer holds nothing up.
         let roles = after(&[&[primary(1)], &[primary(1), Sight::Unseen]]).1;
         assert_eq!(roles.primary, Some(0));
@@ -213,8 +246,27 @@ mod tests {
         // The rival does not take over while ours is silent.
         assert_eq!(after(&[&both, &[DOWN, primary(1)]]).0, "PF");
         assert_eq!(after(&[&both, &[DOWN, primary(2)]]).0, "FP");
-        let named = decide(&both, &Roles::default(), Some(1)).unwrap();
+        let named = decide(&both, &Roles::default(), Word::Leader(1)).unwrap();
         assert_eq!(named.primary, Some(1));
+    }
+
+    #[test]
+    fn another_authority_decides() {
+        let look = |hosts: &[Sight], roles: &Roles, word| decide(hosts, roles, word).unwrap();
+        let split = [primary(1), primary(2)];
+        assert_eq!(decide(&split, &Roles::default(), Word::Unasked), None);
+        let roles = look(&split, &Roles::default(), Word::Leader(0));
+        assert_eq!((roles.primary, roles.fenced.contains_key(&1)), (Some(0), true));
+        // It falls silent: all stays, until somebody is promoted.
+        let silent = look(&split, &roles, Word::Silent);
+        assert_eq!((silent.primary, silent.fenced.contains_key(&1)), (Some(0), true));
+        assert_eq!(look(&[primary(1), primary(3)], &silent, Word::Silent).primary, Some(1));
+        // It changes its mind; the leader is waited for.
+        let waits = look(&[primary(1), replica(1, None)], &roles, Word::Leader(1));
+        assert_eq!((waits.primary, waits.fenced.contains_key(&0)), (None, true));
+        assert_eq!(look(&split, &waits, Word::Leader(1)).primary, Some(1));
+        assert_eq!(look(&[DOWN, primary(1)], &roles, Word::Nobody).primary, None);
+        assert_eq!(look(&[DOWN, primary(1)], &roles, Word::Leader(0)).primary, Some(0));
     }
 
     #[test]

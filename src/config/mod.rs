@@ -325,6 +325,8 @@ pub struct Shard {
     pub id: ShardId,
     pub primary: Host,
     pub replicas: Vec<Host>,
+    /// URLs of Patroni's REST API.
+    pub patroni: Vec<String>,
     /// Of hosts for which something is written.
     pub preferences: BTreeMap<Host, Preference>,
 }

@@ -213,6 +213,7 @@ fn database(database: &Database, rows: &mut Rows) {
         rows.add("database.shard.range", &name, range(database, shard.id));
         rows.add("database.shard.primary", &name, host(&shard.primary));
         rows.add("database.shard.replicas", &name, replicas.join(", "));
+        rows.add("database.shard.patroni", &name, shard.patroni.join(", "));
     }
 }
 

@@ -388,7 +388,8 @@ impl Database {
             let known = state.shard(shard.id);
             let written: Vec<Address> =
                 std::iter::once(&shard.primary).chain(&shard.replicas).cloned().collect();
-            let Arranged { primary, has_primary, replicas, fenced } = known.arrange(&written);
+            let Arranged { primary, has_primary, replicas, fenced } =
+                known.arrange(&written, !shard.patroni.is_empty());
             let replica = |address: &Address| host(shard, address, false);
             let shard = Shard {
                 id: shard.id,

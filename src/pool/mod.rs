@@ -16,6 +16,7 @@ mod line;
 pub mod listen;
 pub mod login;
 pub mod lookup;
+pub mod patroni;
 #[expect(clippy::module_inception, reason = "the folder's noun")]
 mod pool;
 mod quota;

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use crate::balance::roles::{self, Roles, Sight};
+use super::patroni::Leader;
+use crate::balance::roles::{self, Roles, Sight, Word};
 use crate::config::Host as Address;
 use crate::error::{PgError, sqlstate};
 use crate::shard::ShardId;
@@ -40,6 +41,11 @@ struct Known {
     /// And at which alarm.
     sights: BTreeMap<Address, (Sight, u64)>,
     roles: Roles,
+    word: Word,
+    /// Whether Patroni is asked.
+    asks: bool,
+    /// Who leads according to Patroni and is none of the hosts.
+    stranger: Option<String>,
     since: Option<Instant>,
 }
 
@@ -71,9 +77,9 @@ impl ShardState {
 
     /// The hosts of a configuration by the roles found so far. Where other servers altogether are named
     /// than before, nothing is known of them.
-    pub(super) fn arrange(&self, hosts: &[Address]) -> Arranged {
+    pub(super) fn arrange(&self, hosts: &[Address], asks: bool) -> Arranged {
         let mut known = self.known.lock();
-        known.name(hosts);
+        known.name(hosts, asks);
         self.has_others.store(hosts.len() > 1, Ordering::Relaxed);
         known.arranged()
     }
@@ -86,7 +92,9 @@ impl ShardState {
             return false;
         }
         known.sights.insert(host.clone(), (sight, alarm));
-        let Some(now) = roles::decide(&known.seen(), &known.roles, None) else { return false };
+        let Some(now) = roles::decide(&known.seen(), &known.roles, known.word) else {
+            return false;
+        };
         let primary = now.primary.map(|it| known.hosts[it].clone());
         let before = known.arranged();
         known.roles = now;
@@ -105,6 +113,31 @@ impl ShardState {
             self.settled.notify_waiters();
         }
         changed
+    }
+
+    /// Takes note of whom Patroni calls the leader; whether the roles have changed with it.
+    pub fn note_leader(&self, leader: &Leader) -> bool {
+        let mut known = self.known.lock();
+        let place = |host: &Address| known.hosts.iter().position(|it| it == host);
+        let (word, stranger) = match leader {
+            Leader::Unknown => (Word::Silent, None),
+            Leader::Nobody(stranger) => (Word::Nobody, stranger.clone()),
+            Leader::Host(host) => (place(host).map_or(Word::Nobody, Word::Leader), None),
+        };
+        if word == known.word && stranger == known.stranger {
+            return false;
+        }
+        let shard = self.shard.0;
+        tracing::info!(shard, ?leader, "Patroni tells who leads");
+        (known.word, known.stranger) = (word, stranger);
+        let Some(now) = roles::decide(&known.seen(), &known.roles, word) else { return false };
+        let before = known.arranged();
+        known.roles = now;
+        known.since = match self.is_unanswered() || known.roles.primary.is_none() {
+            true => known.since.or_else(|| Some(Instant::now())),
+            false => None,
+        };
+        known.arranged() != before
     }
 
     /// The primary seems to be lost: hosts are looked at now, and nothing new is begun on it before.
@@ -174,7 +207,11 @@ impl ShardState {
                     "it is paused: RESUME on the admin console ends that".into()
                 }
                 () if !known.roles.is_settled => "its hosts were not looked at yet".to_owned(),
-                () => known.each().join("; "),
+                () => {
+                    let mut each = known.each();
+                    each.extend(known.verdict());
+                    each.join("; ")
+                }
             }
         };
         let error = PgError::new(
@@ -189,12 +226,17 @@ impl ShardState {
 const HINT: &str = "try again; SHOW SHARDS on the admin console tells the state of every host, promote a replica or start the primary";
 
 impl Known {
-    fn name(&mut self, hosts: &[Address]) {
+    fn name(&mut self, hosts: &[Address], asks: bool) {
+        if asks != self.asks || self.hosts != hosts {
+            self.word = if asks { Word::Unasked } else { Word::Silent };
+        }
+        self.asks = asks;
         if self.hosts == hosts {
             return;
         }
         if !hosts.iter().any(|it| self.hosts.contains(it)) {
-            *self = Self::default();
+            let (word, asks) = (self.word, self.asks);
+            *self = Self { word, asks, ..Self::default() };
         }
         // Only one that was found, not one that was merely written, is kept before what is written now.
         let primary = self.roles.primary.and_then(|it| self.hosts.get(it).cloned());
@@ -203,6 +245,7 @@ impl Known {
         self.roles.fenced =
             fenced.filter_map(|(at, why)| Some((place(self.hosts.get(at)?)?, why))).collect();
         self.roles.primary = primary.as_ref().and_then(place);
+        self.roles.named = None;
         self.roles.last = self.roles.primary.unwrap_or(0);
         self.sights.retain(|host, _| hosts.contains(host));
         if self.roles.primary.is_none() {
@@ -228,6 +271,19 @@ impl Known {
             replicas: replicas.map(|at| self.hosts[at].clone()).collect(),
             fenced: fenced.map(|(at, why)| (self.hosts[*at].clone(), why.clone())).collect(),
         }
+    }
+
+    /// What Patroni says, where that is no host.
+    fn verdict(&self) -> Option<String> {
+        let what = match (&self.word, &self.stranger) {
+            (Word::Nobody, None) => "Patroni has no leader".to_owned(),
+            (Word::Nobody, Some(it)) => {
+                format!("Patroni's leader {it} is none of the configured hosts")
+            }
+            (Word::Leader(at), _) => format!("Patroni's leader is {}", self.hosts.get(*at)?),
+            _ => return None,
+        };
+        Some(what)
     }
 
     /// What is known of each host.
@@ -264,29 +320,31 @@ mod tests {
     #[test]
     fn a_primary_that_seems_lost_takes_nothing_before_it_was_looked_at() {
         let (state, hosts) = (ShardState::new(ShardId(0)), [host(1), host(2)]);
-        assert!(!state.arrange(&hosts).has_primary);
+        assert!(!state.arrange(&hosts, false).has_primary);
         assert!(!state.note(&hosts[0], says(false, 1), 0));
-        assert!(state.note(&hosts[1], says(true, 1), 0) && state.arrange(&hosts).has_primary);
+        assert!(
+            state.note(&hosts[1], says(true, 1), 0) && state.arrange(&hosts, false).has_primary
+        );
         state.raise();
         assert!(state.is_lost() && state.is_urgent());
         // A look that was begun before the alarm says nothing about it.
         assert!(!state.note(&hosts[0], says(false, 1), 0) && state.is_lost());
         assert!(!state.note(&hosts[0], Sight::Silent { is_down: true }, 1) && state.is_lost());
         assert!(state.note(&hosts[1], says(false, 2), 1) && !state.is_lost());
-        let arranged = state.arrange(&hosts);
+        let arranged = state.arrange(&hosts, false);
         assert_eq!((&arranged.primary, arranged.fenced.len()), (&hosts[1], 1));
     }
 
     #[test]
     fn roles_outlast_a_reload_that_names_the_hosts_again() {
         let (state, hosts) = (ShardState::new(ShardId(0)), [host(1), host(2)]);
-        state.arrange(&hosts);
+        state.arrange(&hosts, false);
         state.note(&hosts[0], Sight::Silent { is_down: true }, 0);
         state.note(&hosts[1], says(false, 2), 0);
-        let arranged = state.arrange(&[host(3), host(1), host(2)]);
+        let arranged = state.arrange(&[host(3), host(1), host(2)], false);
         assert_eq!((arranged.primary, arranged.has_primary), (host(2), true));
         assert_eq!((arranged.replicas, arranged.fenced.len()), (vec![host(3)], 1));
-        let others = state.arrange(&[host(4), host(5)]);
+        let others = state.arrange(&[host(4), host(5)], false);
         assert_eq!((others.primary, others.has_primary), (host(4), false));
     }
 }

@@ -39,6 +39,8 @@ pub struct ProxySpec {
     pub host: String,
     /// What is said of each shard's replicas, such as `weight = 2`, by position.
     pub replicas_said: Vec<String>,
+    /// URLs of Patroni's REST API.
+    pub patroni: Vec<String>,
     /// Of its process.
     pub environment: Vec<(String, String)>,
 }
@@ -72,6 +74,7 @@ impl ProxySpec {
             parameters: String::new(),
             host: "127.0.0.1".to_owned(),
             replicas_said: Vec::new(),
+            patroni: Vec::new(),
             environment: Vec::new(),
         }
     }
@@ -116,6 +119,9 @@ impl ProxySpec {
             };
             text.push_str(&format!("primary = {:?}\n", url(&shard.primary)));
             text.push_str(&format!("replicas = [{}]\n", replicas.join(", ")));
+            if !self.patroni.is_empty() {
+                text.push_str(&format!("patroni = {:?}\n", self.patroni));
+            }
         }
         text
     }
