@@ -339,7 +339,7 @@ fn patroni_decides_a_split_brain() {
         (from..from + 10).for_each(|a| {
             client.run(&format!("INSERT INTO t VALUES ({a})"));
             thread::sleep(Duration::from_millis(50));
-        })
+        });
     };
     write(10);
     // Both take writes now, and the newer one does not lead.
