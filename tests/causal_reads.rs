@@ -16,7 +16,7 @@ use support::wire::Wire;
 
 const CLIENTS: usize = 64;
 /// Tenants that nobody writes any more.
-const RESTING: usize = 512;
+const RESTING: usize = 128;
 const DELAY: Duration = Duration::from_secs(3);
 
 #[derive(Default)]
@@ -60,7 +60,7 @@ fn work(number: usize, proxies: &[Proxy; 2], by_token: bool, wanted: usize, coun
 #[test]
 fn no_read_is_stale_though_replicas_are_late() {
     let variable = |name| std::env::var(name).ok();
-    let wanted = variable("CAUSAL_READS").map_or(2_000, |it| it.parse().unwrap());
+    let wanted = variable("CAUSAL_READS").map_or(1_000, |it| it.parse().unwrap());
     let by = match variable("CAUSAL_BY").as_deref() {
         None => vec![false, true],
         Some(it) => vec![it == "token"],

@@ -1,5 +1,5 @@
-//! Connections that end at every single byte of a conversation, at the server's end and at the client's:
-//! a client gets its whole answer or an error, nothing runs twice, and the next client is well.
+//! Connections that end at every single byte of an answer, and at every third of a request, at the server's
+//! end and at the client's: a client gets its whole answer or an error, nothing runs twice, and the next client is well.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -253,7 +253,15 @@ fn cut_everywhere(
     // Statements are known and servers there, so that every attempt says the same bytes.
     let (whole, total) = (0..3).map(|_| attempt(None, 1_000_000)).last().unwrap();
     assert!(whole.iter().all(|it| it.error.is_none()), "{whole:?}");
-    for at in 0..total {
+    // A login is long, repeats itself, and is tried again after a while. Of a request all that counts is
+    // whether it is whole. `CUTS=all` leaves none out.
+    let step = match (it.dials, of) {
+        _ if std::env::var("CUTS").is_ok() => 1,
+        (true, Side::Server) => 7,
+        (false, Side::Server) => 1,
+        (_, Side::Client) => 3,
+    };
+    for at in (0..total).step_by(step) {
         let k = 1_000_001 + attempts.len();
         let (answers, _) = attempt(Some(at), k);
         let what = format!("{}, {of:?} cut after {at} of {total} bytes", it.name);

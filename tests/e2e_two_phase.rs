@@ -211,6 +211,8 @@ fn what_is_in_doubt_is_shown_and_holds_nobody_up() {
     assert_eq!(shown("deciding_shard"), ["0", "1", "1"]);
     assert_eq!(shown("shard"), ["0", "0", "0"]);
     wait_within(ORPHANS, "the end of what can be ended", || shown("gid") == [gid(1, 1), gid(1, 3)]);
+    site.shards[1].set(Mode::Refused);
+    site.shards[1].cut();
     wait_within(30, "the reason", || {
         shown("problem").iter().any(|it| it.contains("shard 1, which decides"))
     });

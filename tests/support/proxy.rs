@@ -139,7 +139,7 @@ pub struct Proxy {
 impl Proxy {
     /// Starts it and waits until it is ready for clients.
     pub fn start(spec: ProxySpec) -> Self {
-        let (port, http) = (free_port(), free_port());
+        let [port, http] = free_ports();
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("pgsluice.toml"), spec.toml(port, http)).unwrap();
         let child = launch(dir.path(), &spec.environment);
@@ -315,7 +315,14 @@ fn launch(dir: &Path, environment: &[(String, String)]) -> Child {
 
 /// A port that is free now.
 pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    let [port] = free_ports();
+    port
+}
+
+/// Different ports that are free now.
+pub fn free_ports<const N: usize>() -> [u16; N] {
+    let listeners = [(); N].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+    listeners.map(|it| it.local_addr().unwrap().port())
 }
 
 /// Waits until something holds, 20 seconds at most.
