@@ -109,8 +109,10 @@ pub fn decide(hosts: &[Sight], before: &Roles, word: Word) -> Option<Roles> {
     let stays = is_silent(before.last) && !was_fenced && may_be(before.last);
     now.primary = chosen.or(stays.then_some(before.last));
     now.last = now.primary.unwrap_or(before.last);
+    // The timeline of the primary: not the newest where another was named.
+    let line = chosen.and_then(|it| said(hosts, it)?.timeline.or(now.timeline));
     for (at, sight) in hosts.iter().enumerate().filter(|(at, _)| now.primary != Some(*at)) {
-        if let Some(why) = why_fenced(at, sight, before, &now, chosen) {
+        if let Some(why) = why_fenced(at, sight, before, &now, (chosen, line)) {
             now.fenced.insert(at, why);
         }
     }
@@ -140,7 +142,7 @@ fn why_fenced(
     sight: &Sight,
     before: &Roles,
     now: &Roles,
-    chosen: Option<usize>,
+    (chosen, line): (Option<usize>, Option<u32>),
 ) -> Option<String> {
     let Sight::Said(said) = sight else {
         let was_primary = before.last == at && chosen.is_some_and(|it| it != at);
@@ -154,18 +156,17 @@ fn why_fenced(
             "of another cluster: its system identifier is {own}, the shard's is {system}"
         ));
     }
-    let of_chosen = chosen.and_then(|it| now.named.filter(|named| named.0 == it));
-    let is_named = of_chosen.is_some_and(|it| it.1 == now.timeline);
-    let newest = now.timeline.unwrap_or_default();
+    let newest = line.or(now.timeline).unwrap_or_default();
     match (said.in_recovery, said.timeline, said.follows) {
         (false, Some(timeline), _) if timeline < newest => Some(format!(
             "an old primary: it writes timeline {timeline}, the shard is on timeline {newest}"
         )),
         (false, _, _) => Some("takes writes, and another host is the primary".to_owned()),
-        (true, _, Some(follows)) if follows < newest && chosen.is_some() && !is_named => {
-            Some(format!(
-                "follows an old primary: it receives timeline {follows}, the shard is on timeline {newest}"
-            ))
+        (true, _, Some(follows)) if line.is_some_and(|it| follows < it) => Some(format!(
+            "follows an old primary: it receives timeline {follows}, the shard is on timeline {newest}"
+        )),
+        (true, reached, follows) if line.is_some_and(|it| reached.max(follows) > Some(it)) => {
+            Some("follows another primary than the one that was named".to_owned())
         }
         (true, _, _) => None,
     }
@@ -257,6 +258,12 @@ mod tests {
         assert_eq!(decide(&split, &Roles::default(), Word::Unasked), None);
         let roles = look(&split, &Roles::default(), Word::Leader(0));
         assert_eq!((roles.primary, roles.fenced.contains_key(&1)), (Some(0), true));
+        // Replicas of either: only the leader's serve.
+        let followers = [replica(1, Some(1)), replica(2, Some(2)), replica(2, None)];
+        let all = [&split[..], &followers[..]].concat();
+        let fenced = |leader| look(&all, &Roles::default(), Word::Leader(leader)).fenced;
+        assert_eq!(fenced(0).into_keys().collect::<Vec<_>>(), [1, 3, 4]);
+        assert_eq!(fenced(1).into_keys().collect::<Vec<_>>(), [0, 2]);
         // It falls silent: all stays, until somebody is promoted.
         let silent = look(&split, &roles, Word::Silent);
         assert_eq!((silent.primary, silent.fenced.contains_key(&1)), (Some(0), true));
