@@ -67,6 +67,7 @@ fn database(
         causal_wait: section.value("causal_wait", values::duration),
         max_replica_lag: section.value("max_replica_lag", values::duration),
         failover_wait: section.value("failover_wait", values::duration),
+        resumes: section.value("resume_transactions", values::bool),
         trusted_functions: section.value("trusted_functions", values::text_list),
         has_barrier: section.value("cross_shard_snapshot", values::choice) == "barrier",
         allow_local_keys: section.value("allow_local_keys", values::bool),

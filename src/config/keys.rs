@@ -183,6 +183,8 @@ pub const KEYS: &[Key] = &[
         "Rows that shards may ship for one statement that one server has to compute; above it the statement fails with 53400."),
     key("limits.gather_max_bytes", Kind::Bytes { min: 64 * KIB, max: GIB }, Value(r#""256MiB""#),
         "Memory those rows may use, per statement; above it the statement fails with 53400."),
+    key("limits.resume_bytes", Kind::Bytes { min: KIB, max: GIB }, Value(r#""1MiB""#),
+        "Bytes of statements kept of each open transaction of databases with resume_transactions; one that has sent more is not repeated."),
     key("limits.notifications", Kind::Count { min: 1, max: 1_000_000 }, Value("1000"),
         "Notifications kept for a client that LISTENs until it takes them; beyond it the client is told that some were missed."),
 
@@ -271,6 +273,8 @@ pub const KEYS: &[Key] = &[
         "Replicas further behind than this serve nothing until they have caught up; \"0s\": all do."),
     key("database.failover_wait", WAIT_OR_ZERO, Value(r#""10s""#),
         "How long statements that need a shard's primary wait for one while it has none; after that, error 57P03. Replicas serve reads meanwhile."),
+    key("database.resume_transactions", Kind::Bool, Value("false"),
+        "Transactions cut off by a lost server are repeated on the shard's primary, the new one after a failover, and go on unseen if all that the client was told comes out the same; else they fail with 08006 as without this. For clients that use BEGIN, in transaction mode."),
     key("database.trusted_functions", Kind::TextList, Value("[]"),
         "Functions declared to touch only rows of the statement's tenant."),
     key("database.cross_shard_snapshot", Kind::Choice(&["none", "barrier"]), Value(r#""none""#),
@@ -357,6 +361,7 @@ pub const LIMITS: &[&str] = &[
     "limits.merge_bytes",
     "limits.gather_max_rows",
     "limits.gather_max_bytes",
+    "limits.resume_bytes",
 ];
 
 impl Key {

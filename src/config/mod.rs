@@ -138,6 +138,8 @@ pub struct Limits {
     pub gather_max_rows: usize,
     /// Bytes of them.
     pub gather_max_bytes: usize,
+    /// Bytes of messages kept of a transaction that may have to be repeated.
+    pub resume_bytes: usize,
     /// Notifications kept per client until it takes them.
     pub notifications: usize,
 }
@@ -285,6 +287,8 @@ pub struct Database {
     pub max_replica_lag: Duration,
     /// How long what has not begun waits for a primary.
     pub failover_wait: Duration,
+    /// Whether transactions that were cut off are repeated.
+    pub resumes: bool,
     /// Functions declared to touch only the rows of the statement's tenant.
     pub trusted_functions: Vec<String>,
     /// Whether reads over several shards see each commit over several shards whole or not at all.

@@ -175,6 +175,7 @@ fn limits(section: &Section<'_>) -> Limits {
         merge_bytes: section.value("merge_bytes", values::bytes),
         gather_max_rows: section.value("gather_max_rows", values::count),
         gather_max_bytes: section.value("gather_max_bytes", values::bytes),
+        resume_bytes: section.value("resume_bytes", values::bytes),
         notifications: section.value("notifications", values::count),
     };
     if limits.login_delay >= limits.login_timeout {

@@ -107,6 +107,7 @@ fn sections(config: &Config, rows: &mut Rows) {
             ("merge_bytes", show_bytes(limits.merge_bytes as u64)),
             ("gather_max_rows", limits.gather_max_rows.to_string()),
             ("gather_max_bytes", show_bytes(limits.gather_max_bytes as u64)),
+            ("resume_bytes", show_bytes(limits.resume_bytes as u64)),
             ("notifications", limits.notifications.to_string()),
         ],
     );

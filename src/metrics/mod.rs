@@ -33,6 +33,7 @@ pub struct Metrics {
     deadlocks: IntCounterVec,
     causal_waits: IntCounterVec,
     causal_misses: IntCounterVec,
+    resumes: IntCounterVec,
     pins: IntCounterVec,
     pins_refused: IntCounterVec,
     pinned: IntGaugeVec,
@@ -101,6 +102,10 @@ pub struct DatabaseMetrics {
     pub causal_waits: IntCounter,
     /// Reads that the primary served since no replica had seen enough.
     pub causal_misses: IntCounter,
+    /// Transactions repeated after their server was lost, which went on.
+    pub resumed: IntCounter,
+    /// Those that could not go on.
+    pub not_resumed: IntCounter,
     /// Differences of shards' schemas from the home shard's, as last seen.
     pub drift: IntGauge,
     /// Sessions tied to a server now.
@@ -246,6 +251,11 @@ impl Metrics {
                 "Reads that the primary served since no replica had seen enough.",
                 &["database"],
             )?,
+            resumes: counters(
+                "sluice_resumes_total",
+                "Transactions repeated after their server was lost, by whether they went on.",
+                &["database", "outcome"],
+            )?,
             pins: counters(
                 "sluice_pins_total",
                 "Sessions tied to a server, by reason.",
@@ -323,6 +333,8 @@ impl Metrics {
             deadlocks: of(&self.deadlocks),
             causal_waits: of(&self.causal_waits),
             causal_misses: of(&self.causal_misses),
+            resumed: self.resumes.with_label_values(&[name, "resumed"]),
+            not_resumed: self.resumes.with_label_values(&[name, "failed"]),
             drift: self.drift.with_label_values(&[name]),
             pinned: self.pinned.with_label_values(&[name]),
             pins_refused: of(&self.pins_refused),

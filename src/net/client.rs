@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::{Buf, Bytes, BytesMut};
 
 use super::backlog::Backlog;
+use super::tape::Tape;
 use super::thread::READ_BYTES;
 use super::tls::{Acceptor, PeerCertificate};
 use super::{Peer, Stream, Thread};
@@ -46,6 +47,8 @@ pub struct Client {
     is_blocked: bool,
     /// How often its output was full and it took no more.
     pub stalls: u32,
+    /// Its transaction, where that may have to be repeated.
+    pub tape: Option<Box<Tape>>,
 }
 
 impl Client {
@@ -66,6 +69,7 @@ impl Client {
             backlog: Arc::default(),
             is_blocked: false,
             stalls: 0,
+            tape: None,
         }
     }
 
@@ -122,11 +126,30 @@ impl Client {
         if self.input.len() < next.len {
             return Ok(None);
         }
+        if let Some(tape) = &mut self.tape {
+            tape.take(&self.input[..next.len]);
+        }
         Ok(Some((next.tag, self.input.split_to(next.len).freeze())))
+    }
+
+    /// Drops a request at the front of the input that was handled there.
+    pub fn drop_front(&mut self, len: usize) {
+        if let Some(tape) = &mut self.tape {
+            tape.take(&self.input[..len]);
+        }
+        self.input.advance(len);
     }
 
     /// Puts a frame back to the front of the input.
     pub fn take_back(&mut self, frame: &[u8]) {
+        if let Some(tape) = &mut self.tape {
+            tape.take_back(frame.len());
+        }
+        self.put_before(frame);
+    }
+
+    /// Puts bytes before the input.
+    pub fn put_before(&mut self, frame: &[u8]) {
         let mut input = BytesMut::with_capacity(frame.len() + self.input.len());
         input.extend_from_slice(frame);
         input.extend_from_slice(&self.input);
@@ -197,6 +220,13 @@ impl Client {
 
     /// Writes as much of `out` as the socket takes now; ready when all is written.
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if let Some(tape) = &mut self.tape {
+            tape.swallow(&mut self.out);
+            if tape.differs() && !tape.is_replaying() {
+                // It has a part of an answer that would now go on otherwise.
+                return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
+            }
+        }
         while !self.out.is_empty() {
             let Poll::Ready(written) = self.stream.poll_write(cx, &self.out) else {
                 let is_full = self.out.len() >= self.buffer_limit;
@@ -210,6 +240,9 @@ impl Client {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             self.sent += written as u64;
+            if let Some(tape) = &mut self.tape {
+                tape.send(&self.out[..written]);
+            }
             self.out.advance(written);
         }
         if std::mem::take(&mut self.is_blocked) {
@@ -223,6 +256,13 @@ impl Client {
     /// # Errors
     /// As the socket reports.
     pub fn poll_send(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> io::Result<()> {
+        if self.tape.is_some() {
+            self.out.extend_from_slice(bytes);
+            return match self.poll_flush(cx) {
+                Poll::Ready(Err(error)) => Err(error),
+                _ => Ok(()),
+            };
+        }
         let written = match self.stream.poll_write(cx, bytes) {
             Poll::Ready(written) => written?,
             Poll::Pending => 0,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use smallvec::SmallVec;
 
 use super::extended::batch::{self, Fresh, Place};
@@ -114,7 +114,7 @@ impl Session {
     /// one ([`Self::poll_standby`]); `None` and no place in a line if that is not the common case.
     pub(super) fn board(&mut self) -> Option<Express> {
         let is_asleep = self.database.state.sleep.is_asleep();
-        if self.skips_to_sync || self.granted.is_some() || is_asleep {
+        if self.skips_to_sync || self.granted.is_some() || is_asleep || self.has_had_answer() {
             return None;
         }
         let trip = match self.client.input.first()? {
@@ -267,6 +267,7 @@ impl Session {
         self.queries += 1;
         self.handle.activity.run(self.queries);
         self.client.has_copied = false;
+        self.note_front();
         self.database.state.metrics.queries.inc();
         let status = if self.tx.is_some() { TxStatus::Open } else { TxStatus::Idle };
         let mut express = Express::new(via, shard, writes, since);
@@ -545,8 +546,17 @@ impl Session {
             self.part(express);
             return Ok(());
         }
-        let writes = express.writes;
-        self.part(express);
+        let (writes, len) = (express.writes, express.len);
+        if self.resume.is_some() && done.is_err() {
+            express.len = 0;
+            self.part(express);
+            if self.resumes(&done).await? {
+                return Ok(());
+            }
+            self.client.drop_front(len);
+        } else {
+            self.part(express);
+        }
         match done.map_err(|it| self.told_of_loss(it, writes)) {
             Err(failure) => {
                 self.settle(Err(failure))?;
@@ -585,7 +595,7 @@ impl Session {
 
     /// Notes what a request has left and parts with its server.
     fn part(&mut self, mut express: Express) {
-        self.client.input.advance(express.len);
+        self.client.drop_front(express.len);
         if express.len > 0 && self.avoid.is_some() {
             self.avoid = None;
         }
@@ -615,6 +625,9 @@ impl Session {
             // Before it is given back: a cancel request must not find it here any more.
             self.handle.servers.lock().clear();
             lease.give_back(now);
+        }
+        if self.resume.is_some() {
+            self.trim_tape();
         }
         self.note_rest();
     }

@@ -172,7 +172,11 @@ impl Session {
         self.batch_bytes = 0;
         self.begin_request();
         if !self.skips_to_sync {
-            let done = self.run_batch(&batch, is_sync).await;
+            self.tape_batch(&batch, is_sync);
+            let mut done = self.run_batch(&batch, is_sync).await;
+            while self.resumes(&done).await? {
+                done = self.run_batch(&batch, is_sync).await;
+            }
             let failed =
                 done.is_err() || self.members.iter_mut().any(|it| it.server().has_failed());
             self.settle(done)?;

@@ -454,6 +454,7 @@ impl Session {
 
     /// DEALLOCATE: this client's statement; servers keep theirs for others.
     fn deallocate(&mut self, name: Option<&str>) -> Result<(), PgError> {
+        self.keep_statements();
         match name {
             None => {
                 self.statements.retain(|name, _| name.is_empty());
@@ -464,7 +465,7 @@ impl Session {
                 if let Some(own) = &mut self.sql_statements {
                     own.remove(name);
                 }
-                if self.statements.remove(name.as_bytes()).is_none() {
+                if !self.drop_statement(name.as_bytes()) {
                     return Err(PgError::new(
                         sqlstate::UNDEFINED_STATEMENT,
                         format!("prepared statement \"{name}\" does not exist"),

@@ -389,6 +389,7 @@ fn new_session(
         schema_of_block: Default::default(),
         listening: None,
         queries: 0,
+        resume: None,
         avoid: None,
         standby: None,
         granted: None,

@@ -27,6 +27,7 @@ mod portable;
 mod prepare;
 mod repeat;
 mod replication;
+mod resume;
 mod run;
 mod scatter;
 mod sequences;
@@ -120,6 +121,8 @@ struct Session {
     /// Since the first LISTEN.
     listening: Option<Box<listen::Listening>>,
     queries: u64,
+    /// The open block, where it may be repeated.
+    resume: Option<Box<resume::Resume>>,
     /// Where the read at hand has failed.
     avoid: Option<repeat::Avoid>,
     /// The common request that waits for a server, and what such a wait has brought.
@@ -424,6 +427,7 @@ impl Session {
         if self.database.state.sleep.is_asleep() {
             Box::pin(self.wake()).await;
         }
+        self.note_message(frame.len());
         match tag {
             // After an error in the extended protocol everything up to the Sync is dropped.
             b'Q' | b'F' if self.skips_to_sync => Ok(()),
@@ -440,7 +444,11 @@ impl Session {
             b'P' | b'B' | b'D' | b'E' | b'C' | b'S' | b'H' => self.extended(tag, frame).await,
             b'F' => {
                 self.begin_request();
-                let called = self.function_call(&frame).await;
+                self.note_request();
+                let mut called = self.function_call(&frame).await;
+                while self.resumes(&called).await? {
+                    called = self.function_call(&frame).await;
+                }
                 self.settle(called)?;
                 self.ready();
                 self.end_request().await
@@ -505,7 +513,8 @@ impl Session {
             return Err(Failure::Gone);
         }
         self.note_rest();
-        self.flush().await
+        self.flush().await?;
+        self.end_taped()
     }
 
     /// Writes what the client is to get; the sweeper ends it for one that takes nothing.

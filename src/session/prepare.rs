@@ -40,7 +40,7 @@ impl Session {
         if self.members.iter_mut().any(|it| it.server().has_failed()) {
             return Ok(());
         }
-        self.statements.insert(Bytes::copy_from_slice(name.as_bytes()), prepared);
+        self.put_statement(name.as_bytes(), prepared);
         self.complete("PREPARE");
         Ok(())
     }
@@ -103,12 +103,13 @@ impl Session {
         if let Some(at) = self.home_member() {
             self.members[at].lease.server().statements.named.insert(name.to_owned(), text.clone());
         }
+        self.keep_statements();
         self.sql_statements.get_or_insert_default().insert(name.to_owned(), text);
         let mut frame = BytesMut::new();
         frontend::parse(&mut frame, name.as_bytes(), inner, types.iter().copied());
         let frame = frame.freeze();
         let prepared = self.prepare(&Parse::read(&frame)?, &frame).await?;
-        self.statements.insert(Bytes::copy_from_slice(name.as_bytes()), prepared);
+        self.put_statement(name.as_bytes(), prepared);
         Ok(())
     }
 

@@ -36,7 +36,11 @@ impl Session {
     /// Handles a Query message up to its ReadyForQuery.
     pub(super) async fn query(&mut self, frame: Bytes) -> Result<(), Failure> {
         self.statements.remove(&b""[..]);
-        let done = self.simple(&frame).await;
+        self.tape_query(&frame);
+        let mut done = self.simple(&frame).await;
+        while self.resumes(&done).await? {
+            done = self.simple(&frame).await;
+        }
         self.settle(done)?;
         self.end_implicit().await?;
         if self.listening.is_some() {

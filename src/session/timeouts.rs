@@ -78,6 +78,7 @@ impl Session {
 
     /// Tells the client why it has to go.
     pub(super) async fn leave(&mut self, error: &PgError) {
+        self.stop_resuming();
         match self.is_cut_off || self.members.iter_mut().any(|it| it.server().is_passing()) {
             // In the middle of a row nothing can be told.
             true => self.proxy.metrics.limits.count(error),

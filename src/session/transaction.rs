@@ -265,8 +265,13 @@ impl Session {
                 let (tag, frame) = match relay::next_frame(server, &mut self.client).await {
                     Ok(Some(next)) => next,
                     Ok(None) => break,
-                    Err(Failure::Error(error)) if member.wrote && is_loss(&error) => {
+                    Err(Failure::Error(error)) if first && member.wrote && is_loss(&error) => {
                         return Err(in_doubt(error, "the transaction").into());
+                    }
+                    // What was written is committed.
+                    Err(Failure::Error(_)) if !first => {
+                        member.lease.server().set_broken();
+                        break;
                     }
                     Err(failure) => return Err(failure),
                 };

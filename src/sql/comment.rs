@@ -49,6 +49,13 @@ pub fn directives(sql: &str) -> Result<Directives<'_>, PgError> {
     Ok(found)
 }
 
+/// Whether a text begins with BEGIN or START TRANSACTION, after comments.
+pub fn opens_block(sql: &str) -> bool {
+    let first = Lexer::new(sql).find(|token| token.kind != Kind::Comment);
+    let text = first.map_or("", |token| token.text(sql));
+    text.eq_ignore_ascii_case("begin") || text.eq_ignore_ascii_case("start")
+}
+
 fn body(comment: &str) -> &str {
     let block = comment.strip_prefix("/*").and_then(|it| it.strip_suffix("*/"));
     block.unwrap_or_else(|| comment.strip_prefix("--").unwrap_or(comment))

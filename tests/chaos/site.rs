@@ -61,7 +61,11 @@ impl Site {
             let mut spec = ProxySpec::over(&own.iter().map(place).collect::<Vec<_>>());
             spec.parameters = "?sslmode=disable".to_owned();
             spec.pool = "size = 12\nwait_timeout = \"3s\"\nconnect_timeout = \"2s\"\n".to_owned();
-            spec.database = "tenant_column = \"tenant_id\"\nhome_shard = 0\n".to_owned();
+            // One tells its clients of blocks that were cut off, the others repeat them.
+            let resumes = proxy > 0;
+            spec.database = format!(
+                "tenant_column = \"tenant_id\"\nhome_shard = 0\nresume_transactions = {resumes}\n"
+            );
             if let Some(dir) = &clocks {
                 spec.environment = clock_environment(&dir.path().join(proxy.to_string()));
             }

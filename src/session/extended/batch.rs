@@ -344,11 +344,11 @@ impl Session {
         for op in plan.ops {
             match op {
                 Op::Parse { name, prepared, .. } => {
-                    self.statements.insert(Bytes::copy_from_slice(&name), prepared);
+                    self.put_statement(&name, prepared);
                     self.parse_complete();
                 }
                 Op::CloseStatement { name } => {
-                    self.statements.remove(&name);
+                    self.drop_statement(&name);
                     self.answer(backend::close_complete);
                 }
                 Op::Bind { .. } | Op::DescribeStatement { .. } | Op::Portal => (),
@@ -394,11 +394,10 @@ impl Session {
                 Op::Parse { name, prepared, .. } if seen < kept => {
                     seen += 1;
                     prepared.text.valid.store(version, Ordering::Relaxed);
-                    let name = Bytes::copy_from_slice(name);
-                    self.statements.insert(name, Arc::clone(prepared));
+                    self.put_statement(name, Arc::clone(prepared));
                 }
                 Op::CloseStatement { name } if !failed => {
-                    self.statements.remove(name);
+                    self.drop_statement(name);
                 }
                 _ => (),
             }

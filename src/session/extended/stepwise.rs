@@ -78,7 +78,7 @@ impl Session {
             PlanAction::Local(local) if !may_end_block(local) => self.check_not_failed()?,
             PlanAction::Local(_) => (),
         }
-        self.statements.insert(Bytes::copy_from_slice(parse.name), prepared);
+        self.put_statement(parse.name, prepared);
         self.parse_complete();
         Ok(())
     }
@@ -165,7 +165,9 @@ impl Session {
     async fn step_close(&mut self, frame: &Bytes) -> Result<(), Failure> {
         let subject = Subject::read(frame)?;
         match subject.target {
-            Target::Statement => drop(self.statements.remove(subject.name)),
+            Target::Statement => {
+                self.drop_statement(subject.name);
+            }
             Target::Portal => drop(self.portals.remove(subject.name)),
         }
         self.answer(backend::close_complete);
