@@ -268,6 +268,11 @@ impl Session {
                     Err(Failure::Error(error)) if member.wrote && is_loss(&error) => {
                         return Err(in_doubt(error, "the transaction").into());
                     }
+                    // It has happened: who only read adds nothing to it.
+                    Err(Failure::Error(_)) if !first => {
+                        server.set_broken();
+                        break;
+                    }
                     Err(failure) => return Err(failure),
                 };
                 match tag {
