@@ -126,6 +126,7 @@ impl Proxy {
         let redis = config.redis.clone();
         let fleet = redis.map(|it| Fleet::new(it, u64::from_le_bytes(id), metrics.fleet.clone()));
         let cluster = Cluster::new(config, None, &metrics);
+        cluster.lead();
         let proxy = Arc::new(Self {
             fleet,
             salt_key,

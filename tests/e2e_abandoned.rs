@@ -18,7 +18,12 @@ use support::proxy::{Proxy, ProxySpec, wait_for};
 use support::wire::Wire;
 
 fn pooler(name: &str, pool: &str) -> Proxy {
-    let name = support::database(name);
+    pooler_of(&support::database(name), pool)
+}
+
+/// As [`pooler`], of a database that is there.
+fn pooler_of(name: &str, pool: &str) -> Proxy {
+    let name = name.to_owned();
     let mut spec = ProxySpec::over(&[(support::shared().primary_port(0), Vec::new(), name)]);
     spec.pool = pool.to_owned();
     Proxy::start(spec)
@@ -54,7 +59,8 @@ fn cancel(port: u16, (pid, key): &(i32, Vec<u8>)) {
 
 #[test]
 fn a_killed_client_costs_no_connection() {
-    let proxy = pooler("killed", "size = 1\n");
+    let (name, port) = (support::database("killed"), support::shared().primary_port(0));
+    let proxy = pooler_of(&name, "size = 1\n");
     let mut first = proxy.client();
     let process = backend(&mut first);
     first.run("CREATE TABLE t (a int PRIMARY KEY)");
@@ -110,9 +116,11 @@ fn a_killed_client_costs_no_connection() {
     }
     wait_for("the pool to rest", || proxy.show("POOLS", "in_use")[0] == "0");
     // While a server is cleaned up nobody uses it, and it is not idle.
+    let mut gate = Wire::login(port, "app", "app", &name).unwrap();
+    gate.run("SELECT pg_advisory_lock(1)");
     let mut client = proxy.client();
     let stubborn = "DO $$ BEGIN PERFORM pg_sleep(1000); \
-                    EXCEPTION WHEN query_canceled THEN PERFORM pg_sleep(3); END $$";
+                    EXCEPTION WHEN query_canceled THEN PERFORM pg_advisory_lock(1); END $$";
     frontend::query(&mut client.out, stubborn.as_bytes());
     client.send().unwrap();
     wait_for("the block to run", || proxy.show("POOLS", "in_use")[0] == "1");
@@ -120,6 +128,7 @@ fn a_killed_client_costs_no_connection() {
     wait_for("the server to be cleaned up", || proxy.show("POOLS", "cleaning")[0] == "1");
     let of_pool = |column| proxy.show("POOLS", column)[0].clone();
     assert_eq!([of_pool("in_use"), of_pool("idle"), of_pool("open")], ["0", "0", "1"]);
+    gate.run("SELECT pg_advisory_unlock(1)");
     wait_for("the server to be idle", || proxy.show("POOLS", "idle")[0] == "1");
     assert_eq!(proxy.show("POOLS", "cleaning"), ["0"]);
     assert_eq!(proxy.show("POOLS", "open"), ["1"]);

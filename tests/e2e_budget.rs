@@ -238,7 +238,7 @@ fn two_hundred_proxies_stay_below_the_limit() {
     let (_cluster, spec) = small(20);
     let nothing = |_: &str| Err(std::io::ErrorKind::NotFound.into());
     let config = pgsluice::config::parse("toml", &spec.toml(1, 2), &|_| None, &nothing).unwrap();
-    let control = Control::new(&config.databases[0].shards[0].primary);
+    let control = Control::new(&config.databases[0].shards[0].primary, || ());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         // Whoever comes first makes it; the others find it.

@@ -267,3 +267,113 @@ fn nobody_reads_the_past_while_replicas_are_slow() {
     assert_eq!(stale, 0, "of {idle}");
     assert!(idle > 100 && on_replica * 10 > idle * 9, "{on_replica} of {idle} on replicas");
 }
+
+/// A table `t (a int)` on one shard whose replica serves whoever has not written.
+fn one_shard(name: &str, replicas: usize) -> (Cluster, ProxySpec) {
+    let cluster = support::own(1, replicas);
+    cluster.create_database(name).unwrap();
+    let make = "CREATE TABLE t (a int); ALTER TABLE t OWNER TO app; INSERT INTO t VALUES (0)";
+    cluster.sql(Node::Primary(0), name, make).unwrap();
+    cluster.wait_for_replicas().unwrap();
+    let spec = ProxySpec::of(&cluster, name);
+    (cluster, spec)
+}
+
+const IS_REPLICA: &str = "SELECT pg_is_in_recovery() FROM t";
+
+#[test]
+fn a_pipeline_is_written_when_its_sync_has_been_answered() {
+    let (cluster, proxy) = two_shards(|_| ());
+    let (mut writer, mut other) = (proxy.client(), proxy.client());
+    let update = |writer: &mut Wire, tenant: u32| {
+        let sql = format!("UPDATE t SET a = 1 WHERE tenant_id = {tenant}");
+        frontend::parse(&mut writer.out, b"", sql.as_bytes(), []);
+        frontend::bind(&mut writer.out, b"", &[], 0);
+        frontend::execute(&mut writer.out, b"", 0);
+        frontend::flush(&mut writer.out);
+        writer.send().unwrap();
+        assert_eq!([(); 3].map(|()| writer.frame().unwrap().0), [b'1', b'2', b'C']);
+    };
+    for (tenant, ends_with_read) in [(1, false), (2, true)] {
+        update(&mut writer, tenant);
+        // Whatever is asked about the log now tells nothing of what is not committed.
+        for _ in 0..20 {
+            assert_eq!(value(&mut other, tenant), "0");
+            thread::sleep(Duration::from_millis(10));
+        }
+        pause(&cluster);
+        if ends_with_read {
+            let sql = format!("SELECT 1 FROM t WHERE tenant_id = {tenant}");
+            frontend::parse(&mut writer.out, b"", sql.as_bytes(), []);
+            frontend::bind(&mut writer.out, b"", &[], 0);
+            frontend::execute(&mut writer.out, b"", 0);
+        }
+        frontend::sync(&mut writer.out);
+        assert_eq!(writer.answer(b"").error, None);
+        assert_eq!(value(&mut other, tenant), "1", "tenant {tenant}");
+        assert_eq!(value(&mut writer, tenant), "1", "tenant {tenant}");
+        resume(&cluster);
+    }
+}
+
+#[test]
+fn several_statements_of_a_named_tenant_count_for_it() {
+    let (cluster, spec) = one_shard("several", 1);
+    let proxy = Proxy::start(spec);
+    let (mut writer, mut other) = (proxy.client(), proxy.client());
+    for it in [&mut writer, &mut other] {
+        it.run("SET sluice.tenant = 'acme'");
+        wait_for("a read on a replica", || it.run(IS_REPLICA).first() == "t");
+    }
+    cluster.sql(Node::Replica(0, 0), "postgres", "SELECT pg_wal_replay_pause()").unwrap();
+    writer.run("UPDATE t SET a = 1; SELECT 1");
+    assert_eq!(other.run("SELECT a FROM t").first(), "1");
+    writer.run("PREPARE p AS UPDATE t SET a = 2");
+    writer.run("EXECUTE p");
+    assert_eq!(other.run("SELECT a FROM t").first(), "2");
+}
+
+#[test]
+fn what_is_written_while_a_reload_brings_replicas_counts() {
+    let (cluster, spec) = one_shard("brought", 1);
+    let mut alone = spec.clone();
+    alone.shards[0].replicas.clear();
+    let proxy = Proxy::start(alone);
+    let (mut writer, mut other) = (proxy.client(), proxy.client());
+    writer.run("SET sluice.tenant = 'acme'");
+    other.run("SET sluice.tenant = 'acme'");
+    writer.run("BEGIN");
+    writer.run("UPDATE t SET a = 1");
+    proxy.rewrite(&spec);
+    assert_eq!(proxy.admin("RELOAD").error, None);
+    wait_for("a read on a replica", || other.run(IS_REPLICA).first() == "t");
+    cluster.sql(Node::Replica(0, 0), "postgres", "SELECT pg_wal_replay_pause()").unwrap();
+    writer.run("COMMIT");
+    assert_eq!(other.run("SELECT a FROM t").first(), "1");
+    assert_eq!(writer.run("SELECT a FROM t").first(), "1");
+}
+
+#[test]
+fn a_replica_that_was_started_anew_may_have_gone_back() {
+    let (cluster, mut spec) = one_shard("anew", 1);
+    // No check of the host falls into its absence.
+    spec.health = "interval = \"30s\"\n".to_owned();
+    let proxy = Proxy::start(spec);
+    let mut client = proxy.client();
+    cluster.sql(Node::Replica(0, 0), "postgres", "CHECKPOINT").unwrap();
+    client.run("UPDATE t SET a = 1");
+    wait_for("a read on a replica", || client.run(IS_REPLICA).first() == "t");
+    let replica = cluster.server(Node::Replica(0, 0));
+    replica.kill9();
+    // What it had received is replayed late, as it is where there is much of it.
+    let path = replica.data.join("postgresql.auto.conf");
+    let mut text = std::fs::read_to_string(&path).unwrap();
+    text.push_str("recovery_min_apply_delay = '1h'\n");
+    std::fs::write(&path, text).unwrap();
+    replica.start().unwrap();
+    let there = cluster.sql(Node::Replica(0, 0), "anew", "SELECT a FROM t").unwrap();
+    assert_eq!(there[0][0].as_deref(), Some("0"), "it has gone back");
+    for _ in 0..50 {
+        assert_eq!(client.run("SELECT a FROM t").first(), "1");
+    }
+}

@@ -359,3 +359,104 @@ fn patroni_decides_a_split_brain() {
     assert_eq!(sql(&cluster, REPLICA, "SELECT count(*) FROM t WHERE a >= 40"), "10");
     assert_eq!(proxy.admin("SWITCHOVER app SHARD 0").code(), "55000");
 }
+
+/// Lets a replica receive from another server.
+fn receive_from(cluster: &Cluster, node: Node, port: u16) {
+    let info = sql(cluster, node, "SHOW primary_conninfo");
+    let words: Vec<&str> = info.split(' ').filter(|it| !it.starts_with("port=")).collect();
+    let info = format!("{} port={port}", words.join(" "));
+    sql(
+        cluster,
+        node,
+        &format!("ALTER SYSTEM SET primary_conninfo = '{}'", info.replace('\'', "''")),
+    );
+    sql(cluster, node, "SELECT pg_reload_conf()");
+}
+
+#[test]
+fn an_old_primary_tells_nothing_of_where_the_log_is() {
+    let _turn = TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let cluster = support::own(1, 2);
+    let make = "CREATE TABLE t (a bigint); ALTER TABLE t OWNER TO app; ALTER ROLE app SUPERUSER";
+    sql(&cluster, PRIMARY, make);
+    cluster.wait_for_replicas().unwrap();
+    let proxy = proxy(&cluster);
+    let (mut client, mut idle) = (proxy.client(), proxy.client());
+    // Whoever does nothing keeps the hosts in their old roles.
+    idle.run("SELECT 1");
+    client.run("INSERT INTO t VALUES (0)");
+    let new = format!("127.0.0.1:{}", cluster.replica_port(0, 0));
+    let switched = proxy.admin(&format!("SWITCHOVER app SHARD 0 TO '{new}'"));
+    assert_eq!(switched.error, None, "{}", switched.detail);
+    let other = Node::Replica(0, 1);
+    receive_from(&cluster, other, cluster.replica_port(0, 0));
+    client.run("INSERT INTO t SELECT generate_series(1, 1000)");
+    let count = |client: &mut Wire| client.run("SELECT count(*) FROM t").first();
+    let on_replica = "SELECT pg_is_in_recovery() FROM t LIMIT 1";
+    wait_for("the other replica", || client.run(on_replica).first() == "t");
+    cluster.sql(other, "postgres", "SELECT pg_wal_replay_pause()").unwrap();
+    for number in 1002..1052 {
+        client.run("INSERT INTO t VALUES (0)");
+        assert_eq!(count(&mut client), number.to_string());
+        thread::sleep(Duration::from_millis(20));
+        assert_eq!(count(&mut client), number.to_string());
+    }
+    drop(idle);
+}
+
+#[test]
+fn a_replica_ahead_of_the_promoted_one_has_not_seen_what_follows() {
+    let _turn = TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let cluster = support::own(1, 2);
+    sql(&cluster, PRIMARY, "CREATE TABLE t (a bigint); ALTER TABLE t OWNER TO app");
+    cluster.wait_for_replicas().unwrap();
+    let proxy = proxy(&cluster);
+    let mut client = proxy.client();
+    client.run("INSERT INTO t VALUES (0)");
+    cluster.wait_for_replicas().unwrap();
+    sql(&cluster, REPLICA, "ALTER SYSTEM SET primary_conninfo = ''");
+    sql(&cluster, REPLICA, "SELECT pg_reload_conf()");
+    wait_for("the replica to stay behind", || {
+        sql(&cluster, REPLICA, "SELECT count(*) FROM pg_stat_wal_receiver") == "0"
+    });
+    let ahead = Node::Replica(0, 1);
+    client.run("INSERT INTO t SELECT generate_series(1, 100000)");
+    wait_for("the other replica", || sql(&cluster, ahead, "SELECT count(*) FROM t") == "100001");
+    cluster.server(PRIMARY).kill9();
+    promote(&cluster);
+    client.query("SELECT 1");
+    for number in 2..30 {
+        client.run("INSERT INTO t VALUES (0)");
+        for _ in 0..3 {
+            assert_eq!(client.run("SELECT count(*) FROM t").first(), number.to_string());
+            thread::sleep(Duration::from_millis(15));
+        }
+    }
+}
+
+#[test]
+fn a_block_reaches_the_new_primary_of_a_shard() {
+    let _turn = TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let cluster = support::own(2, 1);
+    for shard in 0..2 {
+        let make = "CREATE TABLE t (tenant_id bigint, a int); ALTER TABLE t OWNER TO app; \
+                    GRANT CREATE ON DATABASE app TO app";
+        cluster.sql(Node::Primary(shard), "app", make).unwrap();
+    }
+    cluster.wait_for_replicas().unwrap();
+    let proxy = Proxy::start(ProxySpec {
+        database: format!("{}failover_wait = \"10s\"\n", ProxySpec::of(&cluster, "app").database),
+        ..ProxySpec::of(&cluster, "app")
+    });
+    let mut client = proxy.client();
+    client.run("BEGIN");
+    client.run("INSERT INTO t VALUES (6, 1)");
+    let new = Node::Replica(1, 0);
+    assert_eq!(sql(&cluster, new, "SELECT pg_promote()"), "t");
+    let fenced = || proxy.show("SHARDS", "role").contains(&"fenced".to_owned());
+    wait_for("the old primary to be fenced", fenced);
+    client.run("INSERT INTO t VALUES (1, 1)");
+    client.run("COMMIT");
+    assert_eq!(sql(&cluster, Node::Primary(1), "SELECT count(*) FROM t"), "0");
+    assert_eq!(sql(&cluster, new, "SELECT count(*) FROM t"), "1");
+}

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use pgsluice::playground::{Cluster, Node};
+use pgsluice::wire::frontend;
 use support::proxy::{Proxy, ProxySpec, wait_for, wait_within};
 use support::wire::Wire;
 
@@ -111,7 +112,7 @@ fn large_results_stream() {
         ),
     ] {
         let mut client = proxy.client();
-        pgsluice::wire::frontend::query(&mut client.out, sql.as_bytes());
+        frontend::query(&mut client.out, sql.as_bytes());
         client.send().unwrap();
         let mut total = 0;
         loop {
@@ -135,7 +136,7 @@ fn who_never_reads_costs_little() {
     let mut lazy: Vec<Wire> = (0..5).map(|_| proxy.client()).collect();
     for client in &mut lazy {
         let sql = b"SELECT repeat('x', 1000) FROM generate_series(1, 200000)";
-        pgsluice::wire::frontend::query(&mut client.out, sql);
+        frontend::query(&mut client.out, sql);
         client.send().unwrap();
     }
     let mut other = proxy.client();
@@ -157,7 +158,7 @@ fn an_abandoned_copy_does_not_keep_its_server() {
     let before = backend();
     for _ in 0..10 {
         let mut client = proxy.client();
-        pgsluice::wire::frontend::query(&mut client.out, b"COPY plans FROM STDIN");
+        frontend::query(&mut client.out, b"COPY plans FROM STDIN");
         client.send().unwrap();
         drop(client);
         // 53300 after five seconds if the server still waits for data.
@@ -184,7 +185,7 @@ fn servers_may_be_down_and_come_back() {
     cluster.server(Node::Replica(0, 0)).kill9();
     wait_for("the primary reads", || proxy.client().query(read).first() == "f");
     let mut long = proxy.client();
-    pgsluice::wire::frontend::query(
+    frontend::query(
         &mut long.out,
         b"SELECT repeat('x', 1000), pg_sleep(0.001) FROM generate_series(1, 100000)",
     );
@@ -373,4 +374,81 @@ fn sigterm_lets_transactions_end() {
     let begin = Instant::now();
     assert!(proxy.wait().success());
     assert!(begin.elapsed() < Duration::from_secs(4));
+}
+
+/// Ends the servers' processes whose session runs, or ran last, this.
+fn terminate(name: &str, query: &str) {
+    let sql = format!(
+        "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity \
+         WHERE datname = current_database() AND pid <> pg_backend_pid() AND query LIKE '{query}%'"
+    );
+    let count = |shard| self::sql(support::shared(), Node::Primary(shard), name, &sql);
+    wait_for("the processes", || [0, 1].map(count).iter().any(|it| it != "0"));
+}
+
+#[test]
+fn who_only_read_may_be_lost_when_the_others_commit() {
+    let (proxy, name) = two_shards("reader_lost");
+    let mut client = proxy.client();
+    client.run("CREATE TABLE t (tenant_id bigint, a int)");
+    client.run("BEGIN");
+    client.run("INSERT INTO t VALUES (6, 1)");
+    client.run("SELECT a FROM t WHERE tenant_id = 1");
+    terminate(&name, "SELECT a FROM t WHERE tenant_id = 1");
+    // It has happened: an error would have it repeated.
+    assert_eq!(client.query("COMMIT").tags, ["COMMIT"]);
+    assert_eq!(client.run("SELECT count(*) FROM t WHERE tenant_id = 6").first(), "1");
+    assert_eq!(client.run("SELECT count(*) FROM t WHERE tenant_id = 1").first(), "0");
+}
+
+#[test]
+fn a_pipeline_lost_after_its_sync_may_have_happened() {
+    let (proxy, name) = two_shards("pipeline_lost");
+    let mut client = proxy.client();
+    client.run("CREATE TABLE t (tenant_id bigint, a int)");
+    let step = |client: &mut Wire, sql: &str| {
+        frontend::parse(&mut client.out, b"", sql.as_bytes(), []);
+        frontend::bind(&mut client.out, b"", &[], 0);
+        frontend::execute(&mut client.out, b"", 0);
+    };
+    for ends_with_read in [true, false] {
+        if !ends_with_read {
+            let slow = "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql \
+                        AS 'BEGIN PERFORM pg_sleep(20); RETURN NULL; END'; \
+                        CREATE CONSTRAINT TRIGGER slow AFTER INSERT ON t DEFERRABLE \
+                        INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION slow()";
+            sql(support::shared(), Node::Primary(0), &name, slow);
+        }
+        step(&mut client, "INSERT INTO t VALUES (6, 1)");
+        frontend::flush(&mut client.out);
+        client.send().unwrap();
+        assert_eq!([(); 3].map(|()| client.frame().unwrap().0), [b'1', b'2', b'C']);
+        if ends_with_read {
+            step(&mut client, "SELECT pg_sleep(20) FROM t WHERE tenant_id = 6");
+        }
+        frontend::sync(&mut client.out);
+        client.send().unwrap();
+        terminate(&name, if ends_with_read { "SELECT pg_sleep(20)" } else { "INSERT INTO t" });
+        let answer = client.answer(b"");
+        assert_eq!((answer.code(), answer.status), ("08007", 'I'), "{ends_with_read}: {answer:?}");
+    }
+    assert_eq!(client.run("SELECT 1").first(), "1");
+}
+
+#[test]
+fn what_runs_shard_by_shard_may_have_happened_where_its_server_was_lost() {
+    let (proxy, name) = two_shards("one_by_one");
+    let mut client = proxy.client();
+    client.run("CREATE TABLE t (tenant_id bigint, a int)");
+    client.run("CREATE INDEX i ON t (a)");
+    let mut lock = proxy.client();
+    lock.run("BEGIN");
+    lock.run("LOCK TABLE t IN ACCESS SHARE MODE");
+    let answer = thread::scope(|scope| {
+        let dropped = scope.spawn(|| client.query("DROP INDEX CONCURRENTLY i"));
+        terminate(&name, "DROP INDEX CONCURRENTLY i");
+        dropped.join().unwrap()
+    });
+    assert_eq!(answer.code(), "08007", "{answer:?}");
+    lock.run("ROLLBACK");
 }

@@ -94,11 +94,6 @@ impl Positions {
         }
     }
 
-    /// Another server is the primary: what was said before holds no more.
-    pub fn restart(&mut self) {
-        self.samples.clear();
-    }
-
     /// The last sample.
     pub fn last(&self) -> Option<Sample> {
         self.samples.back().copied()
@@ -124,11 +119,12 @@ impl Positions {
         let reached = at.checked_sub(1).and_then(|it| self.samples.get(it));
         Some(match reached {
             Some(it) => {
-                let lag_ms = last.at - it.at;
+                let lag_ms = last.at.saturating_sub(it.at);
                 Seen { ticket: it.ticket, lag_ms, is_known: true, lag_bytes, at: it.at }
             }
             None => {
-                let lag_ms = last.at - self.samples.front().map_or(last.at, |it| it.at);
+                let first = self.samples.front().map_or(last.at, |it| it.at);
+                let lag_ms = last.at.saturating_sub(first);
                 Seen { ticket: 0, lag_ms, is_known: false, lag_bytes, at: 0 }
             }
         })
@@ -183,6 +179,14 @@ mod tests {
         known.note(sample(1, 10, 100));
         known.note(sample(3, 10, 500));
         assert_eq!(known.seen(Lsn(10)).map(|it| (it.ticket, it.lag_ms)), Some((3, 0)));
+    }
+
+    #[test]
+    fn samples_that_overtook_each_other_are_no_lag() {
+        let mut known = Positions::default();
+        known.note(sample(1, 10, 500));
+        known.note(sample(2, 20, 400));
+        assert_eq!([5, 10].map(|it| known.seen(Lsn(it)).map(|it| it.lag_ms)), [Some(0); 2]);
     }
 
     /// Whatever is forgotten and however answers overtake each other: a replica is never said to have

@@ -150,6 +150,7 @@ pub struct Host {
     /// Reads of lost replicas, if it is a primary.
     pub fallback: Arc<Fallback>,
     pools: DashMap<Arc<str>, Arc<Pool>, foldhash::fast::RandomState>,
+    is_gone: AtomicBool,
 }
 
 /// What is known of a host's state. Until the first check a host counts as well.
@@ -309,6 +310,13 @@ impl Cluster {
         self.databases.values().flat_map(|it| it.hosts())
     }
 
+    /// Before it is in force: from now on only its primaries tell where logs are.
+    pub fn lead(&self) {
+        for shard in self.databases.values().flat_map(|it| it.shards.values()) {
+            shard.log.lead(&shard.primary, shard.state.line_of(&shard.primary.address));
+        }
+    }
+
     /// Closes the pools of hosts that `new` no longer has.
     pub fn close_gone(&self, new: &Self) {
         for host in self.hosts() {
@@ -319,10 +327,7 @@ impl Cluster {
             let is_same = |it: &&Arc<Host>| {
                 (&it.address, it.shard, &it.database) == (&host.address, host.shard, &host.database)
             };
-            if host.is_primary && new.hosts().any(|it| is_same(&it)) {
-                host.pools().iter().for_each(|it| it.fence());
-            }
-            host.pools().iter().for_each(Pool::close);
+            host.retire(host.is_primary && new.hosts().any(|it| is_same(&it)));
         }
     }
 }
@@ -476,7 +481,12 @@ impl Database {
             }
             pool
         };
-        Arc::clone(&host.pools.entry(Arc::clone(&login.key)).or_insert_with(make))
+        let pool = Arc::clone(&host.pools.entry(Arc::clone(&login.key)).or_insert_with(make));
+        // After it can be found: see `Host::retire`.
+        if host.is_gone.load(Ordering::SeqCst) {
+            pool.close();
+        }
+        pool
     }
 }
 
@@ -491,19 +501,34 @@ impl Host {
         let role = if is_primary { "primary" } else { "replica" };
         let labels = (shard.to_string(), address.to_string());
         let standing = metrics.standing([database, &labels.0, role, &labels.1]);
+        let replayed = Arc::<Replayed>::default();
+        let forgotten = Arc::clone(&replayed);
         Self {
             metrics: metrics.host(database, &labels.0, role, &labels.1),
             quota,
-            control: Control::new(address),
+            control: Control::new(address, move || forgotten.forget()),
             address: address.clone(),
             database: database.to_owned(),
             shard,
             is_primary,
             health: Health::default(),
-            replayed: Arc::default(),
+            replayed,
             standing: Arc::new(Standing::new(standing)),
             fallback: Arc::default(),
             pools: DashMap::default(),
+            is_gone: AtomicBool::new(false),
+        }
+    }
+
+    /// It is in no snapshot any more, in this role: its pools are closed, also those that whoever looks at an
+    /// old one would make. `fences`: what runs there must not be told as done.
+    fn retire(&self, fences: bool) {
+        self.is_gone.store(true, Ordering::SeqCst);
+        for pool in self.pools() {
+            if fences {
+                pool.fence();
+            }
+            pool.close();
         }
     }
 

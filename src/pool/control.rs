@@ -1,5 +1,6 @@
 //! The control plane's own connections: tokio-postgres behind a small pool, apart from clients'.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -45,9 +46,9 @@ pub enum LookError {
 }
 
 impl Control {
-    /// Connections are made when needed.
-    pub fn new(address: &Address) -> Self {
-        let built = Pool::builder(Connections::new(address))
+    /// Connections are made when needed; when the server ends one, `on_loss` hears of it.
+    pub fn new(address: &Address, on_loss: impl Fn() + Send + Sync + 'static) -> Self {
+        let built = Pool::builder(Connections::new(address, Arc::new(on_loss)))
             .max_size(SIZE)
             .runtime(Runtime::Tokio1)
             .wait_timeout(Some(DEADLINE))

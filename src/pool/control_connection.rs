@@ -6,6 +6,7 @@ use std::future::{Ready, ready};
 use std::io;
 use std::ops::Deref;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -33,7 +34,11 @@ const READ_BYTES: usize = 8 * 1024;
 pub struct Connections {
     host: Host,
     config: Config,
+    on_loss: OnLoss,
 }
+
+/// What is done when a server ends a connection.
+pub(super) type OnLoss = Arc<dyn Fn() + Send + Sync>;
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
@@ -76,13 +81,13 @@ impl ConnectError {
 
 impl Connections {
     /// As the host's URL says.
-    pub(super) fn new(host: &Host) -> Self {
+    pub(super) fn new(host: &Host, on_loss: OnLoss) -> Self {
         let mut config = Config::new();
         config.user(&host.user).dbname(&host.database).application_name("pgsluice control");
         if let Some(password) = &host.password {
             config.password(password);
         }
-        Self { host: host.clone(), config }
+        Self { host: host.clone(), config, on_loss }
     }
 
     async fn connect(&self) -> Result<Connection, ConnectError> {
@@ -107,10 +112,12 @@ impl Connections {
         });
         let stream = Buffered { stream, input: BytesMut::new() };
         let (client, driver) = config.connect_raw(stream, Secured).await?;
+        let on_loss = Arc::clone(&self.on_loss);
         let driver = tokio::spawn(async move {
             if let Err(error) = driver.await {
                 tracing::debug!(%error, "a control connection ended");
             }
+            on_loss();
         });
         let connection = Connection { client, driver };
         connection.batch_execute(WITHOUT_JIT).await?;

@@ -20,7 +20,8 @@ const CHECK: &str = "SELECT pg_catalog.pg_is_in_recovery(), CASE WHEN pg_catalog
 /// What a host is. Not every user may ask for all of it.
 const IDENTITY: &str = "SELECT pg_is_in_recovery(), \
     (SELECT system_identifier FROM pg_control_system()), \
-    CASE WHEN pg_is_in_recovery() THEN (SELECT timeline_id FROM pg_control_checkpoint()) \
+    CASE WHEN pg_is_in_recovery() THEN greatest((SELECT timeline_id FROM pg_control_checkpoint()), \
+    (SELECT min_recovery_end_timeline FROM pg_control_recovery())) \
     ELSE ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int END, \
     (SELECT received_tli FROM pg_stat_wal_receiver)";
 const RECOVERY: &str = "SELECT pg_is_in_recovery(), NULL, NULL, NULL";
@@ -65,6 +66,12 @@ pub async fn check(host: &Arc<Host>, log: &Log, timeout: Duration) -> Sight {
         host.control.close_idle();
     }
     let looked = look(host, timeout).await;
+    match &looked {
+        Ok(said) if said.in_recovery => host.replayed.reach(said.timeline.max(said.follows)),
+        Ok(said) => log.write_line(host, said.timeline),
+        Err(silence) if silence.is_down => host.replayed.forget(),
+        Err(_) => (),
+    }
     let outcome = match &looked {
         Ok(_) => measure(host, log, timeout).await,
         // It answers, if only that it is full.

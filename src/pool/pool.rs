@@ -406,6 +406,7 @@ impl Pool {
             self.note_failure();
         }
         if !answers || !lease.server().is_alive() {
+            self.replayed.forget();
             lease.discard();
             return None;
         }
@@ -414,6 +415,7 @@ impl Pool {
 
     /// The host could not be reached, or was lost in the middle of a request.
     pub(super) fn note_failure(&self) {
+        self.replayed.forget();
         if self.standing.failed(Moment::now()) {
             let (database, host) = (&self.target.database, self.target.host.to_string());
             tracing::warn!(database, host, "the host is left alone: it has failed too often");

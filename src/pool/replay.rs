@@ -3,7 +3,7 @@
 
 use std::future::Future;
 use std::pin::pin;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -49,8 +49,10 @@ pub struct Log {
 
 #[derive(Default)]
 struct State {
-    /// The primary that was asked.
-    source: String,
+    /// The primary.
+    source: Weak<Host>,
+    /// The timeline that it writes, as far as it is known.
+    line: u32,
     positions: Positions,
 }
 
@@ -65,6 +67,8 @@ pub struct Replayed {
     lag_bytes: AtomicI64,
     /// How long a write takes from the primary to here, in milliseconds, smoothed.
     delay_ms: AtomicU64,
+    /// The timeline that it has reached, as far as it is known.
+    line: AtomicU32,
     is_followed: AtomicBool,
 }
 
@@ -76,6 +80,7 @@ impl Default for Replayed {
             lag_ms: AtomicI64::new(-1),
             lag_bytes: AtomicI64::new(-1),
             delay_ms: AtomicU64::new(0),
+            line: AtomicU32::new(0),
             is_followed: AtomicBool::new(false),
         }
     }
@@ -116,6 +121,18 @@ impl Replayed {
     /// How long writes take to be seen here.
     pub fn delay(&self) -> Duration {
         Duration::from_millis(self.delay_ms.load(Ordering::Relaxed))
+    }
+
+    /// Its connections were lost: a replica that is started anew may be where it was long before.
+    pub fn forget(&self) {
+        self.ticket.store(0, Ordering::Release);
+        self.lsn.store(0, Ordering::Release);
+        self.lag_ms.store(-1, Ordering::Relaxed);
+    }
+
+    /// The timeline that it says it has reached.
+    pub fn reach(&self, line: Option<u32>) {
+        self.line.store(line.unwrap_or(0), Ordering::Relaxed);
     }
 
     fn note(&self, lsn: Lsn, seen: Option<Seen>, now: u64) {
@@ -163,19 +180,32 @@ impl Log {
         self.writes.issued()
     }
 
+    /// The shard's primary from now on, and the timeline that it writes: what another one says tells nothing
+    /// any more, also not to whoever still looks at an old snapshot.
+    pub fn lead(&self, primary: &Arc<Host>, line: Option<u32>) {
+        let mut state = self.state.lock();
+        if !state.is_source(primary) {
+            let (source, line) = (Arc::downgrade(primary), line.unwrap_or(0));
+            *state = State { source, line, positions: Positions::default() };
+        }
+    }
+
+    /// The primary says that it writes this timeline.
+    pub fn write_line(&self, primary: &Host, line: Option<u32>) {
+        let mut state = self.state.lock();
+        if state.is_source(primary) {
+            state.line = line.unwrap_or(0);
+        }
+    }
+
     /// A server has said where it is. `before` is [`Self::before`] of the time when it was not asked yet.
     pub fn note(&self, host: &Host, lsn: Lsn, before: u64) {
-        let now = self.writes.now();
         let mut state = self.state.lock();
-        if host.is_primary {
-            let address = host.address.to_string();
-            if state.source != address {
-                state.source = address;
-                state.positions.restart();
-            }
+        let now = self.writes.now();
+        if state.is_source(host) {
             state.positions.note(Sample { ticket: before, lsn: lsn.end_of_records(), at: now });
-        } else {
-            host.replayed.note(lsn, state.positions.seen(lsn), now);
+        } else if !host.is_primary {
+            host.replayed.note(lsn, state.seen_by(&host.replayed, lsn), now);
         }
         drop(state);
         self.progress.notify_waiters();
@@ -243,7 +273,25 @@ impl Log {
             replayed.note_late(self.writes.now().saturating_sub(next.at));
         }
         // Or the position is known and was reached, but not noted yet.
-        next.is_some() || state.positions.seen(replayed.lsn()).is_some_and(|it| it.ticket >= wanted)
+        next.is_some()
+            || state.seen_by(replayed, replayed.lsn()).is_some_and(|it| it.ticket >= wanted)
+    }
+}
+
+impl State {
+    fn is_source(&self, host: &Host) -> bool {
+        std::ptr::eq(self.source.as_ptr(), host)
+    }
+
+    /// What a replica has seen that has replayed up to here. On an older timeline than the primary's a position
+    /// says nothing: another log leads there.
+    fn seen_by(&self, replayed: &Replayed, lsn: Lsn) -> Option<Seen> {
+        let line = replayed.line.load(Ordering::Relaxed);
+        if line != 0 && line < self.line {
+            replayed.lag_ms.store(-1, Ordering::Relaxed);
+            return None;
+        }
+        self.positions.seen(lsn)
     }
 }
 

@@ -198,6 +198,15 @@ impl ShardState {
         self.known.lock().roles.timeline
     }
 
+    /// The timeline that a host has said it writes, or else the highest.
+    pub fn line_of(&self, host: &Address) -> Option<u32> {
+        let known = self.known.lock();
+        match known.sights.get(host) {
+            Some((Sight::Said(said), _)) if !said.in_recovery => said.timeline,
+            _ => known.roles.timeline,
+        }
+    }
+
     /// What a client is told that cannot have the primary.
     pub fn error(&self, database: &str) -> PgError {
         let why = {

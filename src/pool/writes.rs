@@ -212,7 +212,12 @@ impl Open {
     /// Before a server is sent what writes there.
     pub fn begin(&mut self, writes: &Arc<Writes>, mark: Mark) {
         if !self.marks.contains(&mark) {
-            self.writes.get_or_insert_with(|| Arc::clone(writes)).begin(mark);
+            if !self.writes.as_ref().is_some_and(|it| Arc::ptr_eq(it, writes)) {
+                // The database was taken out, and has come back with a book of its own.
+                self.end();
+                self.writes = Some(Arc::clone(writes));
+            }
+            writes.begin(mark);
             self.marks.push(mark);
         }
     }
@@ -234,7 +239,7 @@ impl Open {
 
     /// Servers have answered.
     pub fn end(&mut self) {
-        if let Some(writes) = &self.writes {
+        if let Some(writes) = self.writes.as_ref().filter(|_| !self.marks.is_empty()) {
             writes.end(&self.marks);
             self.marks.clear();
         }
@@ -291,6 +296,16 @@ mod tests {
         assert!(!Ledger::is_open(&writes, 7), "only its own are announced");
         writes.release(7);
         assert_eq!(writes.last(mark).map(|it| it.ticket), Some(writes.issued()));
+    }
+
+    #[test]
+    fn a_session_writes_into_the_book_that_its_database_has_now() {
+        let (old, new) = (Arc::new(Writes::default()), Arc::new(Writes::default()));
+        let (mut open, mark) = (Open::default(), Mark::slot(7));
+        open.begin(&old, mark);
+        open.end();
+        open.begin(&new, mark);
+        assert_eq!((old.last(mark).map(|it| it.ticket), new.last(mark)), (Some(2), None));
     }
 
     #[test]

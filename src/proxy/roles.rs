@@ -35,6 +35,7 @@ impl Proxy {
             let new = Arc::new(Cluster::new(config(&old), Some(&old), &self.metrics));
             // Before anybody writes there.
             self.join_fleet(&new);
+            new.lead();
             let found = self.cluster.compare_and_swap(&old, Arc::clone(&new));
             if Arc::ptr_eq(&found, &old) {
                 old.close_gone(&new);

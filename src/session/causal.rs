@@ -158,7 +158,9 @@ impl Session {
         if self.notes_writes() {
             let is_sharded = self.database.is_sharded();
             let mark = if is_sharded { Mark::EVERYTHING } else { Mark::UNTENANTED };
-            self.writing.begin(&self.database.state.writes, mark);
+            for mark in std::iter::once(mark).chain(self.tenant_mark()) {
+                self.writing.begin(&self.database.state.writes, mark);
+            }
             self.announce().await;
         }
     }
@@ -202,6 +204,10 @@ impl Session {
     /// From now on this client's reads of the shard see what was written.
     pub(super) fn note_written_on(&mut self, shard: ShardId) {
         if !self.database.has_replicas {
+            // A reload may have brought some meanwhile, and nothing was opened for them.
+            if !self.proxy.is_current(&self.cluster) {
+                self.database.state.writes.note(Mark::EVERYTHING);
+            }
             return;
         }
         let last = self.database.state.writes.issue();

@@ -194,13 +194,8 @@ impl Session {
     /// Sync: what was implicit ends, and the client hears that it may go on.
     async fn sync(&mut self) -> Result<(), Failure> {
         self.skips_to_sync = false;
-        for member in &mut self.members {
-            let server = member.lease.server();
-            if !server.is_broken() && server.is_in_batch() {
-                server.push_sync();
-                server.drain().await?;
-            }
-        }
+        let ended = self.end_pipeline().await;
+        self.settle(ended)?;
         self.end_implicit().await?;
         if self.tx.is_none() {
             self.portals.clear();
@@ -209,6 +204,23 @@ impl Session {
             self.hear().await;
         }
         self.ready();
+        Ok(())
+    }
+
+    /// Ends what servers hold of a pipeline that was handed on without a Sync.
+    async fn end_pipeline(&mut self) -> Result<(), Failure> {
+        for at in 0..self.members.len() {
+            let server = self.members[at].lease.server();
+            if !server.is_broken() && server.is_in_batch() {
+                server.push_sync();
+                let drained = server.drain().await;
+                let wrote = self.members[at].wrote;
+                drained.map_err(|error| self.told_of_loss(error.into(), wrote))?;
+            }
+        }
+        if self.tx.is_none() {
+            self.note_written();
+        }
         Ok(())
     }
 

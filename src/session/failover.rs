@@ -120,8 +120,15 @@ impl Session {
     pub(super) fn told_of_loss(&self, failure: Failure, writes: bool) -> Failure {
         match failure {
             Failure::Error(error) if !is_loss(&error) => error.into(),
+            // The server's own last word, which ends a session that kept it.
+            Failure::Error(error)
+                if error.code != sqlstate::CONNECTION_FAILURE
+                    && self.keeps_servers()
+                    && (self.tx.is_some() || !writes) =>
+            {
+                error.into()
+            }
             Failure::Error(error) if error.code != sqlstate::CONNECTION_FAILURE => {
-                // The server's own last word.
                 let lost = PgError::new(sqlstate::CONNECTION_FAILURE, "the server was lost");
                 self.told_of_loss(lost.detail(error.message).into(), writes)
             }

@@ -206,7 +206,12 @@ impl Session {
                     continue;
                 }
                 match self.take(host, &mut granted).await {
-                    Ok(lease) => return Ok(lease.of_primary(false)),
+                    // It may have been started anew meanwhile.
+                    Ok(lease) if self.may_serve(host, need) => return Ok(lease.of_primary(false)),
+                    Ok(lease) => {
+                        lease.give_back(Moment::now());
+                        continue;
+                    }
                     Err(error) => tracing::debug!(%error, "a replica was passed over"),
                 }
                 have_failed = true;
@@ -282,7 +287,10 @@ impl Session {
         if self.tx.is_some() {
             return;
         }
-        self.close_writes();
+        let is_open = |it: &mut Member| it.server().is_in_batch() && !it.server().is_broken();
+        if !self.members.iter_mut().any(is_open) {
+            self.close_writes();
+        }
         self.loses_state();
         let keeps = self.keeps_servers();
         // Before they are given back: a cancel request must not find them here any more.
@@ -290,9 +298,10 @@ impl Session {
         self.members.retain_mut(|member| {
             let server = member.lease.server();
             // In the middle of a pipeline without a Sync the server holds an implicit transaction.
-            let is_held = (keeps || server.is_in_batch()) && !server.is_broken();
+            let is_in_batch = server.is_in_batch();
+            let is_held = (keeps || is_in_batch) && !server.is_broken();
             let is_lost = server.is_lost();
-            member.wrote = false;
+            member.wrote &= is_in_batch;
             if !is_held {
                 if member.is_primary {
                     self.last_server = Some(server.turn());

@@ -69,7 +69,9 @@ impl Session {
             if step != Step::Skip {
                 match self.run_alone(statement, routed, shard).await {
                     Ok(one) => tag = one,
-                    Err(failure) => return Err(partly(failure, shard, &done)),
+                    Err(failure) => {
+                        return Err(partly(self.told_of_loss(failure, true), shard, &done));
+                    }
                 }
             }
             done.push(shard);

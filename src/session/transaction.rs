@@ -268,9 +268,9 @@ impl Session {
                     Err(Failure::Error(error)) if first && member.wrote && is_loss(&error) => {
                         return Err(in_doubt(error, "the transaction").into());
                     }
-                    // What was written is committed.
+                    // It has happened: who only read adds nothing to it.
                     Err(Failure::Error(_)) if !first => {
-                        member.lease.server().set_broken();
+                        server.set_broken();
                         break;
                     }
                     Err(failure) => return Err(failure),

@@ -190,9 +190,11 @@ async fn serve(client: TcpStream, shared: Arc<Shared>) {
     let mut state = shared.state.subscribe();
     let cuts = state.borrow_and_update().cuts;
     let is_over = |it: &State| it.is_over || it.cuts != cuts;
+    // What was held back does not pass when it is cut and opened in one moment.
     tokio::select! {
-        _ = link(client, &shared) => (),
+        biased;
         _ = state.wait_for(is_over) => (),
+        _ = link(client, &shared) => (),
     }
 }
 

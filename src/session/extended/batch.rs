@@ -335,7 +335,8 @@ impl Session {
         if may_repeat && self.forget_lost(&done) {
             return Ok(true);
         }
-        let writes = plan.writes;
+        // Also what was handed on before, of the same pipeline.
+        let writes = self.members[at].wrote;
         self.note_batch(plan, at, &fresh).await;
         done.map(|()| false).map_err(|it| self.told_of_loss(it, writes))
     }
@@ -408,7 +409,7 @@ impl Session {
         for (name, portal) in plan.bound {
             self.portals.insert(Bytes::copy_from_slice(&name), portal);
         }
-        if plan.writes && self.tx.is_none() {
+        if self.tx.is_none() {
             self.note_written();
         }
         for prepared in &plan.executed {
