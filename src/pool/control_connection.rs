@@ -4,11 +4,14 @@
 use std::convert::Infallible;
 use std::future::{Ready, ready};
 use std::io;
+use std::net::IpAddr;
 use std::ops::Deref;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
 use bytes::{Buf, BytesMut};
 use deadpool::managed::{Manager, Metrics, RecycleError, RecycleResult};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -18,7 +21,7 @@ use tokio_postgres::tls::{ChannelBinding, TlsConnect, TlsStream};
 use tokio_postgres::{Client, Config};
 
 use crate::config::Host;
-use crate::net::Stream;
+use crate::net::{Peer, Stream};
 use crate::server::open::{self, Attempt, OpenError};
 
 /// How long connecting may take.
@@ -33,6 +36,8 @@ const READ_BYTES: usize = 8 * 1024;
 pub struct Connections {
     host: Host,
     config: Config,
+    /// Those of the host's name, where it is looked up.
+    addresses: ArcSwapOption<Arc<[IpAddr]>>,
 }
 
 /// Why there is no connection.
@@ -82,7 +87,12 @@ impl Connections {
         if let Some(password) = &host.password {
             config.password(password);
         }
-        Self { host: host.clone(), config }
+        Self { host: host.clone(), config, addresses: ArcSwapOption::empty() }
+    }
+
+    /// The addresses that the host's name means from now on.
+    pub(super) fn move_to(&self, addresses: &Arc<[IpAddr]>) {
+        self.addresses.store(Some(Arc::new(Arc::clone(addresses))));
     }
 
     async fn connect(&self) -> Result<Connection, ConnectError> {
@@ -98,6 +108,10 @@ impl Connections {
 
     async fn connect_by(&self, attempt: Attempt) -> Result<Connection, ConnectError> {
         let stream = open::open(&self.host, attempt).await.map_err(ConnectError::Open)?;
+        let peer = match stream.peer() {
+            Ok(Peer::Tcp(address)) => Some(address.ip().to_canonical()),
+            _ => None,
+        };
         let mut config = self.config.clone();
         // The handshake is done; "direct" only hands the certificate's hash to SCRAM.
         config.ssl_negotiation(SslNegotiation::Direct);
@@ -112,7 +126,7 @@ impl Connections {
                 tracing::debug!(%error, "a control connection ended");
             }
         });
-        let connection = Connection { client, driver };
+        let connection = Connection { client, driver, peer };
         connection.batch_execute(WITHOUT_JIT).await?;
         Ok(connection)
     }
@@ -128,9 +142,13 @@ impl Manager for Connections {
     }
 
     async fn recycle(&self, it: &mut Connection, _: &Metrics) -> RecycleResult<ConnectError> {
-        match it.client.is_closed() {
-            true => Err(RecycleError::message("the connection is closed")),
-            false => Ok(()),
+        let addresses = self.addresses.load();
+        match addresses.as_ref() {
+            _ if it.client.is_closed() => Err(RecycleError::message("the connection is closed")),
+            Some(addresses) if !it.is_at(addresses) => {
+                Err(RecycleError::message("the host has another address now"))
+            }
+            _ => Ok(()),
         }
     }
 }
@@ -140,6 +158,14 @@ impl Manager for Connections {
 pub struct Connection {
     client: Client,
     driver: JoinHandle<()>,
+    peer: Option<IpAddr>,
+}
+
+impl Connection {
+    /// Whether it leads to one of these; a Unix socket has no address.
+    pub(super) fn is_at(&self, addresses: &[IpAddr]) -> bool {
+        self.peer.is_none_or(|it| addresses.contains(&it))
+    }
 }
 
 impl Deref for Connection {
