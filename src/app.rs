@@ -4,6 +4,7 @@ mod budget;
 mod certificate;
 pub mod check;
 mod doze;
+mod names;
 mod reload;
 pub mod sequences;
 mod sweep;

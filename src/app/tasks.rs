@@ -138,6 +138,7 @@ pub(super) fn supervise(proxy: &Arc<Proxy>) {
     tokio::spawn(end_deadlocks(Arc::clone(proxy)));
     tokio::spawn(super::budget::share_servers(Arc::clone(proxy)));
     tokio::spawn(super::doze::doze(Arc::clone(proxy)));
+    tokio::spawn(super::names::look_up(Arc::clone(proxy)));
 }
 
 /// The databases whose servers may be touched.

@@ -126,6 +126,8 @@ pub const KEYS: &[Key] = &[
         "How long a client waits for a free server before it gets error 53300."),
     key("pool.connect_timeout", WAIT, Value(r#""5s""#),
         "How long connecting and logging in to a server may take."),
+    key("pool.dns_ttl", WAIT_OR_ZERO, Value(r#""15s""#),
+        "How often names of servers are looked up, each second while such a server is down. A connection to an address that a name has twice not had any more is closed as soon as nobody uses it. \"0s\": never."),
     key("pool.idle_timeout", WAIT_OR_ZERO, Value(r#""10m""#),
         "Idle servers are closed after this; \"0s\": never."),
     key("pool.max_lifetime", WAIT_OR_ZERO, Value(r#""1h""#),

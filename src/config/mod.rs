@@ -83,6 +83,8 @@ pub struct Pool {
     pub budget_reserve: usize,
     pub wait_timeout: Duration,
     pub connect_timeout: Duration,
+    /// Zero: names are not looked up but to connect.
+    pub dns_ttl: Duration,
     /// Idle servers are closed after this; zero: never.
     pub idle_timeout: Duration,
     /// Servers are closed at this age; zero: never.
@@ -369,6 +371,11 @@ pub struct Host {
 }
 
 impl Host {
+    /// Whether its host is a name, which may mean another server tomorrow.
+    pub fn has_name(&self) -> bool {
+        !self.host.starts_with('/') && self.host.parse::<std::net::IpAddr>().is_err()
+    }
+
     /// The path of its Unix socket, if its host is a folder.
     pub fn unix_socket(&self) -> Option<String> {
         self.host.starts_with('/').then(|| format!("{}/.s.PGSQL.{}", self.host, self.port))

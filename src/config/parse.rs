@@ -135,6 +135,7 @@ fn pool(section: &Section<'_>) -> Pool {
         budget_reserve: section.value("budget_reserve", values::count),
         wait_timeout: section.value("wait_timeout", values::duration),
         connect_timeout: section.value("connect_timeout", values::duration),
+        dns_ttl: section.value("dns_ttl", values::duration),
         idle_timeout: section.value("idle_timeout", values::duration),
         max_lifetime: section.value("max_lifetime", values::duration),
         check_after: section.value("check_after", values::duration),

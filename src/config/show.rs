@@ -74,6 +74,7 @@ fn sections(config: &Config, rows: &mut Rows) {
             ("budget_reserve", pool.budget_reserve.to_string()),
             ("wait_timeout", show_duration(pool.wait_timeout)),
             ("connect_timeout", show_duration(pool.connect_timeout)),
+            ("dns_ttl", show_duration(pool.dns_ttl)),
             ("idle_timeout", show_duration(pool.idle_timeout)),
             ("max_lifetime", show_duration(pool.max_lifetime)),
             ("check_after", show_duration(pool.check_after)),

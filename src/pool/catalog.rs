@@ -190,13 +190,23 @@ async fn load_home(database: &Database) -> Result<(), ControlError> {
         unique::make(&home.control).await;
     }
     let others = database.state.counters.lock().clone();
-    let catalog = load(&home.control, &database.config, others).await?;
+    let mut read = load(&home.control, &database.config, others.clone()).await;
+    let failed = read.as_ref().err().cloned();
+    if failed.is_some() && database.state.catalog.load().is_none() {
+        // Better than nothing, for reads: a replica's, until the primary tells more.
+        for replica in &database.home().replicas {
+            if read.is_err() && replica.health.is_up() {
+                read = load(&replica.control, &database.config, others.clone()).await;
+            }
+        }
+    }
+    let catalog = read?;
     let old = database.state.catalog.load();
     let is_current = database.state.epoch.load(Ordering::Acquire) == epoch;
     if is_current && old.as_ref().is_none_or(|old| old.version != catalog.version) {
         database.state.catalog.store(Some(Arc::new(catalog)));
     }
-    Ok(())
+    failed.map_or(Ok(()), Err)
 }
 
 /// Reads the sequences of all shards but the home shard. Of one that does not answer those of its last

@@ -2,6 +2,7 @@
 //! its end, so that a reload never changes the map under it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -10,6 +11,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use dashmap::DashMap;
 use parking_lot::Mutex;
 
+use super::addresses::Addresses;
 use super::control::Control;
 use super::fallback::Fallback;
 use super::in_doubt::InDoubts;
@@ -143,6 +145,8 @@ pub struct Host {
     /// Of the server, which other databases may use too.
     quota: Arc<Quota>,
     pub control: Control,
+    /// Of its name.
+    pub addresses: Addresses,
     pub health: Health,
     /// Of a replica: how far it is.
     pub replayed: Arc<Replayed>,
@@ -479,6 +483,9 @@ impl Database {
             if self.state.is_paused.load(Ordering::Relaxed) {
                 pool.pause();
             }
+            if let Some(addresses) = host.addresses.now() {
+                pool.move_to(&addresses);
+            }
             pool
         };
         let pool = Arc::clone(&host.pools.entry(Arc::clone(&login.key)).or_insert_with(make));
@@ -507,6 +514,7 @@ impl Host {
             metrics: metrics.host(database, &labels.0, role, &labels.1),
             quota,
             control: Control::new(address, move || forgotten.forget()),
+            addresses: Addresses::default(),
             address: address.clone(),
             database: database.to_owned(),
             shard,
@@ -540,6 +548,15 @@ impl Host {
     /// The pools of all users.
     pub fn pools(&self) -> Vec<Arc<Pool>> {
         self.pools.iter().map(|it| Arc::clone(&it)).collect()
+    }
+
+    /// Takes note of what its name means now; connections to what it does not mean any more are closed as
+    /// soon as nobody uses them. Gives all its addresses if they have changed.
+    pub fn note_addresses(&self, found: &[IpAddr]) -> Option<Arc<[IpAddr]>> {
+        let addresses = self.addresses.note(found)?;
+        self.control.move_to(&addresses);
+        self.pools().iter().for_each(|it| it.move_to(&addresses));
+        Some(addresses)
     }
 
     /// Closes idle connections, the control plane's too, for as long as a server that is to drop the

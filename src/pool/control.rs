@@ -1,5 +1,6 @@
 //! The control plane's own connections: tokio-postgres behind a small pool, apart from clients'.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -77,6 +78,14 @@ impl Control {
         }
     }
 
+    /// The addresses that the host's name means from now on: nothing more is said on connections to others.
+    pub fn move_to(&self, addresses: &Arc<[IpAddr]>) {
+        if let Some(pool) = &self.pool {
+            pool.manager().move_to(addresses);
+            drop(pool.retain(|it, _| it.is_at(addresses)));
+        }
+    }
+
     /// A connection. A server that has none left is asked again for a while.
     ///
     /// # Errors
@@ -114,15 +123,15 @@ impl Control {
         &self,
         sql: &str,
         parameter: &str,
-    ) -> Result<Option<Vec<Option<String>>>, ControlError> {
-        let client = self.client().await?;
+    ) -> Result<Option<Vec<Option<String>>>, LookError> {
+        let client = self.client().await.map_err(|error| LookError::Down(error.0))?;
         let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 1] = [&parameter];
         let work = client.query_opt(sql, &parameters);
         let row = match tokio::time::timeout(self.timeout, work).await {
-            Ok(done) => done.map_err(|error| ControlError(describe(&error)))?,
+            Ok(done) => done.map_err(|error| failed(&error))?,
             Err(_) => {
                 drop(Object::take(client));
-                return Err(ControlError(format!("no answer within {:?}", self.timeout)));
+                return Err(LookError::Down(format!("no answer within {:?}", self.timeout)));
             }
         };
         row.map(|row| (0..row.len()).map(|at| text(&row, at)).collect()).transpose()
@@ -157,16 +166,7 @@ impl Control {
             PoolError::Backend(it) => LookError::Other(describe(&it)),
             error => LookError::Other(describe(&error)),
         })?;
-        client.simple_query(sql).await.map(rows_of).map_err(|error| {
-            let text = describe(&error);
-            let code = error.code().map(tokio_postgres::error::SqlState::code);
-            match code {
-                None => LookError::Down(text),
-                Some(it) if it.starts_with("57P") => LookError::Down(text),
-                Some("42501" | "42883" | "0A000") => LookError::Denied(text),
-                Some(_) => LookError::Other(text),
-            }
-        })
+        client.simple_query(sql).await.map(rows_of).map_err(|error| failed(&error))
     }
 
     /// A connection for several statements.
@@ -199,6 +199,16 @@ impl Held {
     }
 }
 
+fn failed(error: &tokio_postgres::Error) -> LookError {
+    let text = describe(error);
+    match error.code().map(tokio_postgres::error::SqlState::code) {
+        None => LookError::Down(text),
+        Some(it) if it.starts_with("57P") => LookError::Down(text),
+        Some("42501" | "42883" | "0A000") => LookError::Denied(text),
+        Some(_) => LookError::Other(text),
+    }
+}
+
 fn rows_of(messages: Vec<tokio_postgres::SimpleQueryMessage>) -> Vec<Vec<Option<String>>> {
     let mut rows = Vec::new();
     for message in messages {
@@ -215,10 +225,14 @@ fn rows_of(messages: Vec<tokio_postgres::SimpleQueryMessage>) -> Vec<Vec<Option<
 }
 
 /// A column as text; for types that are something else a mistake.
-fn text(row: &tokio_postgres::Row, at: usize) -> Result<Option<String>, ControlError> {
+fn text(row: &tokio_postgres::Row, at: usize) -> Result<Option<String>, LookError> {
     row.try_get(at).map_err(|_| {
         let column = &row.columns()[at];
-        ControlError(format!("column {} is of type {}, not text", column.name(), column.type_()))
+        LookError::Other(format!(
+            "column {} is of type {}, not text",
+            column.name(),
+            column.type_()
+        ))
     })
 }
 

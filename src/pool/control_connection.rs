@@ -4,12 +4,14 @@
 use std::convert::Infallible;
 use std::future::{Ready, ready};
 use std::io;
+use std::net::IpAddr;
 use std::ops::Deref;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
 use bytes::{Buf, BytesMut};
 use deadpool::managed::{Manager, Metrics, RecycleError, RecycleResult};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -19,7 +21,7 @@ use tokio_postgres::tls::{ChannelBinding, TlsConnect, TlsStream};
 use tokio_postgres::{Client, Config};
 
 use crate::config::Host;
-use crate::net::Stream;
+use crate::net::{Peer, Stream};
 use crate::server::open::{self, Attempt, OpenError};
 
 /// How long connecting may take.
@@ -35,6 +37,8 @@ pub struct Connections {
     host: Host,
     config: Config,
     on_loss: OnLoss,
+    /// Those of the host's name, where it is looked up.
+    addresses: ArcSwapOption<Arc<[IpAddr]>>,
 }
 
 /// What is done when a server ends a connection.
@@ -87,7 +91,12 @@ impl Connections {
         if let Some(password) = &host.password {
             config.password(password);
         }
-        Self { host: host.clone(), config, on_loss }
+        Self { host: host.clone(), config, on_loss, addresses: ArcSwapOption::empty() }
+    }
+
+    /// The addresses that the host's name means from now on.
+    pub(super) fn move_to(&self, addresses: &Arc<[IpAddr]>) {
+        self.addresses.store(Some(Arc::new(Arc::clone(addresses))));
     }
 
     async fn connect(&self) -> Result<Connection, ConnectError> {
@@ -103,6 +112,10 @@ impl Connections {
 
     async fn connect_by(&self, attempt: Attempt) -> Result<Connection, ConnectError> {
         let stream = open::open(&self.host, attempt).await.map_err(ConnectError::Open)?;
+        let peer = match stream.peer() {
+            Ok(Peer::Tcp(address)) => Some(address.ip().to_canonical()),
+            _ => None,
+        };
         let mut config = self.config.clone();
         // The handshake is done; "direct" only hands the certificate's hash to SCRAM.
         config.ssl_negotiation(SslNegotiation::Direct);
@@ -119,7 +132,7 @@ impl Connections {
             }
             on_loss();
         });
-        let connection = Connection { client, driver };
+        let connection = Connection { client, driver, peer };
         connection.batch_execute(WITHOUT_JIT).await?;
         Ok(connection)
     }
@@ -135,9 +148,13 @@ impl Manager for Connections {
     }
 
     async fn recycle(&self, it: &mut Connection, _: &Metrics) -> RecycleResult<ConnectError> {
-        match it.client.is_closed() {
-            true => Err(RecycleError::message("the connection is closed")),
-            false => Ok(()),
+        let addresses = self.addresses.load();
+        match addresses.as_ref() {
+            _ if it.client.is_closed() => Err(RecycleError::message("the connection is closed")),
+            Some(addresses) if !it.is_at(addresses) => {
+                Err(RecycleError::message("the host has another address now"))
+            }
+            _ => Ok(()),
         }
     }
 }
@@ -147,6 +164,14 @@ impl Manager for Connections {
 pub struct Connection {
     client: Client,
     driver: JoinHandle<()>,
+    peer: Option<IpAddr>,
+}
+
+impl Connection {
+    /// Whether it leads to one of these; a Unix socket has no address.
+    pub(super) fn is_at(&self, addresses: &[IpAddr]) -> bool {
+        self.peer.is_none_or(|it| addresses.contains(&it))
+    }
 }
 
 impl Deref for Connection {

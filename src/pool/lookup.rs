@@ -7,7 +7,7 @@ use dashmap::DashMap;
 use tokio::sync::Semaphore;
 
 use super::cluster::Database;
-use super::control::ControlError;
+use super::control::LookError;
 use super::login::found;
 use crate::auth::Secret;
 use crate::auth::scram::{ITERATIONS, Verifier};
@@ -42,11 +42,7 @@ impl Lookup {
     ///
     /// # Errors
     /// If the query cannot be run, or gives something else than a name and a password.
-    pub async fn find(
-        &self,
-        database: &Database,
-        name: &str,
-    ) -> Result<Option<User>, ControlError> {
+    pub async fn find(&self, database: &Database, name: &str) -> Result<Option<User>, LookError> {
         let config = &database.config;
         let Some(sql) = &config.auth_query else { return Ok(None) };
         if name.len() >= NAME_BYTES {
@@ -96,14 +92,23 @@ impl Lookup {
     }
 }
 
-async fn ask(database: &Database, sql: &str, name: &str) -> Result<Option<Secret>, ControlError> {
-    let row = database.home().primary.control.row(sql, name).await?;
-    let Some(row) = row else { return Ok(None) };
+/// Replicas know the same, for when the primary is away.
+async fn ask(database: &Database, sql: &str, name: &str) -> Result<Option<Secret>, LookError> {
+    let home = database.home();
+    let mut answer = home.primary.control.row(sql, name).await;
+    for replica in &home.replicas {
+        if !matches!(answer, Err(LookError::Down(_))) {
+            break;
+        }
+        answer = replica.control.row(sql, name).await;
+    }
+    let Some(row) = answer? else { return Ok(None) };
     let [found, password] = row.as_slice() else {
-        return Err(ControlError(format!("{} columns, not name and password", row.len())));
+        return Err(LookError::Other(format!("{} columns, not name and password", row.len())));
     };
     if found.as_deref() != Some(name) {
-        return Err(ControlError("the first column is not the name that was asked for".into()));
+        let why = "the first column is not the name that was asked for";
+        return Err(LookError::Other(why.into()));
     }
     Ok(Some(match password {
         Some(text) if !text.is_empty() => Secret::of_text(text.clone()),

@@ -1,5 +1,6 @@
 //! Pools of server connections, and the snapshot of shards, hosts and pools a transaction uses.
 
+pub mod addresses;
 pub mod budget;
 pub mod catalog;
 pub mod cluster;

@@ -6,6 +6,7 @@
 #![expect(clippy::vec_box, reason = "servers are large and move often")]
 
 use std::future::poll_fn;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -83,8 +84,21 @@ pub(super) struct State {
     /// Connections that exist or are being made.
     pub(super) open: usize,
     pub(super) line: Line,
+    /// Those of the host's name, where it is looked up.
+    addresses: Option<Arc<[IpAddr]>>,
     pub(super) is_paused: bool,
     pub(super) is_closed: bool,
+}
+
+impl State {
+    /// Whether the host's name does not mean the server any more that this one is connected to.
+    fn has_moved(&self, server: &Server) -> bool {
+        self.addresses.as_ref().is_some_and(|it| !is_one_of(it, server))
+    }
+}
+
+fn is_one_of(addresses: &[IpAddr], server: &Server) -> bool {
+    server.cancel.peer().is_none_or(|it| addresses.contains(&it.ip().to_canonical()))
 }
 
 /// See [`PoolLimits`].
@@ -135,6 +149,7 @@ impl Pool {
             idle: Vec::new(),
             open: 0,
             line: Line::default(),
+            addresses: None,
             is_paused: false,
             is_closed: false,
         };
@@ -436,7 +451,8 @@ impl Pool {
         loop {
             let mut state = self.state.lock();
             let is_old = server.aged_from.is_past(state.bounds.max_lifetime, now);
-            if is_old || state.is_closed || state.open > state.bounds.size {
+            let is_left = state.is_closed || state.has_moved(&server);
+            if is_old || is_left || state.open > state.bounds.size {
                 if is_old {
                     self.metrics.limits.reached("pool.max_lifetime");
                 }
@@ -553,6 +569,20 @@ impl Pool {
         if !gone.is_empty() {
             self.metrics.limits.of("pool.max_lifetime").inc_by(old);
             self.metrics.limits.of("pool.idle_timeout").inc_by(unused);
+        }
+        self.drop_servers(gone);
+    }
+
+    /// The addresses that the host's name means from now on: connections to others are closed, those in use
+    /// when they are given back.
+    pub fn move_to(self: &Arc<Self>, addresses: &Arc<[IpAddr]>) {
+        let mut gone = Vec::new();
+        {
+            let mut state = self.state.lock();
+            state.addresses = Some(Arc::clone(addresses));
+            for idle in &mut state.idle {
+                gone.extend(idle.extract_if(.., |server| !is_one_of(addresses, server)));
+            }
         }
         self.drop_servers(gone);
     }

@@ -1,6 +1,7 @@
 //! Cancel requests to servers.
 
 use std::future::poll_fn;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -36,8 +37,9 @@ pub struct CancelKey {
     ended: Notify,
     /// What the client is told in place of the server's "canceling statement due to user request".
     reason: Mutex<Option<PgError>>,
-    /// The way that led to the server.
+    /// The way that led to the server, and where it was: its name may mean another one by now.
     attempt: Attempt,
+    peer: Option<SocketAddr>,
 }
 
 /// A cancel request that is to be sent.
@@ -50,7 +52,12 @@ pub struct Cancellation {
 
 impl CancelKey {
     /// The key that a server gave in BackendKeyData.
-    pub fn new(host: Host, process: i32, secret: Vec<u8>, attempt: Attempt) -> Self {
+    pub fn new(
+        host: Host,
+        process: i32,
+        secret: Vec<u8>,
+        (attempt, peer): (Attempt, Option<SocketAddr>),
+    ) -> Self {
         let (begun, over, harmless) = Default::default();
         let (has_failed, ended) = Default::default();
         Self {
@@ -64,12 +71,18 @@ impl CancelKey {
             ended,
             reason: Mutex::default(),
             attempt,
+            peer,
         }
     }
 
     /// The way that led to the server, which a cancel request goes too.
-    pub(super) fn attempt(&self) -> Attempt {
-        self.attempt
+    pub(super) fn way(&self) -> (Attempt, Option<SocketAddr>) {
+        (self.attempt, self.peer)
+    }
+
+    /// The server's address, unless it is on a Unix socket.
+    pub fn peer(&self) -> Option<SocketAddr> {
+        self.peer
     }
 
     /// Host and port.
@@ -119,8 +132,8 @@ impl CancelKey {
     }
 
     async fn deliver(&self) -> std::io::Result<()> {
-        let mut stream =
-            open::open(&self.host, self.attempt).await.map_err(std::io::Error::other)?;
+        let stream = open::open_at(&self.host, self.attempt, self.peer).await;
+        let mut stream = stream.map_err(std::io::Error::other)?;
         let mut request = bytes::BytesMut::new();
         frontend::cancel_request(&mut request, self.process, &self.secret)
             .map_err(|error| std::io::Error::other(error.to_string()))?;

@@ -9,7 +9,7 @@ use super::open::{self, Attempt};
 use super::{AsQuery, CancelKey, Server, Statements, Target, error_of};
 use crate::auth::{ClientExchange, ClientNext, Credential};
 use crate::error::{PgError, sqlstate};
-use crate::net::Moment;
+use crate::net::{Moment, Peer};
 use crate::wire::pipeline::Pipeline;
 use crate::wire::{backend, frontend};
 
@@ -107,6 +107,10 @@ async fn dial_by(
         may_retry: error.is_about_tls(),
     })?;
     let now = Instant::now();
+    let peer = match stream.peer() {
+        Ok(Peer::Tcp(address)) => Some(address),
+        _ => None,
+    };
     let mut server = Server {
         stream: Some(stream),
         input: BytesMut::new(),
@@ -139,7 +143,7 @@ async fn dial_by(
         aged_from: Moment::of(now),
         jitter: 0,
         used: Moment::of(now),
-        cancel: CancelKey::new(target.host.clone(), 0, Vec::new(), attempt).into(),
+        cancel: CancelKey::new(target.host.clone(), 0, Vec::new(), (attempt, peer)).into(),
         status: BTreeMap::new(),
         settings: super::Settings::default(),
         statements: Statements::new(prepared_statements),
@@ -200,9 +204,8 @@ async fn log_in(
             }
             b'K' => {
                 let it = backend::KeyData::read(&frame)?;
-                let attempt = server.cancel.attempt();
-                server.cancel =
-                    CancelKey::new(host.clone(), it.pid, it.key.to_vec(), attempt).into();
+                let way = server.cancel.way();
+                server.cancel = CancelKey::new(host.clone(), it.pid, it.key.to_vec(), way).into();
             }
             b'N' => (),
             b'Z' => return Ok(()),

@@ -2,6 +2,7 @@
 
 use std::future::poll_fn;
 use std::io;
+use std::net::SocketAddr;
 
 use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -59,11 +60,26 @@ pub fn attempts(host: &Host) -> &'static [Attempt] {
 /// # Errors
 /// As [`OpenError`] says.
 pub async fn open(host: &Host, attempt: Attempt) -> Result<Stream, OpenError> {
+    open_at(host, attempt, None).await
+}
+
+/// As [`open`]; `peer` is one of the addresses that the host's name has, or had.
+///
+/// # Errors
+/// As [`open`].
+pub(super) async fn open_at(
+    host: &Host,
+    attempt: Attempt,
+    peer: Option<SocketAddr>,
+) -> Result<Stream, OpenError> {
     if let Some(path) = host.unix_socket() {
         return UnixStream::connect(path).await.map(Stream::Unix).map_err(OpenError::Socket);
     }
-    let address = (host.host.as_str(), host.port);
-    let tcp = TcpStream::connect(address).await.map_err(OpenError::Socket)?;
+    let connected = match peer {
+        Some(peer) => TcpStream::connect(peer).await,
+        None => TcpStream::connect((host.host.as_str(), host.port)).await,
+    };
+    let tcp = connected.map_err(OpenError::Socket)?;
     let stream = match attempt {
         Attempt::Clear => Stream::Tcp(tcp),
         Attempt::Offered | Attempt::Tls => secured(host, attempt, tcp).await?,

@@ -1,10 +1,12 @@
 //! Who a client is: the rule it falls under, the user it names, and the exchange that proves it.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 
 use super::PATIENCE;
+use super::failover::RETRY;
 use crate::auth::scram::ITERATIONS;
 use crate::auth::{
     AuthMethod, Credential, Next, Random, Rule, RuleMethod, Secret, ServerExchange, Visitor,
@@ -13,6 +15,7 @@ use crate::config::User;
 use crate::error::{PgError, sqlstate};
 use crate::net::Client;
 use crate::pool::cluster::Cluster;
+use crate::pool::control::LookError;
 use crate::pool::login::{Account, ServerLogin, passes_through};
 use crate::proxy::Proxy;
 use crate::proxy::failed_logins::Source;
@@ -37,7 +40,7 @@ pub(super) async fn authenticate(
         proxy.failed_logins.count(Source::of(visitor.address));
         return Err(rejected(&visitor));
     }
-    let user = find(cluster, name, database).await?;
+    let user = find(proxy, cluster, name, database).await?;
     let method = match rule.map(|it| it.method) {
         Some(RuleMethod::Ask(method)) => method,
         Some(RuleMethod::Certificate | RuleMethod::Reject) => AuthMethod::Trust,
@@ -55,16 +58,36 @@ pub(super) async fn authenticate(
 }
 
 /// The user, of the configuration or of `auth_query`.
-async fn find(cluster: &Cluster, name: &str, database: &str) -> Result<Option<User>, PgError> {
+/// While no server answers, this waits as a write does.
+async fn find(
+    proxy: &Proxy,
+    cluster: &Cluster,
+    name: &str,
+    database: &str,
+) -> Result<Option<User>, PgError> {
     if let Some(user) = cluster.config.users.iter().find(|it| it.name == name) {
         return Ok(Some(user.clone()));
     }
-    let Some(database) = cluster.databases.get(database) else { return Ok(None) };
-    database.state.lookup.find(database, name).await.map_err(|error| {
+    let begun = Instant::now();
+    loop {
+        // Its hosts may have other roles by now.
+        let cluster = proxy.cluster.load_full();
+        let Some(database) = cluster.databases.get(database) else { return Ok(None) };
+        let error = match database.state.lookup.find(database, name).await {
+            Ok(user) => return Ok(user),
+            Err(error) => error,
+        };
+        let may_pass = matches!(error, LookError::Down(_));
+        if may_pass && begun.elapsed() < database.config.failover_wait {
+            tokio::time::sleep(RETRY).await;
+            continue;
+        }
         tracing::warn!(database = database.config.name, %error, "auth_query failed");
-        PgError::new(sqlstate::CANNOT_CONNECT_NOW, "users cannot be looked up now")
-            .hint("try again; the proxy's log says why")
-    })
+        let home = database.config.home_shard;
+        let message = format!("users cannot be looked up on shard {home} now");
+        return Err(PgError::new(sqlstate::CANNOT_CONNECT_NOW, message)
+            .hint("try again; the proxy's log says why"));
+    }
 }
 
 fn account(cluster: &Cluster, user: User, database: &str, proven: Credential) -> Account {

@@ -13,7 +13,7 @@ use crate::pool::cluster::Host;
 use crate::shard::ShardId;
 
 /// How often a primary is tried that cannot be reached, where nobody else tells that it is back.
-const RETRY: Duration = Duration::from_millis(150);
+pub(super) const RETRY: Duration = Duration::from_millis(150);
 
 /// The hint of whom it did not reach.
 const NOTHING_HAPPENED: &str = "the transaction did not happen: repeat it";
@@ -63,7 +63,7 @@ impl Session {
     }
 
     /// Takes up the roles that hosts have now. The map of a running statement stays.
-    fn renew(&mut self) {
+    pub(super) fn renew(&mut self) {
         let cluster = self.proxy.cluster.load_full();
         let Some(database) = cluster.databases.get(&*self.database.name) else { return };
         if !Arc::ptr_eq(database, &self.database) && database.config == self.database.config {

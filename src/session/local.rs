@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::causal::{staleness, token_of};
 use super::extended::Portal;
+use super::statement::PAUSE;
 use super::transaction::{SchemaOfBlock, in_failed_block, text_of};
 use super::{Role, Session};
 use crate::error::{PgError, sqlstate};
@@ -528,6 +529,8 @@ impl Session {
                 }
                 notified.await;
                 state.wanted.notify_one();
+                // A server that is down fails at once.
+                tokio::time::sleep(PAUSE).await;
             }
         };
         let done = tokio::time::timeout(Duration::from_secs(5), wait).await.is_ok();

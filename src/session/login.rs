@@ -9,7 +9,8 @@ use super::{PATIENCE, Role, Routing, Session, open, replication};
 use crate::config::{PoolMode, User};
 use crate::error::{PgError, sqlstate};
 use crate::exec::Failure;
-use crate::net::Client;
+use crate::net::{Client, Moment};
+use crate::pool::Lease;
 use crate::pool::cluster::{Cluster, Database};
 use crate::pool::login::Account;
 use crate::proxy::{ClientState, Handle, Proxy, Seat};
@@ -450,24 +451,20 @@ impl Session {
             self.owner_of(&tenant)?;
         }
         let home = Arc::clone(&self.database.home().primary);
-        let name = self.account.login.name(&self.account.user, &home.address);
+        let name = self.account.login.name(&self.account.user, &home.address).to_owned();
         let parameters = &self.database.state.parameters;
-        let known = parameters.get(name).map(|it| Arc::clone(&it));
+        let known = parameters.get(&name).map(|it| Arc::clone(&it));
         let is_harmless = |name: &String| name == "application_name";
         if let Some(known) = &known
             && self.settings.keys().all(is_harmless)
         {
             return Ok(reported(known));
         }
-        let pool = self.database.pool(&home, &self.account);
-        let mut lease = match pool.take(self.thread).await {
-            Ok(lease) => lease,
-            // Without the home shard's primary a replica knows the same.
-            Err(error) => self.any_replica().await.ok_or(error)?,
-        };
+        let mut lease = self.any_server().await?;
         let server = lease.server();
         if known.is_none() && server.settings.is_empty() {
-            parameters.insert(name.to_owned(), Arc::new(server.status.clone()));
+            let parameters = &self.database.state.parameters;
+            parameters.insert(name, Arc::new(server.status.clone()));
         }
         if let Some(sql) = difference(&server.settings, &self.settings) {
             if let Err(error) = server.run(&sql).await {
@@ -479,7 +476,34 @@ impl Session {
         Ok(reported(&server.status))
     }
 
-    async fn any_replica(&self) -> Option<crate::pool::Lease> {
+    /// A server of the home shard: the primary, else a replica, which knows the same. Without any this waits
+    /// as a write does.
+    async fn any_server(&mut self) -> Result<Lease, PgError> {
+        let home = self.database.home();
+        let may_ask = home.is_open() && home.primary.standing.admit(Moment::now());
+        if !home.replicas.is_empty() {
+            let pool = self.database.pool(&home.primary, &self.account);
+            let asked = if may_ask { Some(pool.take(self.thread).await) } else { None };
+            match asked {
+                Some(Ok(lease)) => return Ok(settled(lease)),
+                Some(Err(error)) if !error.is_passing => {
+                    return self.any_replica().await.ok_or(error);
+                }
+                _ => {
+                    if let Some(lease) = self.any_replica().await {
+                        return Ok(lease);
+                    }
+                }
+            }
+        }
+        match self.lease_primary(self.database.config.home_shard).await {
+            Ok(lease) => Ok(settled(lease)),
+            Err(Failure::Error(error)) => Err(error),
+            Err(_) => Err(PgError::new(sqlstate::CONNECTION_FAILURE, "the server was lost")),
+        }
+    }
+
+    async fn any_replica(&self) -> Option<Lease> {
         for host in &self.database.home().replicas {
             let pool = self.database.pool(host, &self.account);
             if let Ok(lease) = pool.take(self.thread).await {
@@ -488,6 +512,15 @@ impl Session {
         }
         None
     }
+}
+
+/// The host that let a probe through has answered it.
+fn settled(lease: Lease) -> Lease {
+    let standing = &lease.pool().standing;
+    if standing.is_broken() {
+        standing.answered(Moment::now(), 0.0);
+    }
+    lease
 }
 
 fn reported(status: &std::collections::BTreeMap<String, String>) -> Vec<(String, String)> {

@@ -1,12 +1,15 @@
 //! The plan of a statement: from the cache, or made now.
 
+use std::pin::pin;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use smallvec::SmallVec;
 
-use super::Session;
+use super::failover::RETRY;
 use super::transaction::SchemaOfBlock;
+use super::{Session, timeouts};
 use crate::catalog::Catalog;
 use crate::error::{PgError, sqlstate};
 use crate::plan::cache::{Basis, CachedPlan, Sought, Verb};
@@ -14,6 +17,9 @@ use crate::plan::{Access, Action as PlanAction, Combine, Plan, Run, Scope, State
 use crate::server::Setting;
 use crate::sql::fingerprint::Fingerprint;
 use crate::sql::search_path;
+
+/// Between two attempts to read the schema.
+pub(super) const PAUSE: Duration = Duration::from_millis(20);
 
 impl Session {
     /// The statements of a text with their plans. Relations that the catalog does not know are looked
@@ -104,7 +110,7 @@ impl Session {
         types: &[u32],
     ) -> Result<Statement, PgError> {
         let text = utf8(sql)?;
-        let Some(catalog) = self.catalog_now() else { return Err(no_catalog()) };
+        let Some(catalog) = self.catalog_now() else { return Err(self.no_catalog()) };
         let mut fingerprint = self.client.thread.fingerprint();
         fingerprint.read(text);
         let session = self.path_hash(&fingerprint);
@@ -146,7 +152,7 @@ impl Session {
         types: &[u32],
     ) -> Result<Statement, PgError> {
         let text = utf8(sql)?;
-        let Some(catalog) = self.catalog_now() else { return Err(no_catalog()) };
+        let Some(catalog) = self.catalog_now() else { return Err(self.no_catalog()) };
         let plan = Arc::new(self.first_plan(text, types, &catalog));
         let mut fingerprint = self.client.thread.fingerprint();
         fingerprint.read(text);
@@ -165,7 +171,7 @@ impl Session {
             // Not to be taken for a home table unless the schema says that there is no such table.
             if !self.reload_catalog().await {
                 self.asked = None;
-                return Err(no_catalog());
+                return Err(self.no_catalog());
             }
             catalog = self.catalog().await?;
         }
@@ -222,8 +228,28 @@ impl Session {
         if let Some(catalog) = self.database.state.catalog.load_full() {
             return Ok(catalog);
         }
-        self.reload_catalog().await;
-        self.database.state.catalog.load_full().ok_or_else(no_catalog)
+        let (begun, state) = (Instant::now(), Arc::clone(&self.database.state));
+        let wait = async {
+            while state.catalog.load().is_none()
+                && begun.elapsed() < self.database.config.failover_wait
+            {
+                state.wanted.notify_one();
+                let _ = tokio::time::timeout(RETRY, state.refresh.notified()).await;
+                tokio::time::sleep(PAUSE).await;
+            }
+            Ok(())
+        };
+        timeouts::in_time(&self.handle, pin!(wait)).await?;
+        self.renew();
+        state.catalog.load_full().ok_or_else(|| self.no_catalog())
+    }
+
+    fn no_catalog(&self) -> PgError {
+        let home = self.database.config.home_shard;
+        let message = format!("the schema of shard {home}, the home shard, was not read yet");
+        PgError::new(sqlstate::CANNOT_CONNECT_NOW, message)
+            .detail("its primary has not answered since the proxy started")
+            .hint("try again; SHOW SHARDS on the admin console tells the state of every host")
     }
 
     /// The catalog in force for this session, if it was read.
@@ -330,10 +356,4 @@ fn utf8(sql: &Bytes) -> Result<&str, PgError> {
             .detail(format!("at byte {}", error.valid_up_to()))
             .hint("send statements in UTF8, or pass such text as a parameter")
     })
-}
-
-fn no_catalog() -> PgError {
-    PgError::new(sqlstate::CANNOT_CONNECT_NOW, "the schema of this database was not read yet")
-        .detail("the home shard's primary has not answered since the proxy started")
-        .hint("try again; SHOW SHARDS on the admin console tells the state of every host")
 }

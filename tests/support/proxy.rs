@@ -43,6 +43,8 @@ pub struct ProxySpec {
     pub patroni: Vec<String>,
     /// Of its process.
     pub environment: Vec<(String, String)>,
+    /// What the process sees as /etc/hosts, if not the machine's; Linux only.
+    pub hosts: Option<PathBuf>,
 }
 
 impl ProxySpec {
@@ -76,6 +78,7 @@ impl ProxySpec {
             replicas_said: Vec::new(),
             patroni: Vec::new(),
             environment: Vec::new(),
+            hosts: None,
         }
     }
 
@@ -142,7 +145,7 @@ impl Proxy {
         let [port, http] = free_ports();
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("pgsluice.toml"), spec.toml(port, http)).unwrap();
-        let child = launch(dir.path(), &spec.environment);
+        let child = launch(dir.path(), &spec);
         let mut proxy = Self { port, http, spec, dir, child };
         proxy.wait_ready();
         proxy
@@ -191,7 +194,7 @@ impl Proxy {
 
     /// Starts it again after its end.
     pub fn restart(&mut self) {
-        self.child = launch(self.dir.path(), &self.spec.environment);
+        self.child = launch(self.dir.path(), &self.spec);
         self.wait_ready();
     }
 
@@ -299,13 +302,23 @@ impl Drop for Proxy {
     }
 }
 
-fn launch(dir: &Path, environment: &[(String, String)]) -> Child {
+fn launch(dir: &Path, spec: &ProxySpec) -> Child {
     let log = fs::File::create(dir.join("log")).unwrap();
-    Command::new(env!("CARGO_BIN_EXE_pgsluice"))
+    let binary = env!("CARGO_BIN_EXE_pgsluice");
+    let mut command = match &spec.hosts {
+        None => Command::new(binary),
+        Some(hosts) => {
+            let mut command = Command::new("unshare");
+            let script = "mount --bind \"$0\" /etc/hosts && exec \"$@\"";
+            command.args(["--mount", "--map-root-user", "sh", "-c", script]).arg(hosts).arg(binary);
+            command
+        }
+    };
+    command
         .args(["run", "--config"])
         .arg(dir.join("pgsluice.toml"))
         .env_remove("RUST_LOG")
-        .envs(environment.iter().cloned())
+        .envs(spec.environment.iter().cloned())
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(log)

@@ -94,6 +94,11 @@ struct State {
 impl Relay {
     /// To a port of this machine.
     pub fn start(to: u16) -> Self {
+        Self::start_at("127.0.0.1", 0, to)
+    }
+
+    /// At this address and port; 0: any that is free.
+    pub fn start_at(address: &str, port: u16, to: u16) -> Self {
         let state = State { mode: Mode::Open, cuts: 0, is_over: false };
         let shared = Arc::new(Shared {
             to,
@@ -103,7 +108,7 @@ impl Relay {
             bytes: Default::default(),
             messages: Default::default(),
         });
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let listener = std::net::TcpListener::bind((address, port)).unwrap();
         listener.set_nonblocking(true).unwrap();
         let port = listener.local_addr().unwrap().port();
         let running = Arc::clone(&shared);
