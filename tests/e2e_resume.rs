@@ -263,7 +263,8 @@ fn cut_between(site: &Site, before: &[&str], after: &[&str]) -> Vec<Answer> {
         client.run(sql);
     }
     site.cut();
-    thread::sleep(Duration::from_millis(50));
+    // The proxy is to hear of it before it sends something.
+    thread::sleep(Duration::from_millis(200));
     after.iter().map(|it| client.query(it)).collect()
 }
 
@@ -285,12 +286,16 @@ fn a_block_whose_answers_would_be_others_fails() {
         assert_eq!(codes, ["08006", "25P02", "", ""], "{read}");
         assert_eq!((answers[2].tags[0].as_str(), answers[3].first()), ("ROLLBACK", n));
     }
-    assert_eq!(site.resumes(), [0.0, 3.0]);
+    // COMMIT itself finds the server lost.
+    let read = ["BEGIN", "SELECT clock_timestamp()", "INSERT INTO t VALUES (1, 8, 8)"];
+    let answers = cut_between(&site, &read, &["COMMIT", "SELECT count(*) FROM t WHERE k = 8"]);
+    assert_eq!((answers[0].code(), answers[1].first()), ("08006", "0".to_owned()));
+    assert_eq!(site.resumes(), [0.0, 4.0]);
     // What nobody saw may be otherwise.
     let unseen = ["BEGIN", "INSERT INTO t SELECT 1, 9, extract(second FROM clock_timestamp())"];
     let answers = cut_between(&site, &unseen, &["SELECT count(*) FROM t WHERE k = 9", "COMMIT"]);
     assert_eq!((answers[0].first(), answers[1].code()), ("1".to_owned(), ""));
-    assert_eq!(site.resumes(), [1.0, 3.0]);
+    assert_eq!(site.resumes(), [1.0, 4.0]);
 }
 
 /// Runs a long query in a block, cut off in the middle of its answer.
@@ -338,6 +343,14 @@ fn a_block_that_is_too_long_or_keeps_a_server_fails() {
         site.proxy.show("LIMITS", "limit").iter().filter(|it| *it == "limits.resume_bytes").count(),
         1
     );
+    // Also within one request.
+    let mut client = site.client();
+    client.run("BEGIN");
+    let data = "1\t1\t1\n".repeat(1000);
+    assert_eq!(client.copy("COPY t FROM STDIN", data.as_bytes()).error, None);
+    site.cut();
+    thread::sleep(Duration::from_millis(50));
+    assert_eq!(client.query("SELECT 1").code(), "08006");
     let answers = cut_between(&site, &["BEGIN", "CREATE TEMP TABLE x (a int)"], &["SELECT 1"]);
     assert!(!answers[0].code().is_empty(), "{answers:?}");
 }

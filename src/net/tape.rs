@@ -7,8 +7,10 @@ use sha2::{Digest, Sha256};
 /// Recorded from the request on that opened the transaction.
 #[derive(Default)]
 pub struct Tape {
-    /// The client's messages.
+    /// The client's messages, and bytes that they may have.
     requests: BytesMut,
+    limit: usize,
+    is_full: bool,
     /// Bytes at the front of the client's output that are older.
     older: usize,
     /// Of all bytes of the answers that the client was sent, and how many.
@@ -28,9 +30,14 @@ struct Had {
 }
 
 impl Tape {
-    /// An empty one, for a client whose output holds `waiting` bytes.
-    pub fn new(waiting: usize) -> Self {
-        Self { older: waiting, ..Self::default() }
+    /// An empty one for `limit` bytes of messages, of a client whose output holds `waiting` bytes.
+    pub fn new(limit: usize, waiting: usize) -> Self {
+        Self { limit, older: waiting, ..Self::default() }
+    }
+
+    /// Whether messages had no room: nothing can be said again.
+    pub fn is_full(&self) -> bool {
+        self.is_full
     }
 
     /// The messages.
@@ -52,6 +59,9 @@ impl Tape {
     pub fn take(&mut self, message: &[u8]) {
         match &mut self.replayed {
             Some(taken) => *taken += message.len(),
+            None if self.is_full || self.requests.len() + message.len() > self.limit => {
+                (self.is_full, self.requests) = (true, BytesMut::new());
+            }
             None => self.requests.extend_from_slice(message),
         }
     }
@@ -138,7 +148,7 @@ mod tests {
 
     /// A tape of one message whose answer, "answer", was sent but for its last bytes.
     fn recorded() -> Tape {
-        let mut tape = Tape::new(3);
+        let mut tape = Tape::new(100, 3);
         tape.take(b"message");
         tape.send(b"old");
         tape.send(b"ans");
@@ -155,6 +165,16 @@ mod tests {
             tape.swallow(&mut out);
         }
         (tape, out)
+    }
+
+    #[test]
+    fn what_is_too_long_is_not_kept() {
+        let mut tape = Tape::new(7, 0);
+        tape.take(b"message");
+        assert!(!tape.is_full());
+        tape.take(b"!");
+        tape.take_back(1);
+        assert!(tape.is_full() && tape.requests().is_empty());
     }
 
     #[test]

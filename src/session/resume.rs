@@ -105,7 +105,8 @@ impl Session {
     }
 
     fn begin_tape(&mut self, frames: &[&Bytes]) {
-        let mut tape = Box::new(Tape::new(self.client.out.len()));
+        let limit = self.cluster.config.limits.resume_bytes;
+        let mut tape = Box::new(Tape::new(limit, self.client.out.len()));
         frames.iter().for_each(|it| tape.take(it));
         self.client.tape = Some(tape);
         self.resume = Some(Box::new(Resume {
@@ -180,9 +181,8 @@ impl Session {
             return;
         }
         let is_same = |it: &Transaction| it.is_explicit && it.number == resume.opened_by;
-        let limit = self.cluster.config.limits.resume_bytes;
         let is_over = !self.tx.as_deref().is_some_and(is_same);
-        if tape.requests().len() > limit {
+        if tape.is_full() {
             self.proxy.metrics.limits.reached("limits.resume_bytes");
         } else if !is_over && !self.keeps_servers() {
             return;
@@ -218,7 +218,7 @@ impl Session {
         let (Some(resume), Some(tape)) = (&self.resume, &self.client.tape) else {
             return Ok(false);
         };
-        let is_left = resume.losses < LOSSES && !tape.is_replaying();
+        let is_left = resume.losses < LOSSES && !tape.is_replaying() && !tape.is_full();
         let is_lost = matches!(done, Err(Failure::Error(error)) if is_loss(error));
         if !(is_lost && is_left && self.has_lost_server()) || self.keeps_servers() {
             return Ok(false);
@@ -244,9 +244,11 @@ impl Session {
     }
 
     /// Says again what the client said before the request at hand; whether the answers are the same.
-    /// If not, there is a failed block without a server.
+    /// If not, the block is there without a server, to be failed by the request at hand.
     async fn repeat_block(&mut self) -> Result<bool, Failure> {
         let Some((said, data)) = self.said() else { return Ok(false) };
+        // COMMIT has left it already.
+        let is_open = self.tx.is_some();
         let (statements, sql) = (self.statements.clone(), self.sql_statements.clone());
         let goes_on = loop {
             self.undo_block().await?;
@@ -268,7 +270,9 @@ impl Session {
             self.undo_block().await?;
             self.drop_tape();
             (self.statements, self.sql_statements) = (statements, sql);
-            self.begin("BEGIN", true, None, None);
+            if is_open {
+                self.begin("BEGIN", true, None, None);
+            }
         }
         self.client.put_before(&data);
         self.handle.activity.run(self.queries);

@@ -92,15 +92,24 @@ impl Site {
         let mut proxy = self.proxies[proxy].lock().unwrap();
         let log = proxy.log();
         assert!(!log.contains("panicked"), "{log}");
-        proxy.kill9();
+        // Two faults of one moment may mean the same.
+        if proxy.is_running() {
+            proxy.kill9();
+        }
     }
 
     pub fn restart_proxy(&self, proxy: usize) {
-        self.proxies[proxy].lock().unwrap().restart();
+        let mut proxy = self.proxies[proxy].lock().unwrap();
+        if !proxy.is_running() {
+            proxy.restart();
+        }
     }
 
     pub fn signal_proxy(&self, proxy: usize, signal: Signal) {
-        self.proxies[proxy].lock().unwrap().signal(signal);
+        let mut proxy = self.proxies[proxy].lock().unwrap();
+        if proxy.is_running() {
+            proxy.signal(signal);
+        }
     }
 
     /// What the proxy logged since its last start.
