@@ -10,6 +10,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use pgsluice::playground::{Cluster, Node};
 use support::proxy::{Proxy, ProxySpec, wait_for, wait_within};
+use support::relay::Relay;
 use support::wire::Wire;
 
 /// One shard with two replicas, a table `t` of 100 rows, and a function `nap` that takes its time and tells
@@ -329,4 +330,19 @@ fn an_idle_database_sleeps() {
     assert_eq!(client.run("SELECT sum(b) FROM t").first(), "28");
     assert_eq!(held.run("SELECT b FROM t WHERE tenant_id = 2").first(), "7");
     assert!(proxy.log().contains("awake again"), "{}", proxy.log());
+}
+
+#[test]
+fn a_host_whose_connections_hang_is_found_by_new_ones() {
+    let name = support::database("hang");
+    let relay = Relay::start(support::shared().primary_port(0));
+    let mut spec = ProxySpec::over(&[(relay.port, vec![], name)]);
+    spec.parameters = "?sslmode=disable".to_owned();
+    spec.health = "interval = \"200ms\"\ntimeout = \"500ms\"\n".to_owned();
+    let proxy = Proxy::start(spec);
+    let state = || proxy.show("HOSTS", "state");
+    wait_for("the host", || state() == ["up"]);
+    relay.freeze();
+    wait_for("a check in vain", || proxy.log().contains("host is down"));
+    wait_within(5, "the host again", || state() == ["up"]);
 }
