@@ -136,8 +136,9 @@ pub enum Loss {
     Note,
     /// It is noted, and the client is not told if it was told nothing before.
     Hide,
-    /// It has happened; `is_conflict`: with what a replica has to replay, as may be on others, too.
-    Found { is_conflict: bool },
+    /// It has happened; `is_conflict`: with what a replica has to replay, as may be on others, too;
+    /// `is_hidden`: the client was not told.
+    Found { is_conflict: bool, is_hidden: bool },
 }
 
 /// What of a statement that was a Query a server did not take.
@@ -340,14 +341,18 @@ impl Server {
         (self.loss, self.is_replica) = (loss, is_replica);
     }
 
-    /// Whether the request can be run again on another server: this one was lost, nobody has cancelled it.
+    /// Whether the request can be run again on another server: this one was lost, nobody has cancelled it. It
+    /// must be if the client was not told.
     pub fn found_loss(&self) -> bool {
-        matches!(self.loss, Loss::Found { .. }) && !self.cancel.was_used()
+        match self.loss {
+            Loss::Found { is_hidden, .. } => is_hidden || !self.cancel.was_used(),
+            _ => false,
+        }
     }
 
     /// Whether that was since a replica had to replay something.
     pub fn found_conflict(&self) -> bool {
-        self.loss == Loss::Found { is_conflict: true }
+        matches!(self.loss, Loss::Found { is_conflict: true, .. })
     }
 
     /// Whether something of this request's answer was handed on.
@@ -357,7 +362,7 @@ impl Server {
 
     fn note_loss(&mut self, is_conflict: bool) {
         if self.loss != Loss::Tell {
-            self.loss = Loss::Found { is_conflict };
+            self.loss = Loss::Found { is_conflict, is_hidden: false };
         }
     }
 
@@ -826,9 +831,11 @@ impl Server {
                 }
                 let is_conflict =
                     self.is_replica && fields.as_ref().is_ok_and(|it| is_conflict(it.code()));
-                let may_hide = self.loss == Loss::Hide && !self.has_answered;
+                // Who has cancelled it is told how it has ended.
+                let may_hide =
+                    self.loss == Loss::Hide && !self.has_answered && !self.cancel.was_used();
                 if is_conflict && (may_hide || self.loss == Loss::Note) {
-                    self.loss = Loss::Found { is_conflict: true };
+                    self.loss = Loss::Found { is_conflict: true, is_hidden: may_hide };
                     is_repeated = may_hide;
                 }
                 self.unprepared = match &fields {

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use super::{Gid, TABLE};
 use crate::pool::cluster::{Database, Shard};
 use crate::pool::control::ControlError;
+use crate::pool::writes::{Mark, Open};
 use crate::shard::ShardId;
 
 /// A transaction that this proxy has seen prepared for longer is taken for abandoned, whatever the clocks
@@ -101,7 +102,13 @@ async fn resolve(
     })?;
     let verb = if committed { "COMMIT" } else { "ROLLBACK" };
     tracing::info!(gid = name, shard = shard.id.0, verb, "ends an abandoned transaction");
+    // Whose rows they are is not known: until it has ended, primaries serve all reads.
+    let mut open = Open::default();
+    if committed {
+        open.begin(&database.state.writes, Mark::EVERYTHING);
+    }
     let ended = end(shard, verb, name).await;
+    open.end();
     ended.map_err(|error| Unresolved { error, is_decider: false })
 }
 
