@@ -175,6 +175,24 @@ impl Control {
         rows.map(rows_of).map_err(|error| failed(&error))
     }
 
+    /// Makes a table of the proxies' own in schema `sluice`, where it is missing; `sql` does it once the schema is
+    /// there.
+    ///
+    /// # Errors
+    /// If the server cannot be reached or the user may not.
+    pub async fn make(&self, table: &str, sql: &str) -> Result<(), ControlError> {
+        let there = self.rows(&format!("SELECT to_regclass('{table}') IS NOT NULL")).await?;
+        if there.first().and_then(|row| row.first()?.as_deref()) == Some("t") {
+            return Ok(());
+        }
+        // One string is one transaction: the lock, by which proxies do not get into each other's way, ends with it.
+        let sql = format!(
+            "SELECT pg_advisory_xact_lock(hashtext('sluice.decision')); \
+             CREATE SCHEMA IF NOT EXISTS sluice; {sql}"
+        );
+        self.rows(&sql).await.map(drop)
+    }
+
     /// A connection for several statements.
     ///
     /// # Errors

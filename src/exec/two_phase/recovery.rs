@@ -25,21 +25,13 @@ const KEEP: &str = "1 day";
 /// # Errors
 /// If the shard cannot be reached or the user may not create a schema.
 pub async fn prepare_shard(shard: &Shard) -> Result<(), ControlError> {
-    let control = &shard.primary.control;
-    let there = control.rows("SELECT to_regclass('sluice.decision') IS NOT NULL").await?;
-    if there.first().and_then(|row| row[0].as_deref()) == Some("t") {
-        return Ok(());
-    }
     let sql = format!(
-        "SELECT pg_advisory_xact_lock(hashtext('sluice.decision')); \
-         CREATE SCHEMA IF NOT EXISTS sluice; \
-         CREATE TABLE IF NOT EXISTS {TABLE} (gid text PRIMARY KEY, committed bool NOT NULL, \
+        "CREATE TABLE IF NOT EXISTS {TABLE} (gid text PRIMARY KEY, committed bool NOT NULL, \
          at timestamptz NOT NULL DEFAULT now()); \
          GRANT USAGE ON SCHEMA sluice TO PUBLIC; \
          GRANT SELECT, INSERT ON {TABLE} TO PUBLIC"
     );
-    // One string is one transaction: the lock ends with it.
-    control.rows(&sql).await.map(drop)
+    shard.primary.control.make(TABLE, &sql).await
 }
 
 /// Ends every abandoned transaction of a shard, as far as it can; how many were ended. What it cannot end
