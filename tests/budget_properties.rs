@@ -2,17 +2,11 @@
 //! `SEED=… cargo test` repeats a run.
 #![allow(clippy::unwrap_used)]
 
+#[path = "support/random.rs"]
+mod random;
+
 use pgsluice::balance::budget::{Claim, Demand, granted, share};
-
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: usize) -> usize {
-        self.0 =
-            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) as usize % bound
-    }
-}
+use random::Random;
 
 /// A proxy: what it has written down, what it saw last, and what its clients want.
 struct Member {
@@ -82,7 +76,7 @@ fn seed() -> u64 {
 
 #[test]
 fn there_are_never_more_than_the_server_takes() {
-    let mut random = Random(seed());
+    let mut random = Random::new(seed());
     for round in 0..60 {
         let count = 1 + random.below(220);
         let mut fleet = Fleet::new(1 + random.below(300), count);
@@ -104,7 +98,7 @@ fn there_are_never_more_than_the_server_takes() {
 
 #[test]
 fn shares_follow_what_is_needed() {
-    let mut random = Random(seed());
+    let mut random = Random::new(seed());
     for _ in 0..60 {
         let count = 1 + random.below(60);
         let room = count + random.below(200);

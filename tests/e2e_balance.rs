@@ -10,7 +10,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use pgsluice::playground::{Cluster, Node};
 use support::proxy::{Proxy, ProxySpec, wait_for, wait_within};
-use support::wire::Wire;
+use support::relay::Relay;
+use support::wire::{Answer, Wire};
 
 /// One shard with two replicas, a table `t` of 100 rows, and a function `nap` that takes its time and tells
 /// where.
@@ -110,6 +111,18 @@ fn weights_regions_and_latency() {
     wait_for("the far replica", || port_of(&mut client) == ports[0]);
 }
 
+/// Clients that read at the same time, by either protocol.
+fn readers(proxy: &Proxy, count: usize, sql: &'static str) -> Vec<thread::JoinHandle<Answer>> {
+    let reader = |number| {
+        let mut client = proxy.client();
+        thread::spawn(move || match number % 2 {
+            0 => client.query(sql),
+            _ => client.extended(sql, &Default::default()),
+        })
+    };
+    (0..count).map(reader).collect()
+}
+
 #[test]
 fn a_read_survives_the_kill_of_its_replica() {
     let cluster = two_replicas();
@@ -124,15 +137,7 @@ fn a_read_survives_the_kill_of_its_replica() {
         })
         .collect();
     let slow = "SELECT nap(2) FROM t LIMIT 1";
-    let readers: Vec<_> = (0..8)
-        .map(|number| {
-            let mut client = proxy.client();
-            thread::spawn(move || match number % 2 {
-                0 => client.query(slow),
-                _ => client.extended(slow, &Default::default()),
-            })
-        })
-        .collect();
+    let readers = readers(&proxy, 8, slow);
     let naps = |at| {
         let sql = "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query LIKE '%nap(%' \
                    AND pid <> pg_backend_pid()";
@@ -192,15 +197,7 @@ fn conflicts_with_recovery_are_not_seen() {
     }
     let proxy = proxy(&cluster, "");
     let sql = "SELECT count(*), max(nap(0.01)) FROM t";
-    let readers: Vec<_> = (0..6)
-        .map(|number| {
-            let mut client = proxy.client();
-            thread::spawn(move || match number % 2 {
-                0 => client.query(sql),
-                _ => client.extended(sql, &Default::default()),
-            })
-        })
-        .collect();
+    let readers = readers(&proxy, 6, sql);
     thread::sleep(Duration::from_millis(400));
     // Replay needs a lock that readers of the table have in their way.
     cluster.sql(Node::Primary(0), "app", "DELETE FROM t WHERE a > 50").unwrap();
@@ -329,4 +326,19 @@ fn an_idle_database_sleeps() {
     assert_eq!(client.run("SELECT sum(b) FROM t").first(), "28");
     assert_eq!(held.run("SELECT b FROM t WHERE tenant_id = 2").first(), "7");
     assert!(proxy.log().contains("awake again"), "{}", proxy.log());
+}
+
+#[test]
+fn a_host_whose_connections_hang_is_found_by_new_ones() {
+    let name = support::database("hang");
+    let relay = Relay::start(support::shared().primary_port(0));
+    let mut spec = ProxySpec::over(&[(relay.port, vec![], name)]);
+    spec.parameters = "?sslmode=disable".to_owned();
+    spec.health = "interval = \"200ms\"\ntimeout = \"500ms\"\n".to_owned();
+    let proxy = Proxy::start(spec);
+    let state = || proxy.show("HOSTS", "state");
+    wait_for("the host", || state() == ["up"]);
+    relay.freeze();
+    wait_for("a check in vain", || proxy.log().contains("host is down"));
+    wait_within(5, "the host again", || state() == ["up"]);
 }

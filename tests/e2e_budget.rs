@@ -7,11 +7,12 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use pgsluice::balance::budget::{Claim, share};
+use pgsluice::balance::budget::{Claim, granted, share};
 use pgsluice::playground::{Cluster, Node};
 use pgsluice::pool::budget::{self, Wish};
 use pgsluice::pool::control::Control;
-use support::proxy::{Proxy, ProxySpec, wait_within};
+use support::proxy::{Proxy, ProxySpec, wait_for, wait_within};
+use support::random::Random;
 use support::wire::Wire;
 
 /// Ends threads, whatever becomes of the test.
@@ -277,5 +278,63 @@ fn two_hundred_proxies_stay_below_the_limit() {
         last.renew(&control).await;
         last.renew(&control).await;
         assert_eq!((last.claims.len(), last.limit >= 100), (50, true), "{}", last.limit);
+    });
+}
+
+#[test]
+fn a_database_that_sleeps_answers_for_no_server() {
+    let (cluster, mut spec) = small(60);
+    let port = cluster.primary_port(0);
+    // Of two databases on one server the first by name answers for it.
+    spec.users.push_str(&format!(
+        "[[database]]\nname = \"a\"\nidle = \"sleep\"\nidle_after = \"1s\"\n[[database.shard]]\nid = 0\n\
+         primary = \"postgres://app:app@127.0.0.1:{port}/app\"\n"
+    ));
+    let (one, other) = (Proxy::start(spec.clone()), Proxy::start(spec));
+    let _clients = [&one, &other].map(|it| {
+        let mut client = it.client();
+        client.run("SELECT 1");
+        client
+    });
+    for proxy in [&one, &other] {
+        wait_for("the sleep", || proxy.show("HOSTS", "state").contains(&"asleep".to_owned()));
+        wait_for("both", || told(proxy, "proxies") == 2);
+    }
+    // It gives back what it has, although the database that would answer sleeps.
+    other.signal(Signal::SIGTERM);
+    wait_within(8, "the other to be gone", || told(&one, "proxies") != 2);
+}
+
+/// What `balance::budget::granted` says is what the table of claims does.
+#[test]
+fn the_table_grants_what_the_sum_says() {
+    let (_cluster, spec) = small(20);
+    let nothing = |_: &str| Err(std::io::ErrorKind::NotFound.into());
+    let config = pgsluice::config::parse("toml", &spec.toml(1, 2), &|_| None, &nothing).unwrap();
+    let control = Control::new(&config.databases[0].shards[0].primary, || ());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        budget::prepare(&control).await.unwrap();
+        let mut random = Random::new(7);
+        for round in 0..200 {
+            let server = format!("server {round}");
+            let mut taken = 0;
+            for member in 0..random.below(4) {
+                let (held, granted) = (random.below(20), random.below(20));
+                taken += held.max(granted);
+                let row = format!("'{server}', 'other {member}', 1, {held}, {granted}");
+                let sql =
+                    format!("INSERT INTO sluice.budget VALUES ({row}, now() + interval '1 hour')");
+                control.rows(&sql).await.unwrap();
+            }
+            let (own, wanted, room) = (random.below(30), random.below(30), random.below(60));
+            let claim =
+                Claim { member: "own".into(), demand: 1, held: random.below(30), granted: own };
+            let wish = Wish { server, claim, wanted, room };
+            let claims = budget::renew(&control, &[wish]).await.unwrap().1;
+            let got = claims.iter().find(|it| it.1.member == "own").unwrap().1.granted;
+            let expected = granted(room, taken, own, wanted);
+            assert_eq!(got, expected, "room {room}, taken {taken}, own {own}, wanted {wanted}");
+        }
     });
 }

@@ -402,3 +402,48 @@ fn a_block_waits_for_the_new_primary() {
     goes_on.join().unwrap();
     assert_eq!(proxy.client().run("SELECT array_agg(a ORDER BY a) FROM t").first(), "{1,2}");
 }
+
+/// Ends the server's process that sleeps.
+fn terminate(site: &Site) {
+    let sql = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity \
+               WHERE wait_event = 'PgSleep' AND datname = current_database()";
+    let shards = 0..site.shards.len();
+    wait_for("the process", || shards.clone().any(|it| site.value(it, sql) != "0"));
+}
+
+#[test]
+fn what_one_request_commits_and_goes_on_from_is_not_said_again() {
+    for shards in [1, 2] {
+        let site = Site::new("went_on", shards);
+        let tenant = TENANTS[1];
+        let slow = format!("INSERT INTO t SELECT {tenant}, 1, 2 FROM pg_sleep(20)");
+        let first = format!("INSERT INTO t VALUES ({tenant}, 1, 1)");
+        // A string, and a pipeline with one Sync.
+        for is_string in [true, false] {
+            let mut client = site.client();
+            client.run("BEGIN");
+            client.run(&first);
+            let answer = thread::scope(|scope| {
+                let asked = scope.spawn(|| {
+                    if is_string {
+                        return client.query(&format!("COMMIT; {slow}"));
+                    }
+                    for sql in ["COMMIT", &slow] {
+                        frontend::parse(&mut client.out, b"", sql.as_bytes(), []);
+                        frontend::bind(&mut client.out, b"", &[], 0);
+                        frontend::execute(&mut client.out, b"", 0);
+                    }
+                    frontend::sync(&mut client.out);
+                    client.answer(b"")
+                });
+                terminate(&site);
+                asked.join().unwrap()
+            });
+            assert!(["08006", "08007"].contains(&answer.code()), "{answer:?}");
+            let count = format!("SELECT count(*) FROM t WHERE tenant_id = {tenant}");
+            assert_eq!(site.value(0, &count), "1", "{shards} shards, {is_string}: {answer:?}");
+            client.query("ROLLBACK");
+            client.run("DELETE FROM t");
+        }
+    }
+}

@@ -3,6 +3,9 @@
 
 #![allow(clippy::unwrap_used)] // a test may panic in its helpers, too
 
+#[path = "support/random.rs"]
+mod random;
+
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
@@ -11,23 +14,10 @@ use pgsluice::merge::{
     Aggregate, ColumnAt, ColumnInfo, Group, Limits, Merge, MergeSpec, SortKey, Step,
 };
 use pgsluice::wire::{backend, frame};
+use random::Random;
 
 type Value = Option<i64>;
 type Row = Vec<Value>;
-
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: usize) -> usize {
-        self.0 =
-            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) as usize % bound
-    }
-
-    fn chance(&mut self, one_in: usize) -> bool {
-        self.below(one_in) == 0
-    }
-}
 
 struct Case {
     spec: MergeSpec,
@@ -224,7 +214,7 @@ fn regroup(group: &Group, rows: &[Row]) -> Vec<Row> {
 fn merges_as_the_plainest_code_does() {
     let seed = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(5_432);
     println!("SEED={seed}");
-    let mut random = Random(seed);
+    let mut random = Random::new(seed);
     for number in 0..20_000 {
         let case = Case::random(&mut random);
         let (rows, tag) = case.merged(&mut random);

@@ -149,7 +149,9 @@ impl Sharing {
     /// The servers that this database answers for: where others use them too, one of them does.
     fn places(&self, cluster: &Cluster) -> Vec<(Place, Arc<Quota>)> {
         let of = |place: &Place| {
-            let uses = cluster.databases.iter().filter(|(_, it)| uses(it, place));
+            // Who sleeps renews nothing.
+            let is_awake = |it: &Database| !it.state.sleep.is_asleep();
+            let uses = cluster.databases.iter().filter(|(_, it)| is_awake(it) && uses(it, place));
             let home = |it: &Database| place_of(&it.home().primary) != *place;
             uses.min_by_key(|(name, it)| (home(it), (*name).clone())).map(|(name, _)| name)
         };

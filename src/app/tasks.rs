@@ -14,7 +14,6 @@ use crate::exec::two_phase::recovery;
 use crate::metrics::http::Page;
 use crate::pool::cluster::{Cluster, Database, Host};
 use crate::pool::replay::{self, Log};
-use crate::pool::writes::Mark;
 use crate::pool::{self, ShardState, catalog, health, patroni};
 use crate::proxy::{Handle, Proxy};
 use crate::shard::ShardId;
@@ -383,8 +382,6 @@ async fn recover_shard(database: Arc<Database>, shard: ShardId) {
     match recovery::recover(&database, shard, recovery::GRACE).await {
         Ok(0) => (),
         Ok(count) => {
-            // Whose rows they were is not known.
-            database.state.writes.note(Mark::EVERYTHING);
             tracing::info!(database = name, shard = shard.id.0, count, "recovered");
         }
         Err(error) => {

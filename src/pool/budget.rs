@@ -76,19 +76,12 @@ pub struct Wish {
 /// # Errors
 /// If the user may not.
 pub async fn prepare(control: &Control) -> Result<(), ControlError> {
-    let sql = format!("SELECT to_regclass('{TABLE}') IS NOT NULL");
-    let there = control.rows(&sql).await?;
-    if there.first().and_then(|row| row.first()?.as_deref()) == Some("t") {
-        return Ok(());
-    }
     let sql = format!(
-        "SELECT pg_advisory_xact_lock(hashtext('sluice.decision')); \
-         CREATE SCHEMA IF NOT EXISTS sluice; \
-         CREATE UNLOGGED TABLE IF NOT EXISTS {TABLE} (server text NOT NULL, member text NOT NULL, \
+        "CREATE UNLOGGED TABLE IF NOT EXISTS {TABLE} (server text NOT NULL, member text NOT NULL, \
          demand int4 NOT NULL, held int4 NOT NULL, granted int4 NOT NULL, until timestamptz NOT NULL, \
          PRIMARY KEY (server, member)) WITH (fillfactor = 50)"
     );
-    control.rows(&sql).await.map(drop)
+    control.make(TABLE, &sql).await
 }
 
 /// Writes claims down, forgets the dead, and gives all claims on these servers with the seconds of the table's

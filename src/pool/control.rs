@@ -1,6 +1,7 @@
 //! The control plane's own connections: tokio-postgres behind a small pool, apart from clients'.
 
 use std::net::IpAddr;
+use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -125,14 +126,14 @@ impl Control {
         parameter: &str,
     ) -> Result<Option<Vec<Option<String>>>, LookError> {
         let client = self.client().await.map_err(|error| LookError::Down(error.0))?;
+        let client = InUse::of(client);
         let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 1] = [&parameter];
         let work = client.query_opt(sql, &parameters);
-        let row = match tokio::time::timeout(self.timeout, work).await {
+        let row = tokio::time::timeout(self.timeout, work).await;
+        client.end(row.is_ok());
+        let row = match row {
             Ok(done) => done.map_err(|error| failed(&error))?,
-            Err(_) => {
-                drop(Object::take(client));
-                return Err(LookError::Down(format!("no answer within {:?}", self.timeout)));
-            }
+            Err(_) => return Err(LookError::Down(self.no_answer())),
         };
         row.map(|row| (0..row.len()).map(|at| text(&row, at)).collect()).transpose()
     }
@@ -142,15 +143,17 @@ impl Control {
     /// # Errors
     /// If there is no connection, the statement fails or takes longer than ten seconds.
     pub async fn rows(&self, sql: &str) -> Result<Vec<Vec<Option<String>>>, ControlError> {
-        let client = self.client().await?;
-        let work = client.simple_query(sql);
-        match tokio::time::timeout(self.timeout, work).await {
+        let client = InUse::of(self.client().await?);
+        let rows = tokio::time::timeout(self.timeout, client.simple_query(sql)).await;
+        client.end(rows.is_ok());
+        match rows {
             Ok(done) => Ok(rows_of(done.map_err(|error| ControlError(describe(&error)))?)),
-            Err(_) => {
-                drop(Object::take(client));
-                Err(ControlError(format!("no answer within {:?}", self.timeout)))
-            }
+            Err(_) => Err(ControlError(self.no_answer())),
         }
+    }
+
+    fn no_answer(&self) -> String {
+        format!("no answer within {:?}", self.timeout)
     }
 
     /// As [`Self::rows`], for a look at the server: also tells what kind of failure it is.
@@ -166,7 +169,28 @@ impl Control {
             PoolError::Backend(it) => LookError::Other(describe(&it)),
             error => LookError::Other(describe(&error)),
         })?;
-        client.simple_query(sql).await.map(rows_of).map_err(|error| failed(&error))
+        let client = InUse::of(client);
+        let rows = client.simple_query(sql).await;
+        client.end(true);
+        rows.map(rows_of).map_err(|error| failed(&error))
+    }
+
+    /// Makes a table of the proxies' own in schema `sluice`, where it is missing; `sql` does it once the schema is
+    /// there.
+    ///
+    /// # Errors
+    /// If the server cannot be reached or the user may not.
+    pub async fn make(&self, table: &str, sql: &str) -> Result<(), ControlError> {
+        let there = self.rows(&format!("SELECT to_regclass('{table}') IS NOT NULL")).await?;
+        if there.first().and_then(|row| row.first()?.as_deref()) == Some("t") {
+            return Ok(());
+        }
+        // One string is one transaction: the lock, by which proxies do not get into each other's way, ends with it.
+        let sql = format!(
+            "SELECT pg_advisory_xact_lock(hashtext('sluice.decision')); \
+             CREATE SCHEMA IF NOT EXISTS sluice; {sql}"
+        );
+        self.rows(&sql).await.map(drop)
     }
 
     /// A connection for several statements.
@@ -176,6 +200,39 @@ impl Control {
     pub async fn hold(&self) -> Result<Held, ControlError> {
         // Nobody else gets it: it may be in a transaction when it is dropped.
         Ok(Held { client: Object::take(self.client().await?), timeout: self.timeout })
+    }
+}
+
+/// A connection with a statement under way. If that is given up before it was answered, the connection is closed:
+/// on one that hangs the next would be in vain, too.
+struct InUse(Option<Object<Connections>>);
+
+impl InUse {
+    fn of(client: Object<Connections>) -> Self {
+        Self(Some(client))
+    }
+
+    fn end(mut self, is_answered: bool) {
+        if is_answered {
+            drop(self.0.take());
+        }
+    }
+}
+
+impl Deref for InUse {
+    type Target = Object<Connections>;
+
+    #[expect(clippy::expect_used, reason = "there until it is dropped")]
+    fn deref(&self) -> &Self::Target {
+        self.0.as_ref().expect("a connection")
+    }
+}
+
+impl Drop for InUse {
+    fn drop(&mut self) {
+        if let Some(client) = self.0.take() {
+            drop(Object::take(client));
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! Reads that use a primary since no replica can be used: a bounded number at once, so that what was the
 //! work of all replicas does not drown it.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -17,7 +18,9 @@ impl Fallback {
     /// Waits until fewer than `limit` are there; the place lasts as long as the permit.
     pub async fn enter(self: &Arc<Self>, limit: usize) -> Permit {
         loop {
-            let freed = self.freed.notified();
+            // In the line before the look: of two that are freed at once both are told.
+            let mut freed = pin!(self.freed.notified());
+            freed.as_mut().enable();
             if let Some(permit) = self.try_enter(limit) {
                 return permit;
             }

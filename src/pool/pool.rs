@@ -258,7 +258,9 @@ impl Pool {
                     state.open += 1;
                     return Ok(Next::Dial);
                 }
-                self.metrics.limits.reached(self.quota.what_bounds());
+                if let Some(key) = self.quota.what_bounds() {
+                    self.metrics.limits.reached(key);
+                }
             }
             if let Some(server) = state.idle.iter_mut().find_map(Vec::pop) {
                 return Ok(Next::Idle(server));

@@ -92,11 +92,14 @@ impl Quota {
         self.serve();
     }
 
-    /// The limit that is in force.
-    pub(super) fn what_bounds(&self) -> &'static str {
-        match self.budget.load(Ordering::Relaxed) < self.configured.load(Ordering::Relaxed) {
-            true => "pool.budget",
-            false => "pool.host_size",
+    /// The key of the limit that is in force; none if that is the server's own.
+    pub(super) fn what_bounds(&self) -> Option<&'static str> {
+        let of = |it: &AtomicUsize| it.load(Ordering::Relaxed);
+        let (configured, budget, cap) = (of(&self.configured), of(&self.budget), of(&self.cap));
+        match () {
+            () if cap < configured.min(budget) => None,
+            () if budget < configured => Some("pool.budget"),
+            () => Some("pool.host_size"),
         }
     }
 
@@ -262,4 +265,20 @@ impl Quota {
 /// and has `has`.
 fn yields(open: usize, has: usize) -> bool {
     has == 0 || has < open
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_limit_that_is_reached_is_the_least() {
+        let quota = Quota::new();
+        quota.set_limit(Some(9));
+        assert_eq!(quota.what_bounds(), Some("pool.host_size"));
+        quota.set_budget(Some(7));
+        assert_eq!(quota.what_bounds(), Some("pool.budget"));
+        quota.bound(&quota.cap, Some(3));
+        assert_eq!(quota.what_bounds(), None);
+    }
 }

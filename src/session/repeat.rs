@@ -27,6 +27,13 @@ pub(super) enum Avoid {
     Replicas,
 }
 
+impl Told {
+    /// How many of the bytes that waited still do, when so many are sent; none if something was said since.
+    fn left(self, sent: u64) -> Option<usize> {
+        (self.sent + self.waiting as u64).checked_sub(sent).map(|it| it as usize)
+    }
+}
+
 impl Avoid {
     /// Whether it is not to run there.
     pub(super) fn is(&self, host: &Host) -> bool {
@@ -56,13 +63,13 @@ impl Session {
         member.server().watch_loss(if hides { Loss::Hide } else { Loss::Note }, is_replica);
     }
 
-    /// Whether a read is to be run again: its server was lost, and nothing since `told` has been sent.
+    /// Whether a read is to be run again: its server was lost, and nothing said since `told` has been sent.
     /// Then that is taken back, and the host avoided.
     pub(super) fn repeats(&mut self, told: Told) -> bool {
         let lost = self.members.iter_mut().position(|it| it.server().found_loss());
-        let is_untold = self.client.sent == told.sent && self.tx.is_none();
-        let Some(at) = lost.filter(|_| is_untold) else { return false };
-        self.client.out.truncate(told.waiting);
+        let left = told.left(self.client.sent).filter(|_| self.tx.is_none());
+        let (Some(at), Some(left)) = (lost, left) else { return false };
+        self.client.out.truncate(left);
         let lease = &mut self.members[at].lease;
         let is_conflict = lease.server().found_conflict();
         let pool = Arc::clone(lease.pool());
@@ -93,4 +100,18 @@ pub(super) fn unavailable(shard: ShardId, percent: u32, limit: usize) -> PgError
         "its primary runs as many of their reads as it may: {limit} (health.primary_fallback = {percent}% of pool.size)"
     ))
     .hint("try again; SHOW HOSTS on the admin console tells the state of every host")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_waited_before_may_be_sent_meanwhile() {
+        let told = Told { sent: 100, waiting: 30 };
+        assert_eq!(
+            [100, 110, 130, 131].map(|it| told.left(it)),
+            [Some(30), Some(20), Some(0), None]
+        );
+    }
 }

@@ -34,6 +34,8 @@ pub(super) struct Resume {
     /// Bytes of answers up to that request.
     answered: u64,
     losses: u8,
+    /// The block has committed: what its last request goes on with is none of it.
+    is_committed: bool,
     /// As they were before the block, which does not take them back if it fails: the unnamed one, and
     /// the others from when the block changes them on.
     unnamed: Option<Arc<Prepared>>,
@@ -115,6 +117,7 @@ impl Session {
             data: 0,
             answered: 0,
             losses: 0,
+            is_committed: false,
             unnamed: self.statements.get(&b""[..]).cloned(),
             named: None,
         }));
@@ -181,13 +184,20 @@ impl Session {
             return;
         }
         let is_same = |it: &Transaction| it.is_explicit && it.number == resume.opened_by;
-        let is_over = !self.tx.as_deref().is_some_and(is_same);
+        let is_over = resume.is_committed || !self.tx.as_deref().is_some_and(is_same);
         if tape.is_full() {
             self.proxy.metrics.limits.reached("limits.resume_bytes");
         } else if !is_over && !self.keeps_servers() {
             return;
         }
         self.drop_tape();
+    }
+
+    /// A block has committed, maybe amid a request.
+    pub(super) fn note_committed(&mut self) {
+        if let Some(resume) = &mut self.resume {
+            resume.is_committed = true;
+        }
     }
 
     /// From now on the block is not repeated.
@@ -218,7 +228,8 @@ impl Session {
         let (Some(resume), Some(tape)) = (&self.resume, &self.client.tape) else {
             return Ok(false);
         };
-        let is_left = resume.losses < LOSSES && !tape.is_replaying() && !tape.is_full();
+        let is_kept = !resume.is_committed && !tape.is_replaying() && !tape.is_full();
+        let is_left = resume.losses < LOSSES && is_kept;
         let is_lost = matches!(done, Err(Failure::Error(error)) if is_loss(error));
         if !(is_lost && is_left && self.has_lost_server()) || self.keeps_servers() {
             return Ok(false);

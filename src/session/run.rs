@@ -323,28 +323,27 @@ impl Session {
         writes: bool,
         message: &[u8],
     ) -> Result<(), Failure> {
-        let told = self.told_so_far();
-        let done = self.relay_once(shard, role, writes, message).await;
+        let (told, place) = (self.told_so_far(), (shard, role));
+        let done = self.relay_once(place, writes, message).await;
         match self.repeats(told) {
-            true => self.relay_once(shard, role, writes, message).await,
+            true => self.relay_once(place, writes, message).await,
             false => done,
         }
     }
 
     async fn relay_once(
         &mut self,
-        shard: ShardId,
-        role: Role,
+        place: (ShardId, Role),
         writes: bool,
         message: &[u8],
     ) -> Result<(), Failure> {
         if writes {
-            self.check_second_write(shard)?;
+            self.check_second_write(place.0)?;
         }
-        let is_new = !self.is_tied(shard);
-        let mut done = self.send_query(shard, role, writes, message).await;
+        let is_new = !self.is_tied(place.0);
+        let mut done = self.send_query(place, writes, message).await;
         if is_new && self.forget_lost(&done) {
-            done = self.send_query(shard, role, writes, message).await;
+            done = self.send_query(place, writes, message).await;
         }
         if writes && self.tx.is_none() {
             self.note_written();
@@ -354,8 +353,7 @@ impl Session {
 
     async fn send_query(
         &mut self,
-        shard: ShardId,
-        role: Role,
+        (shard, role): (ShardId, Role),
         writes: bool,
         message: &[u8],
     ) -> Result<(), Failure> {

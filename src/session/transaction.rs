@@ -213,6 +213,7 @@ impl Session {
 
     /// What holds once every member has committed.
     async fn committed(&mut self, tx: &Transaction) {
+        self.note_committed();
         self.note_written();
         for member in self.members.iter_mut().filter(|it| it.in_tx) {
             member.in_tx = false;

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
+use pgsluice::playground::Server;
 
 use super::plan::{Fault, HOSTS, Step};
 use super::site::{Promotion, Site};
@@ -36,29 +37,19 @@ enum Done {
 
 fn strike(site: &Site, fault: Fault) -> Done {
     let of_server = |node| Done::Server(node, fault);
+    let hurt = |node, how: fn(&Server)| {
+        how(site.cluster.server(node));
+        of_server(node)
+    };
     match fault {
         Fault::KillProxy(it) => site.kill_proxy(it),
         Fault::PauseProxy(it) => site.signal_proxy(it, Signal::SIGSTOP),
         Fault::Clock(it, seconds) => site.set_clock(it, seconds),
-        Fault::KillPrimary(shard) => {
-            let node = site.primary(shard);
-            site.cluster.server(node).kill9();
-            return of_server(node);
-        }
-        Fault::KillReplica(shard, place) => {
-            let node = site.replica(shard, place);
-            site.cluster.server(node).kill9();
-            return of_server(node);
-        }
-        Fault::PausePrimary(shard) => {
-            let node = site.primary(shard);
-            site.cluster.server(node).pause();
-            return of_server(node);
-        }
+        Fault::KillPrimary(shard) => return hurt(site.primary(shard), Server::kill9),
+        Fault::KillReplica(shard, place) => return hurt(site.replica(shard, place), Server::kill9),
+        Fault::PausePrimary(shard) => return hurt(site.primary(shard), Server::pause),
         Fault::PauseReplica(shard, place) => {
-            let node = site.replica(shard, place);
-            site.cluster.server(node).pause();
-            return of_server(node);
+            return hurt(site.replica(shard, place), Server::pause);
         }
         Fault::Lag(shard, place) => {
             let node = site.replica(shard, place);

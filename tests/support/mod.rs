@@ -12,6 +12,7 @@
 
 pub mod certificates;
 pub mod proxy;
+pub mod random;
 pub mod redis;
 pub mod relay;
 pub mod wire;

@@ -88,6 +88,8 @@ struct State {
     mode: Mode,
     /// Connections of an earlier number end.
     cuts: usize,
+    /// Connections of an earlier number never say anything again, and are told nothing.
+    frozen: usize,
     is_over: bool,
 }
 
@@ -99,7 +101,7 @@ impl Relay {
 
     /// At this address and port; 0: any that is free.
     pub fn start_at(address: &str, port: u16, to: u16) -> Self {
-        let state = State { mode: Mode::Open, cuts: 0, is_over: false };
+        let state = State { mode: Mode::Open, cuts: 0, frozen: 0, is_over: false };
         let shared = Arc::new(Shared {
             to,
             state: watch::Sender::new(state),
@@ -127,6 +129,11 @@ impl Relay {
     /// Closes every connection; new ones are as the mode says.
     pub fn cut(&self) {
         self.shared.state.send_modify(|it| it.cuts += 1);
+    }
+
+    /// Nothing passes any more on the connections of now, as after a server's machine was lost: new ones do.
+    pub fn freeze(&self) {
+        self.shared.state.send_modify(|it| it.frozen += 1);
     }
 
     /// Sets a trap, in the place of any other, and counts from now on.
@@ -248,13 +255,14 @@ async fn pump(
     shared: &Shared,
 ) -> Result<(), Cut> {
     let mut state = shared.state.subscribe();
+    let frozen = state.borrow().frozen;
     let mut frames = Frames::default();
     let mut buffer = vec![0; 16 * 1024];
     loop {
         let count = from.read(&mut buffer).await.map_err(|_| Cut)?;
         let mut rest = &buffer[..count];
         if count == 0 {
-            wait(&mut state, side).await;
+            wait(&mut state, side, frozen).await;
             let _ = to.shutdown().await;
             return Ok(());
         }
@@ -263,7 +271,7 @@ async fn pump(
             tokio::time::sleep(delay).await;
         }
         while !rest.is_empty() {
-            wait(&mut state, side).await;
+            wait(&mut state, side, frozen).await;
             let passed = shared.pass(side, is_counted, &mut frames, rest);
             to.write_all(&rest[..passed.bytes]).await.map_err(|_| Cut)?;
             rest = &rest[passed.bytes..];
@@ -284,8 +292,9 @@ async fn pump(
     }
 }
 
-async fn wait(state: &mut watch::Receiver<State>, side: Side) {
+async fn wait(state: &mut watch::Receiver<State>, side: Side, frozen: usize) {
     let passes = |it: &State| match it.mode {
+        _ if it.frozen != frozen => false,
         Mode::Silent => false,
         Mode::Deaf => side == Side::Client,
         Mode::Open | Mode::Refused | Mode::Slow(_) => true,

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use super::{Gid, TABLE};
 use crate::pool::cluster::{Database, Shard};
 use crate::pool::control::ControlError;
+use crate::pool::writes::{Mark, Open};
 use crate::shard::ShardId;
 
 /// A transaction that this proxy has seen prepared for longer is taken for abandoned, whatever the clocks
@@ -24,21 +25,13 @@ const KEEP: &str = "1 day";
 /// # Errors
 /// If the shard cannot be reached or the user may not create a schema.
 pub async fn prepare_shard(shard: &Shard) -> Result<(), ControlError> {
-    let control = &shard.primary.control;
-    let there = control.rows("SELECT to_regclass('sluice.decision') IS NOT NULL").await?;
-    if there.first().and_then(|row| row[0].as_deref()) == Some("t") {
-        return Ok(());
-    }
     let sql = format!(
-        "SELECT pg_advisory_xact_lock(hashtext('sluice.decision')); \
-         CREATE SCHEMA IF NOT EXISTS sluice; \
-         CREATE TABLE IF NOT EXISTS {TABLE} (gid text PRIMARY KEY, committed bool NOT NULL, \
+        "CREATE TABLE IF NOT EXISTS {TABLE} (gid text PRIMARY KEY, committed bool NOT NULL, \
          at timestamptz NOT NULL DEFAULT now()); \
          GRANT USAGE ON SCHEMA sluice TO PUBLIC; \
          GRANT SELECT, INSERT ON {TABLE} TO PUBLIC"
     );
-    // One string is one transaction: the lock ends with it.
-    control.rows(&sql).await.map(drop)
+    shard.primary.control.make(TABLE, &sql).await
 }
 
 /// Ends every abandoned transaction of a shard, as far as it can; how many were ended. What it cannot end
@@ -101,7 +94,13 @@ async fn resolve(
     })?;
     let verb = if committed { "COMMIT" } else { "ROLLBACK" };
     tracing::info!(gid = name, shard = shard.id.0, verb, "ends an abandoned transaction");
+    // Whose rows they are is not known: until it has ended, primaries serve all reads.
+    let mut open = Open::default();
+    if committed {
+        open.begin(&database.state.writes, Mark::EVERYTHING);
+    }
     let ended = end(shard, verb, name).await;
+    open.end();
     ended.map_err(|error| Unresolved { error, is_decider: false })
 }
 

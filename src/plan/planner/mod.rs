@@ -10,6 +10,7 @@ mod code;
 mod copy;
 mod create_as;
 mod ddl;
+mod dml;
 mod from;
 mod functions;
 mod gather;
@@ -29,6 +30,7 @@ mod refuse;
 mod scatter;
 mod sequences;
 mod session;
+mod set_config;
 mod splice;
 mod types;
 mod unique;
@@ -45,15 +47,11 @@ use self::gather::Gathering;
 use self::walk::{Analyzer, Facts};
 use self::write::Fan;
 use super::gather::Runs;
-use super::{
-    Access, Action, Combine, KeySource, Local, Plan, Run, Scope, SetConfig, SetValue, Uses,
-};
-use crate::catalog::{Catalog, TableKind, Volatility};
+use super::{Access, Action, Combine, KeySource, Local, Plan, Run, Scope, Uses};
+use crate::catalog::{Catalog, Volatility};
 use crate::error::{PgError, sqlstate};
 use crate::merge::MergeSpec;
-use crate::sql::parse::tree::{
-    Body, DdlKind, Expr, Kind, Literal, Query, Statement, Stmt, TableName, Target, TypeName,
-};
+use crate::sql::parse::tree::{DdlKind, Expr, Query, Statement, Stmt, TableName};
 use crate::sql::parse::{ParseError, parse};
 
 /// What of the session a plan depends on.
@@ -409,135 +407,9 @@ impl<'a> Planner<'a> {
         Some(plan)
     }
 
-    fn modify(&self, statement: &Stmt, range: &Range<usize>) -> Plan {
-        let mut analyzer = self.analyzer(range);
-        let fan = analyzer.modify(statement);
-        let mut plan = self.decide(&analyzer, Some(fan));
-        let is_refused = matches!(plan.action, Action::Refuse(_)) || lacks_answer(&plan);
-        plan.is_lifted_by_tenant &= self.may_be_lifted(&analyzer.facts);
-        if analyzer.facts.forbidden.is_some() {
-            return plan;
-        }
-        match self.sharded && is_refused {
-            true => self
-                .gathered_write(statement, range)
-                .or_else(|| self.scattered(&plan, statement, range))
-                .or_else(|| self.moved(statement, range))
-                .or_else(|| {
-                    let picked = self.picked(range).filter(|_| analyzer.facts.has_locks)?;
-                    Some(better(plan.clone(), picked))
-                })
-                .unwrap_or(plan),
-            false => plan,
-        }
-    }
-
-    /// An UPDATE of the tenant column.
-    fn moved(&self, statement: &Stmt, range: &Range<usize>) -> Option<Plan> {
-        let Stmt::Update(it) = statement else { return None };
-        let path = self.path();
-        let table = find(self.catalog, &path, &it.table)?;
-        if it.with.is_some() || !it.from.is_empty() || !table.trigger_functions.is_empty() {
-            return None;
-        }
-        let mut analyzer = self.analyzer(range);
-        analyzer.moves = true;
-        analyzer.gathering = Some(Gathering::new(self.sql, range.clone(), Runs::Shards));
-        let fan = analyzer.modify(statement);
-        let facts = &analyzer.facts;
-        let acts = facts.has_locks || facts.has_advisory || facts.set_configs > 0;
-        let elsewhere = facts.has_home || facts.needs_home || facts.not_fanned.is_some();
-        let varies = facts.has_unknown_function || facts.volatility == Volatility::Volatile;
-        let gathering = analyzer.gathering.take()?;
-        if !matches!(fan, Fan::Sum)
-            || facts.pin.is_some()
-            || facts.refusal.is_some()
-            || acts | elsewhere | varies
-            || !gathering.is_empty()
-        {
-            return None;
-        }
-        let moved = moved::moved(&analyzer, &gathering, (it, table), self.sql, range)?;
-        let combine = Combine::Move(Box::new(moved));
-        // Rows that stay on their shard are updated as usual.
-        let new_key = analyzer.new_key.take();
-        Some(match (analyzer.graph.confined(), new_key) {
-            (Ok(mut keys), Some(key)) => {
-                keys.push(key);
-                Plan::combined(Access::Write, Scope::Keys { keys, with_home: false }, combine)
-            }
-            _ => Plan::combined(Access::Write, Scope::All, combine),
-        })
-    }
-
-    /// An INSERT whose rows are computed first, where that alone is what it lacks.
-    fn scattered(&self, plan: &Plan, statement: &Stmt, range: &Range<usize>) -> Option<Plan> {
-        let Stmt::Insert(it) = statement else { return None };
-        if matches!(&plan.action, Action::Refuse(it) if it.code != sqlstate::FEATURE_NOT_SUPPORTED)
-        {
-            return None;
-        }
-        let mut analyzer = self.analyzer(range);
-        analyzer.gathering = Some(Gathering::new(self.sql, range.clone(), Runs::Read));
-        let rows = analyzer.scatter(it)?;
-        let facts = &analyzer.facts;
-        let acts = facts.has_locks || facts.has_advisory || facts.set_configs > 0;
-        if acts || facts.pin.is_some() || facts.is_refused() {
-            return None;
-        }
-        let scatter = scatter::scattered(analyzer.gathering?, rows, it, self.sql, range)?;
-        let combine = Combine::Scatter(Box::new(scatter));
-        // Keys of one shard are found when it runs; it is then sent as it is.
-        if let Action::Run(Run { scope: Scope::Keys { with_home: false, .. }, .. }) = &plan.action {
-            let mut plan = plan.clone();
-            if let Action::Run(run) = &mut plan.action {
-                run.combine = combine;
-            }
-            return Some(plan);
-        }
-        Some(Plan::combined(Access::Write, Scope::All, combine))
-    }
-
     /// Whether any shard may run it: no number is taken of a sequence that is the home shard's.
     fn may_be_lifted(&self, facts: &Facts) -> bool {
         !facts.has_home_number || self.catalog.allow_local_keys
-    }
-
-    /// A write that depends on rows of several shards: these are shipped, and the statement runs over
-    /// them where the rows are that it writes.
-    fn gathered_write(&self, statement: &Stmt, range: &Range<usize>) -> Option<Plan> {
-        let name = match statement {
-            Stmt::Insert(it) => &it.table,
-            Stmt::Update(it) => &it.table,
-            Stmt::Delete(it) => &it.table,
-            Stmt::Merge(it) => &it.table,
-            _ => return None,
-        };
-        let runs = match find(self.catalog, &self.path(), name).map(|it| &it.kind) {
-            Some(TableKind::Sharded { .. }) if !matches!(statement, Stmt::Insert(_)) => {
-                Runs::Shards
-            }
-            Some(TableKind::Reference) if !matches_several(statement) => Runs::Everywhere,
-            Some(TableKind::Home) | None => Runs::Home,
-            _ => return None,
-        };
-        let mut analyzer = self.analyzer(range);
-        analyzer.gathering = Some(Gathering::new(self.sql, range.clone(), runs));
-        analyzer.modify(statement);
-        let facts = &analyzer.facts;
-        let acts = facts.has_locks || facts.has_advisory || facts.set_configs > 0;
-        let gathering = analyzer.gathering?;
-        // What several servers compute must be the same for each.
-        let varies = facts.not_fanned.is_some()
-            || facts.has_unknown_function
-            || facts.volatility == Volatility::Volatile;
-        if acts || facts.pin.is_some() || facts.is_refused() || runs != Runs::Home && varies {
-            return None;
-        }
-        let needs_home = runs == Runs::Home || facts.has_home || facts.needs_home;
-        let gather = gathering.finish(needs_home).ok()?;
-        let combine = Combine::Gather(Box::new(gather));
-        Some(Plan::combined(Access::Write, Scope::All, combine))
     }
 
     /// Whether replicas do not have what is read.
@@ -620,76 +492,6 @@ impl<'a> Planner<'a> {
         if is_fixed || varies { Scope::Home } else { Scope::Any }
     }
 
-    /// A write of a reference table: the same everywhere.
-    fn write_reference(&self, found: &Analyzer<'_>, access: Access, fan: Option<Fan>) -> Plan {
-        let facts = &found.facts;
-        let table = facts.writes_reference.as_deref().unwrap_or_default();
-        let refusal = |detail: &str, hint: &str| {
-            let error = PgError::refused(format!(
-                "the write of reference table {table} would differ from shard to shard"
-            ));
-            Plan::forbidden(error.detail(detail).hint(hint))
-        };
-        if let Some(error) = &facts.not_fanned {
-            let detail = format!(
-                "It uses {}.",
-                error.message.replace(" over several shards is not supported", "")
-            );
-            return refusal(&detail, "Pass the values as literals or parameters.");
-        }
-        if found.graph.has_sharded() || facts.has_home || facts.needs_home {
-            return refusal(
-                "It reads tables that are not on every shard alike.",
-                "Read the values first and pass them as parameters.",
-            );
-        }
-        match fan {
-            Some(Fan::Same) => Plan::combined(access, Scope::All, Combine::Same),
-            Some(Fan::Filled(filled)) => {
-                Plan::combined(access, Scope::All, Combine::Filled(Box::new(filled)))
-            }
-            Some(Fan::Refuse(error)) => refusal(
-                &error.message,
-                "Write it without LIMIT, windows and joins, or with literals.",
-            ),
-            _ => refusal("Its rows cannot be told.", "Pass the values as literals or parameters."),
-        }
-    }
-
-    /// `SELECT set_config(…)` as the whole statement; any other use is refused.
-    fn set_config(&self, plan: Plan, found: &Analyzer<'_>, query: &Query) -> Plan {
-        if found.facts.set_configs == 0 {
-            return plan;
-        }
-        let sets = set_configs(query).filter(|it| it.len() == found.facts.set_configs);
-        match sets.filter(|it| self.sharded || is_settled(query, it)) {
-            Some(sets) => {
-                let mut plan = Plan::run(Access::Write, Scope::Home);
-                plan.is_shareable = false;
-                plan.sets = sets;
-                plan
-            }
-            // On one shard what ends with the transaction does not matter, the rest is asked for.
-            None if !self.sharded => unsettled(plan, &found.facts.set_for_session),
-            None => Plan::forbidden(
-                PgError::refused("set_config of computed values or amid tables is not supported")
-                    .detail("The session must know the setting to repeat it on other servers.")
-                    .hint("Write SELECT set_config('name', 'value', false), the value a literal or a parameter, or SET name = value."),
-            ),
-        }
-    }
-
-    /// Whether the text of a DO may change its session, as far as words tell.
-    fn may_change_session(&self, range: &Range<usize>) -> bool {
-        const WORDS: [&str; 10] = [
-            "set", "execute", "temp", "advisory", "listen", "load", "prepare", "discard", "hold",
-            "shared",
-        ];
-        let text = self.sql.get(range.clone()).unwrap_or_default().to_lowercase();
-        let functions = &self.catalog.suspects.functions;
-        WORDS.iter().any(|it| text.contains(it)) || functions.iter().any(|it| text.contains(it))
-    }
-
     /// CALL.
     fn call(&self, call: &Expr, range: &Range<usize>) -> Plan {
         let mut home = Plan::run(Access::Write, Scope::Home);
@@ -710,18 +512,6 @@ impl<'a> Planner<'a> {
             None => home,
         }
     }
-}
-
-/// The plan of a statement that makes these settings, `None` where the name is not a literal.
-fn unsettled(mut plan: Plan, names: &[Option<String>]) -> Plan {
-    match names.iter().cloned().collect::<Option<Vec<String>>>() {
-        Some(names) => {
-            plan.is_shareable &= names.is_empty();
-            plan.unsettled = names;
-        }
-        None => plan.pin = Some("set_config of a computed name"),
-    }
-    plan
 }
 
 fn home_tables(table: &str) -> PgError {
@@ -797,15 +587,6 @@ fn needs_merge(plan: &Plan) -> bool {
     }
 }
 
-/// Whether a row may meet several others, of which any may count.
-fn matches_several(statement: &Stmt) -> bool {
-    match statement {
-        Stmt::Update(it) => !it.from.is_empty(),
-        Stmt::Insert(it) => it.conflict.is_some(),
-        _ => false,
-    }
-}
-
 /// Another plan in the place of one without an answer, unless it has none either.
 fn better(plan: Plan, other: Plan) -> Plan {
     let is_refused = matches!(other.action, Action::Refuse(_));
@@ -824,52 +605,4 @@ fn lacks_answer(plan: &Plan) -> bool {
         }
         _ => false,
     }
-}
-
-/// The calls of set_config in a SELECT without tables, if the session can repeat each of them.
-fn set_configs(query: &Query) -> Option<Vec<SetConfig>> {
-    let Query { with: None, body: Body::Select(select), order, limit: None, offset: None, .. } =
-        query
-    else {
-        return None;
-    };
-    let is_plain = select.from.is_empty()
-        && select.filter.is_none()
-        && select.group.is_empty()
-        && select.having.is_none()
-        && order.is_empty();
-    let call = |it: &Target| match &it.expr.kind {
-        Kind::Call(call) if call.name == "set_config" => Some(set_config(&call.args)),
-        _ => None,
-    };
-    let calls = select.targets.iter().filter_map(call);
-    if is_plain { calls.collect() } else { None }
-}
-
-/// Name, value and `is_local` of a call.
-fn set_config(args: &[Expr]) -> Option<SetConfig> {
-    let [name, value, is_local] = args else { return None };
-    let Kind::Literal(Literal::Text(name)) = &name.kind else { return None };
-    let Kind::Literal(Literal::Bool(is_local)) = is_local.kind else { return None };
-    let value = match &value.kind {
-        Kind::Cast(inner, ty) if is_text(ty) => inner,
-        _ => value,
-    };
-    let value = match &value.kind {
-        Kind::Literal(Literal::Text(it)) => SetValue::Literal(Some(it.clone())),
-        Kind::Literal(Literal::Null) => SetValue::Literal(None),
-        Kind::Param(n) => SetValue::Param(*n),
-        _ => return None,
-    };
-    Some(SetConfig { name: name.to_lowercase(), value, is_local })
-}
-
-fn is_text(ty: &TypeName) -> bool {
-    matches!(ty.name.as_str(), "text" | "varchar") && !ty.has_modifier && !ty.is_array
-}
-
-/// Whether one call with a value that is told is all that the SELECT does.
-fn is_settled(query: &Query, sets: &[SetConfig]) -> bool {
-    let is_alone = matches!(&query.body, Body::Select(it) if it.targets.len() == 1);
-    matches!(sets, [SetConfig { value: SetValue::Literal(_), .. }] if is_alone)
 }
