@@ -213,7 +213,7 @@ impl Server {
                 self.has_failed = true;
                 let fields = backend::ErrorFields::read(frame);
                 if fields.as_ref().is_ok_and(backend::ErrorFields::is_fatal) {
-                    let error = error_of(frame);
+                    let error = PgError { is_passing: !self.has_sent, ..error_of(frame) };
                     (self.is_broken, self.is_lost) = (true, error.is_of_going());
                     let is_conflict = self.is_replica && is_conflict(error.code.as_bytes());
                     if self.is_lost || is_conflict {

@@ -385,6 +385,10 @@ impl Server {
     /// # Errors
     /// 08006 if the connection is lost.
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), PgError>> {
+        if self.is_lost {
+            // Known since before: nothing is sent, so that nothing of it can have happened.
+            self.output.clear();
+        }
         while !self.output.is_empty() {
             if self.fence.load(Ordering::Relaxed) {
                 return Poll::Ready(Err(self.lost(FENCED)));

@@ -130,6 +130,7 @@ impl Session {
             }
             Failure::Error(error) if error.code != sqlstate::CONNECTION_FAILURE => {
                 let lost = PgError::new(sqlstate::CONNECTION_FAILURE, "the server was lost");
+                let lost = PgError { is_passing: error.is_passing, ..lost };
                 self.told_of_loss(lost.detail(error.message).into(), writes)
             }
             Failure::Error(error) if self.tx.is_some() || error.is_passing => {
@@ -151,7 +152,8 @@ pub(super) fn is_loss(error: &PgError) -> bool {
 /// The error of a commit whose server was lost before it answered.
 pub(super) fn in_doubt(error: PgError, what: &str) -> PgError {
     if error.is_passing {
-        return error.hint(NOTHING_HAPPENED);
+        let code = sqlstate::CONNECTION_FAILURE.into();
+        return PgError { code, ..error }.hint(NOTHING_HAPPENED);
     }
     let why = [Some(error.message), error.detail].into_iter().flatten().collect::<Vec<_>>();
     PgError::new(
