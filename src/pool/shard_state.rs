@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::patroni::Leader;
+use super::patroni::{Leader, Topology};
 use crate::balance::roles::{self, Roles, Sight, Word};
 use crate::config::Host as Address;
 use crate::error::{PgError, sqlstate};
@@ -16,6 +16,9 @@ use crate::shard::ShardId;
 
 /// How long hosts are looked at often after a primary was lost.
 const URGENT: Duration = Duration::from_secs(60);
+/// How long a member stays a host that Patroni does not list any more: it may only have been restarted, or
+/// hang and take writes.
+const UNLISTED: Duration = Duration::from_secs(60);
 
 /// One shard's hosts as they were last seen.
 pub struct ShardState {
@@ -44,8 +47,10 @@ struct Known {
     word: Word,
     /// Whether Patroni is asked.
     asks: bool,
-    /// Who leads according to Patroni and is none of the hosts.
-    stranger: Option<String>,
+    /// Those of the hosts, behind the others, that only Patroni has named, and when it last did.
+    joined: Vec<(Address, Instant)>,
+    /// Members that are no hosts.
+    strangers: Vec<Address>,
     since: Option<Instant>,
 }
 
@@ -80,7 +85,7 @@ impl ShardState {
     pub(super) fn arrange(&self, hosts: &[Address], asks: bool) -> Arranged {
         let mut known = self.known.lock();
         known.name(hosts, asks);
-        self.has_others.store(hosts.len() > 1, Ordering::Relaxed);
+        self.has_others.store(asks || hosts.len() > 1, Ordering::Relaxed);
         known.arranged()
     }
 
@@ -115,29 +120,43 @@ impl ShardState {
         changed
     }
 
-    /// Takes note of whom Patroni calls the leader; whether the roles have changed with it.
-    pub fn note_leader(&self, leader: &Leader) -> bool {
+    /// Takes note of what Patroni says, and whether members that are not written join the shard; whether
+    /// the hosts or their roles have changed with it.
+    pub fn note_topology(&self, said: Option<&Topology>, joins: bool) -> bool {
         let mut known = self.known.lock();
-        let place = |host: &Address| known.hosts.iter().position(|it| it == host);
-        let (word, stranger) = match leader {
-            Leader::Unknown => (Word::Silent, None),
-            Leader::Nobody(stranger) => (Word::Nobody, stranger.clone()),
-            Leader::Host(host) => (place(host).map_or(Word::Nobody, Word::Leader), None),
-        };
-        if word == known.word && stranger == known.stranger {
-            return false;
-        }
-        let shard = self.shard.0;
-        tracing::info!(shard, ?leader, "Patroni tells who leads");
-        (known.word, known.stranger) = (word, stranger);
-        let Some(now) = roles::decide(&known.seen(), &known.roles, word) else { return false };
         let before = known.arranged();
-        known.roles = now;
-        known.since = match self.is_unanswered() || known.roles.primary.is_none() {
-            true => known.since.or_else(|| Some(Instant::now())),
-            false => None,
+        if let Some(said) = said {
+            known.note_members(&said.strangers, joins, Instant::now(), self.shard);
+        }
+        let leader = said.map_or(&Leader::Unknown, |it| &it.leader);
+        let place = |host: &Address| known.hosts.iter().position(|it| it == host);
+        let word = match leader {
+            Leader::Unknown => Word::Silent,
+            Leader::Nobody => Word::Nobody,
+            Leader::Host(host) => place(host).map_or(Word::Nobody, Word::Leader),
         };
+        if word != known.word {
+            tracing::info!(shard = self.shard.0, ?leader, "Patroni tells who leads");
+            known.word = word;
+            if let Some(now) = roles::decide(&known.seen(), &known.roles, word) {
+                known.roles = now;
+                known.since = match self.is_unanswered() || known.roles.primary.is_none() {
+                    true => known.since.or_else(|| Some(Instant::now())),
+                    false => None,
+                };
+            }
+        }
         known.arranged() != before
+    }
+
+    /// Whether only Patroni has named this host.
+    pub fn has_joined(&self, host: &Address) -> bool {
+        self.known.lock().joined.iter().any(|it| it.0 == *host)
+    }
+
+    /// Members that Patroni lists and that are not used.
+    pub fn strangers(&self) -> Vec<Address> {
+        self.known.lock().strangers.clone()
     }
 
     /// The primary seems to be lost: hosts are looked at now, and nothing new is begun on it before.
@@ -235,14 +254,69 @@ impl ShardState {
 const HINT: &str = "try again; SHOW SHARDS on the admin console tells the state of every host, promote a replica or start the primary";
 
 impl Known {
-    fn name(&mut self, hosts: &[Address], asks: bool) {
-        if asks != self.asks || self.hosts != hosts {
-            self.word = if asks { Word::Unasked } else { Word::Silent };
+    /// Takes the hosts that are written, and keeps those that have joined them.
+    fn name(&mut self, written: &[Address], asks: bool) {
+        if asks != self.asks {
+            self.word = if asks { Word::Unasked } else { Word::Absent };
+        }
+        let is_other = !written.iter().any(|it| self.written().contains(it));
+        if !asks || is_other {
+            self.joined.clear();
+            self.strangers.clear();
         }
         self.asks = asks;
+        self.joined.retain(|it| !written.contains(&it.0));
+        let joined = self.joined.iter().map(|it| it.0.clone());
+        self.rename(&written.iter().cloned().chain(joined).collect::<Vec<_>>());
+    }
+
+    fn written(&self) -> &[Address] {
+        &self.hosts[..self.hosts.len() - self.joined.len()]
+    }
+
+    /// Takes note of members that are not written.
+    fn note_members(&mut self, listed: &[Address], joins: bool, now: Instant, shard: ShardId) {
+        let strangers = if joins { &[] } else { listed };
+        for member in strangers.iter().filter(|it| !self.strangers.contains(it)) {
+            let (shard, member) = (shard.0, member.to_string());
+            tracing::warn!(
+                shard,
+                member,
+                "Patroni lists a member that is not in the configuration"
+            );
+        }
+        self.strangers = strangers.to_vec();
+        let written = self.written().to_vec();
+        let last = self.hosts.get(self.roles.last).cloned();
+        for member in listed.iter().filter(|it| joins && !written.contains(it)) {
+            match self.joined.iter_mut().find(|it| it.0 == *member) {
+                Some((_, listed)) => *listed = now,
+                None => {
+                    let (shard, member_name) = (shard.0, member.to_string());
+                    tracing::info!(shard, member = member_name, "a member of Patroni's joins");
+                    self.joined.push((member.clone(), now));
+                }
+            }
+        }
+        // Who was the primary stays: it is known for what it is when it comes back.
+        self.joined.retain(|(host, listed)| {
+            let stays = last.as_ref() == Some(host) || now - *listed < UNLISTED;
+            if !stays {
+                let (shard, member) = (shard.0, host.to_string());
+                tracing::info!(shard, member, "a member is not listed by Patroni any more");
+            }
+            stays
+        });
+        let joined = self.joined.iter().map(|it| it.0.clone());
+        self.rename(&written.into_iter().chain(joined).collect::<Vec<_>>());
+    }
+
+    /// The roles stay with the hosts that have them.
+    fn rename(&mut self, hosts: &[Address]) {
         if self.hosts == hosts {
             return;
         }
+        self.word = if self.asks { Word::Unasked } else { Word::Absent };
         if !hosts.iter().any(|it| self.hosts.contains(it)) {
             let (word, asks) = (self.word, self.asks);
             *self = Self { word, asks, ..Self::default() };
@@ -270,7 +344,7 @@ impl Known {
 
     fn arranged(&self) -> Arranged {
         let roles = &self.roles;
-        let is_alone = self.hosts.len() == 1;
+        let is_alone = self.hosts.len() == 1 && !self.asks;
         let other = |at: usize| at != roles.last && !roles.fenced.contains_key(&at);
         let replicas = (0..self.hosts.len()).filter(|at| other(*at));
         let fenced = roles.fenced.iter().filter(|(at, _)| **at != roles.last);
@@ -284,10 +358,12 @@ impl Known {
 
     /// What Patroni says, where that is no host.
     fn verdict(&self) -> Option<String> {
-        let what = match (&self.word, &self.stranger) {
-            (Word::Nobody, None) => "Patroni has no leader".to_owned(),
-            (Word::Nobody, Some(it)) => {
-                format!("Patroni's leader {it} is none of the configured hosts")
+        let what = match (&self.word, self.strangers.as_slice()) {
+            (Word::Nobody, []) => "Patroni has no leader".to_owned(),
+            (Word::Nobody, members) => {
+                let members: Vec<String> = members.iter().map(ToString::to_string).collect();
+                let members = members.join(", ");
+                format!("Patroni's leader is none of the configured hosts, which lack {members}")
             }
             (Word::Leader(at), _) => format!("Patroni's leader is {}", self.hosts.get(*at)?),
             _ => return None,
