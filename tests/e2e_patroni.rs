@@ -77,6 +77,17 @@ fn spec(patroni: &Patroni) -> ProxySpec {
     }
 }
 
+/// With the first member alone, and with a password that is wrong.
+fn narrow(patroni: &Patroni) -> Proxy {
+    let spec = spec(patroni);
+    Proxy::start(ProxySpec {
+        database: "failover_wait = \"1s\"\n".to_owned(),
+        patroni: spec.patroni.iter().map(|it| it.replace(":p%40ss@", ":guess@")).collect(),
+        shard: "patroni_members = false\n".to_owned(),
+        ..spec
+    })
+}
+
 fn primary(proxy: &Proxy) -> String {
     let (roles, hosts) = (proxy.show("SHARDS", "role"), proxy.show("SHARDS", "host"));
     let found = roles.iter().zip(hosts).find(|it| it.0 == "primary");
@@ -89,6 +100,7 @@ fn a_real_patroni_is_followed() {
     let places: Vec<String> =
         patroni.members.iter().map(|it| format!("127.0.0.1:{}", it.port)).collect();
     let proxy = Proxy::start(spec(&patroni));
+    let narrow = narrow(&patroni);
     let mut client = proxy.client();
     client.run("CREATE TABLE t (a bigint)");
     // Who is not written is found, and serves.
@@ -102,6 +114,16 @@ fn a_real_patroni_is_followed() {
     });
     assert!(!proxy.log().contains("p@ss") && !proxy.log().contains("p%40ss"), "{}", proxy.log());
 
+    // A proxy that is not to use it says so.
+    let problem = format!("not used, though Patroni lists it: {}", places[1]);
+    wait_for("the problem", || narrow.show("SHARDS", "problem")[0].contains(&problem));
+    assert!(narrow.log().contains("Patroni lists a member that is not in the configuration"));
+    let refused = narrow.admin("SWITCHOVER app SHARD 0");
+    let why = format!("https://admin@127.0.0.1:{} answered 401: ", patroni.members[0].api);
+    assert_eq!(refused.code(), "55000", "{refused:?}");
+    assert!(refused.detail.contains(&why), "{}", refused.detail);
+    narrow.client().run("INSERT INTO t VALUES (-1)");
+
     // As patronictl does it: what runs in that moment is cut off, the rest waits.
     patroni.wait_for_synchronous();
     let mut all = BTreeSet::new();
@@ -113,6 +135,10 @@ fn a_real_patroni_is_followed() {
     assert!(written.errors.len() <= 4, "{:?}", written.errors);
     assert!(written.errors.iter().all(|it| it.starts_with("0800")), "{:?}", written.errors);
     all.append(&mut written.acknowledged);
+
+    let without = narrow.client().query("INSERT INTO t VALUES (-2)");
+    assert_eq!(without.code(), "57P03", "{without:?}");
+    assert!(without.detail.contains("none of the configured hosts"), "{}", without.detail);
 
     // Asked by the proxy nothing is cut off, though clients write.
     patroni.wait_for_synchronous();

@@ -12,7 +12,8 @@ use super::{Host, SYSTEM, SslMode, url, values};
 
 const FORM: &str = "write \"http://host:8008\" or \"https://user:password@host:8008\"";
 
-/// A URL of Patroni's REST API. Neither `Debug` nor `Display` shows the password.
+/// A URL of Patroni's REST API. Neither `Debug` nor `Display` shows the password; `Debug` shows what is to be
+/// checked of its certificate.
 #[derive(Clone, PartialEq, Eq)]
 pub struct PatroniApi {
     /// Where it is, user and password of its basic authentication (no user: none), and how its certificate
@@ -33,14 +34,14 @@ impl fmt::Display for PatroniApi {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let scheme = if self.is_https { "https" } else { "http" };
         let at = if self.server.user.is_empty() { "" } else { "@" };
-        write!(f, "{scheme}://{}{at}{}", self.server.user, self.server)?;
-        if self.is_https { write!(f, "{}", self.server.tls) } else { Ok(()) }
+        write!(f, "{scheme}://{}{at}{}", self.server.user, self.server)
     }
 }
 
 impl fmt::Debug for PatroniApi {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
+        write!(f, "{self}")?;
+        if self.is_https { write!(f, "{}", self.server.tls) } else { Ok(()) }
     }
 }
 
@@ -76,6 +77,9 @@ fn read(text: &str, outside: &Outside<'_>) -> Result<PatroniApi, Wrong> {
         (None, None) => return Err(wrong("is no URL of Patroni's REST API")),
     };
     let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
+    if !rest.contains('@') && query.contains('@') {
+        return Err(Wrong::new("has a `?` before its `@`", "in a password write %3F"));
+    }
     let (account, place) = rest.rsplit_once('@').unwrap_or(("", rest));
     let place = place.strip_suffix('/').unwrap_or(place);
     if place.contains(['/', '#']) {
@@ -88,7 +92,10 @@ fn read(text: &str, outside: &Outside<'_>) -> Result<PatroniApi, Wrong> {
     if rest.contains('@') && (user.is_empty() || password.is_none()) {
         return Err(wrong("has an `@` without user and password before it"));
     }
-    let (host, port) = url::address_of(place, None)?;
+    let (host, port) = url::address_of(place, None).map_err(|it| {
+        let is_port = it.message.starts_with("has a port");
+        if is_port { Wrong::new("has a port that is none", it.hint) } else { it }
+    })?;
     if host.is_empty() || host.contains(char::is_whitespace) || host.starts_with('/') {
         return Err(wrong("names no host"));
     }
@@ -151,6 +158,8 @@ mod tests {
             ("http://:secret@h:8008", "has an `@`"),
             ("http://u@h:8008", "has an `@`"),
             ("http://:8008", "names no host"),
+            ("http://u:secret", "has a port that is none"),
+            ("https://u:p?secret@h:8008", "has a `?` before"),
             ("http://u:secret@h:8008?sslmode=require", "has parameters"),
             ("https://h:8008?sslmode=prefer", "has sslmode=prefer with https"),
             ("https://h:8008?sslmode=verify-ca", "has sslmode=verify-ca without"),

@@ -26,5 +26,5 @@ pub use file::{Front, toml};
 pub use ports::is_free;
 pub use run::{Options, Ready, run};
 pub use server::{Server, Stop, children_of};
-pub use spec::{ClusterSpec, Node};
+pub use spec::{ClusterSpec, Node, memory};
 pub use sql::{Login, Rows};

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use pgsluice::playground::{Account, Binaries, Login, children_of};
+use pgsluice::playground::{Account, Binaries, Login, children_of, memory};
 use serde_json::{Value as Json, json};
 
 use super::certificates::{self, Authority};
@@ -49,7 +49,8 @@ impl Patroni {
     /// Starts a member after the other: the first leads, the others are its synchronous replicas or will be.
     /// It has a database `app` that belongs to `app`.
     pub fn start(names: &[&str]) -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        // Patroni's tools wait for the disk.
+        let dir = tempfile::tempdir_in(memory()).unwrap();
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let authority = Authority::default();
         authority.issue("api", "api", &["localhost", "127.0.0.1"]);

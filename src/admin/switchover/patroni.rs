@@ -1,6 +1,5 @@
 //! SWITCHOVER of a shard that Patroni leads: Patroni does it, the proxy lets clients wait meanwhile.
 
-use std::future::pending;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -71,15 +70,8 @@ fn unsure(why: String) -> PgError {
 
 /// Waits until the proxy's snapshot has another primary.
 async fn until_another(proxy: &Proxy, database: &Database, old: &Arc<Host>) {
-    loop {
-        match primary_now(proxy, database, old.shard) {
-            Some(now) if now.address != old.address => return,
-            Some(_) => tokio::time::sleep(LOOK).await,
-            None if proxy.cluster.load().databases.contains_key(&*database.name) => {
-                tokio::time::sleep(LOOK).await;
-            }
-            // The configuration has lost it meanwhile.
-            None => pending().await,
-        }
+    let is_another = |now: Arc<Host>| now.address != old.address;
+    while !primary_now(proxy, database, old.shard).is_some_and(is_another) {
+        tokio::time::sleep(LOOK).await;
     }
 }
