@@ -48,7 +48,7 @@ impl Writers<'_> {
     }
 }
 
-/// What clients were told that write while something happens, and a second longer.
+/// What clients were told that write while something happens, and a little longer.
 fn while_writing(proxy: &Proxy, from: i64, happens: impl FnOnce()) -> Written {
     let (stop, written) = (AtomicBool::new(false), Mutex::default());
     thread::scope(|scope| {
@@ -58,7 +58,7 @@ fn while_writing(proxy: &Proxy, from: i64, happens: impl FnOnce()) -> Written {
         }
         thread::sleep(Duration::from_millis(300));
         happens();
-        thread::sleep(Duration::from_secs(1));
+        thread::sleep(Duration::from_millis(500));
         stop.store(true, Ordering::Relaxed);
     });
     let written = written.into_inner().unwrap();
@@ -125,7 +125,6 @@ fn a_real_patroni_is_followed() {
     narrow.client().run("INSERT INTO t VALUES (-1)");
 
     // As patronictl does it: what runs in that moment is cut off, the rest waits.
-    patroni.wait_for_synchronous();
     let mut all = BTreeSet::new();
     let mut written = while_writing(&proxy, 0, || {
         let (status, text) = patroni.switchover(0, 1);
@@ -141,7 +140,7 @@ fn a_real_patroni_is_followed() {
     assert!(without.detail.contains("none of the configured hosts"), "{}", without.detail);
 
     // Asked by the proxy nothing is cut off, though clients write.
-    patroni.wait_for_synchronous();
+    wait_for("the replica", || proxy.show("HOSTS", "state") == ["up", "up"]);
     let mut written = while_writing(&proxy, 10, || {
         let answer = proxy.admin(&format!("SWITCHOVER app SHARD 0 TO '{}'", places[0]));
         assert_eq!(answer.error, None, "{}", answer.detail);
@@ -151,7 +150,7 @@ fn a_real_patroni_is_followed() {
     all.append(&mut written.acknowledged);
 
     // The leader's machine is lost.
-    patroni.wait_for_synchronous();
+    patroni.make_synchronous();
     let mut written = while_writing(&proxy, 20, || {
         patroni.members[0].kill9();
         thread::sleep(Duration::from_secs(1));

@@ -300,7 +300,7 @@ impl Known {
         }
         // Who was the primary stays: it is known for what it is when it comes back.
         self.joined.retain(|(host, listed)| {
-            let stays = last.as_ref() == Some(host) || now - *listed < UNLISTED;
+            let stays = joins && (last.as_ref() == Some(host) || now - *listed < UNLISTED);
             if !stays {
                 let (shard, member) = (shard.0, host.to_string());
                 tracing::info!(shard, member, "a member is not listed by Patroni any more");
@@ -431,5 +431,57 @@ mod tests {
         assert_eq!((arranged.replicas, arranged.fenced.len()), (vec![host(3)], 1));
         let others = state.arrange(&[host(4), host(5)], false);
         assert_eq!((others.primary, others.has_primary), (host(4), false));
+    }
+
+    fn said(leader: Option<Address>, strangers: &[Address]) -> Topology {
+        let leader = leader.map_or(Leader::Nobody, Leader::Host);
+        Topology { leader, strangers: strangers.to_vec() }
+    }
+
+    #[test]
+    fn members_join_and_may_lead() {
+        let (state, hosts) = (ShardState::new(ShardId(0)), [host(1)]);
+        // The only one that is written is no primary before Patroni says so, and none that it does not name.
+        assert!(!state.arrange(&hosts, true).has_primary);
+        assert!(!state.note(&hosts[0], says(false, 1), 0));
+        assert!(state.note_topology(Some(&said(Some(host(2)), &[host(2)])), true));
+        let arranged = state.arrange(&hosts, true);
+        assert_eq!((arranged.has_primary, arranged.replicas), (false, vec![host(2)]));
+        assert!(state.has_joined(&host(2)) && !state.has_joined(&host(1)));
+        assert!(state.note(&host(2), says(false, 2), 0));
+        let arranged = state.arrange(&hosts, true);
+        assert_eq!((&arranged.primary, arranged.has_primary), (&host(2), true));
+        assert_eq!(arranged.fenced.len(), 1);
+        // While Patroni is silent, and when it is written, it stays what it is.
+        assert!(!state.note_topology(None, true));
+        assert_eq!(state.arrange(&[host(1), host(2)], true), arranged);
+        assert!(!state.has_joined(&host(2)) && state.is_settled());
+        // Where they are not to join it is told who would.
+        let other = said(Some(host(3)), &[host(3)]);
+        assert!(state.note_topology(Some(&other), false));
+        assert_eq!((state.strangers(), state.has_joined(&host(3))), (vec![host(3)], false));
+        assert!(!state.arrange(&[host(1), host(2)], true).has_primary);
+        let detail = state.error("app").detail.unwrap_or_default();
+        assert!(
+            detail.contains("none of the configured hosts, which lack 127.0.0.1:3"),
+            "{detail}"
+        );
+    }
+
+    #[test]
+    fn a_member_that_is_not_listed_goes_unless_it_led() {
+        let (mut known, start, id) = (Known::default(), Instant::now(), ShardId(0));
+        known.name(&[host(1)], true);
+        let listed = [host(2), host(3)];
+        known.note_members(&listed, true, start, id);
+        assert_eq!(known.hosts, [host(1), host(2), host(3)]);
+        known.roles = Roles { primary: Some(2), last: 2, is_settled: true, ..Roles::default() };
+        known.note_members(&[], true, start + UNLISTED / 2, id);
+        assert_eq!(known.hosts.len(), 3);
+        known.note_members(&[], true, start + UNLISTED, id);
+        assert_eq!(known.hosts, [host(1), host(3)]);
+        assert_eq!((known.roles.primary, known.roles.last), (Some(1), 1));
+        known.note_members(&listed, false, start + UNLISTED, id);
+        assert_eq!((known.hosts.as_slice(), known.roles.primary), ([host(1)].as_slice(), None));
     }
 }

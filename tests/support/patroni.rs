@@ -46,8 +46,8 @@ pub struct Member {
 }
 
 impl Patroni {
-    /// Starts a member after the other: the first leads, the others are its synchronous replicas or will be.
-    /// It has a database `app` that belongs to `app`.
+    /// Starts members; the first of [`Self::members`] leads. They have a database `app` that belongs to
+    /// `app`.
     pub fn start(names: &[&str]) -> Self {
         // Patroni's tools wait for the disk.
         let dir = tempfile::tempdir_in(memory()).unwrap();
@@ -56,16 +56,15 @@ impl Patroni {
         authority.issue("api", "api", &["localhost", "127.0.0.1"]);
         let etcd = Etcd::start(dir.path());
         let mut patroni = Self { members: Vec::new(), authority, etcd, dir };
-        for name in names {
-            let member = patroni.member(name);
-            patroni.members.push(member);
-            patroni.run(patroni.members.len() - 1);
-            wait_long("a member of Patroni's", || {
-                let cluster = patroni.cluster();
-                let count = cluster.iter().filter(|it| is_well(it)).count();
-                count == patroni.members.len() && cluster.iter().any(|it| it["role"] == "leader")
-            });
-        }
+        patroni.members = names.iter().map(|it| patroni.member(it)).collect();
+        (0..names.len()).for_each(|it| patroni.run(it));
+        let are_well = |patroni: &Self| {
+            let count = patroni.cluster().iter().filter(|it| is_well(it)).count();
+            count == names.len() && patroni.leader().is_some()
+        };
+        wait_long("Patroni", || are_well(&patroni));
+        let leader = patroni.leader().unwrap();
+        patroni.members.swap(0, leader);
         let login = Login::superuser("the leader", patroni.members[0].port, "postgres");
         login.run("CREATE ROLE app LOGIN PASSWORD 'app'").unwrap();
         login.run("CREATE DATABASE app OWNER app").unwrap();
@@ -100,7 +99,7 @@ impl Patroni {
             "bootstrap": {
                 // The shortest that it takes.
                 "dcs": {
-                    "ttl": 20, "loop_wait": 1, "retry_timeout": 3, "synchronous_mode": true,
+                    "ttl": 20, "loop_wait": 1, "retry_timeout": 3,
                     "postgresql": { "use_pg_rewind": true },
                 },
                 "initdb": ["no-sync", "data-checksums", { "encoding": "UTF8" }],
@@ -154,8 +153,12 @@ impl Patroni {
         self.members.iter().position(|it| leader["name"] == it.name.as_str())
     }
 
-    /// Waits until another member has all that is acknowledged.
-    pub fn wait_for_synchronous(&self) {
+    /// From now on another member has all that is acknowledged.
+    pub fn make_synchronous(&self) {
+        let (status, text) = self
+            .ask(&self.members[0], "PATCH", "/config", r#"{"synchronous_mode": true}"#)
+            .unwrap();
+        assert_eq!(status, 200, "{text}");
         let is_synchronous = |it: &Json| it["role"] == "sync_standby" && is_well(it);
         wait_long("a synchronous replica", || self.cluster().iter().any(is_synchronous));
     }
@@ -346,7 +349,7 @@ impl Drop for Etcd {
 
 /// The Python that has Patroni, in an environment that is made at first use and kept from run to run.
 fn program() -> PathBuf {
-    const NAME: &str = "patroni-4";
+    const NAME: &str = "pgsluice-patroni-4";
     let target = Path::new(env!("CARGO_TARGET_TMPDIR"));
     let target = match Account::for_servers().unwrap() {
         Some(account) if !account.can_enter(&target.join(NAME)) => std::env::temp_dir(),
