@@ -5,6 +5,7 @@
 mod support;
 
 use std::collections::BTreeSet;
+use std::process::Command;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -88,6 +89,14 @@ fn narrow(patroni: &Patroni) -> Proxy {
     })
 }
 
+/// Whether `pgsluice check` finds nothing, and what it tells.
+fn check(proxy: &Proxy) -> (bool, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pgsluice"));
+    let output = command.args(["check", "--config"]).arg(proxy.file()).output().unwrap();
+    let text = [output.stdout, output.stderr].concat();
+    (output.status.success(), String::from_utf8_lossy(&text).into_owned())
+}
+
 fn primary(proxy: &Proxy) -> String {
     let (roles, hosts) = (proxy.show("SHARDS", "role"), proxy.show("SHARDS", "host"));
     let found = roles.iter().zip(hosts).find(|it| it.0 == "primary");
@@ -135,12 +144,16 @@ fn a_real_patroni_is_followed() {
     assert!(written.errors.iter().all(|it| it.starts_with("0800")), "{:?}", written.errors);
     all.append(&mut written.acknowledged);
 
+    wait_for("the replica", || proxy.show("HOSTS", "state") == ["up", "up"]);
+    let (is_well, told) = check(&proxy);
+    assert!(is_well, "{told}");
+    let (is_well, told) = check(&narrow);
+    assert!(!is_well && told.contains("none of the configured hosts"), "{told}");
     let without = narrow.client().query("INSERT INTO t VALUES (-2)");
     assert_eq!(without.code(), "57P03", "{without:?}");
     assert!(without.detail.contains("none of the configured hosts"), "{}", without.detail);
 
     // Asked by the proxy nothing is cut off, though clients write.
-    wait_for("the replica", || proxy.show("HOSTS", "state") == ["up", "up"]);
     let mut written = while_writing(&proxy, 10, || {
         let answer = proxy.admin(&format!("SWITCHOVER app SHARD 0 TO '{}'", places[0]));
         assert_eq!(answer.error, None, "{}", answer.detail);

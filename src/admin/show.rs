@@ -6,7 +6,6 @@ use std::time::Duration;
 use bytes::BytesMut;
 
 use crate::auth::delay;
-use crate::config::Host as Address;
 use crate::exec::two_phase::Gid;
 use crate::pool::cluster::{Database, Host};
 use crate::proxy::Proxy;
@@ -248,7 +247,7 @@ fn shards(proxy: &Proxy) -> Table {
         problems.extend(is_paused.then(|| "paused".to_owned()));
         problems.push(host.health.problem.lock().clone());
         if host.is_primary {
-            problems.extend(shard.and_then(|it| unused(&it.state.strangers())));
+            problems.extend(shard.and_then(|it| it.state.patroni_problem()));
             problems.extend(database.state.no_two_phase.load().get(&host.shard).cloned());
             let prefix = format!("shard {}: ", host.shard);
             let drift = database.state.drift.load();
@@ -269,12 +268,6 @@ fn shards(proxy: &Proxy) -> Table {
         ]);
     });
     table
-}
-
-/// Members that only Patroni names, where they are not to be used.
-fn unused(members: &[Address]) -> Option<String> {
-    let names: Vec<String> = members.iter().map(ToString::to_string).collect();
-    (!names.is_empty()).then(|| format!("not used, though Patroni lists it: {}", names.join(", ")))
 }
 
 /// The bucket ranges of a host's shard, such as `0-63`.

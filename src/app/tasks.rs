@@ -244,7 +244,7 @@ async fn ask_leader(proxy: Arc<Proxy>, (name, id): (String, ShardId)) {
         let mut woken = pin!(shard.alarm.notified());
         woken.as_mut().enable();
         let said = asker.ask(&written, timeout).await;
-        if shard.note_topology(said.as_ref(), written.patroni_members) {
+        if shard.note_topology(&said, written.patroni_members) {
             proxy.renew();
         }
         let pause = if shard.is_urgent() { interval.min(URGENT) } else { interval };

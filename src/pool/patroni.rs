@@ -26,8 +26,6 @@ pub struct Topology {
 /// Who leads, as Patroni says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Leader {
-    /// It was not asked, or does not answer.
-    Unknown,
     Nobody,
     /// A host that the configuration names, or one of the strangers.
     Host(Address),
@@ -53,21 +51,29 @@ pub struct Asker {
 }
 
 impl Asker {
-    /// Asks all URLs at once; the first that answers counts. None: no one does.
-    pub async fn ask(&mut self, shard: &config::Shard, timeout: Duration) -> Option<Topology> {
-        let mut asked = JoinSet::new();
+    /// Asks all URLs at once; the first that answers counts.
+    ///
+    /// # Errors
+    /// No one does: each with what is wrong.
+    pub async fn ask(
+        &mut self,
+        shard: &config::Shard,
+        timeout: Duration,
+    ) -> Result<Topology, String> {
+        let (mut asked, mut problems) = (JoinSet::new(), Vec::new());
         for api in &shard.patroni {
             let api = api.clone();
-            asked.spawn(async move { tokio::time::timeout(timeout, members(&api)).await });
+            asked.spawn(async move { members_within(&api, timeout).await });
         }
         while let Some(answer) = asked.join_next().await {
             match answer {
-                Ok(Ok(Ok(members))) => return Some(self.topology(shard, &members).await),
-                Ok(Ok(Err(error))) => tracing::debug!(error, "Patroni gave no answer"),
-                _ => (),
+                Ok(Ok(members)) => return Ok(self.topology(shard, &members).await),
+                Ok(Err(problem)) => problems.push(problem),
+                Err(error) => problems.push(error.to_string()),
             }
         }
-        None
+        problems.sort();
+        Err(problems.join("; "))
     }
 
     async fn topology(&mut self, shard: &config::Shard, members: &[Member]) -> Topology {
@@ -180,17 +186,23 @@ async fn who_answers(
 ) -> Result<(Vec<Member>, Vec<&PatroniApi>), Refusal> {
     let (mut found, mut answering, mut problems) = (None, Vec::new(), Vec::new());
     for api in apis {
-        match tokio::time::timeout(timeout, members(api)).await {
-            Ok(Ok(members)) => {
+        match members_within(api, timeout).await {
+            Ok(members) => {
                 found.get_or_insert(members);
                 answering.push(api);
             }
-            Ok(Err(problem)) => problems.push(format!("{api}: {problem}")),
-            Err(_) => problems.push(format!("{api}: no answer within {timeout:?}")),
+            Err(problem) => problems.push(problem),
         }
     }
     let nobody = || Refusal::Nothing(format!("Patroni does not answer: {}", problems.join("; ")));
     found.map(|it| (it, answering)).ok_or_else(nobody)
+}
+
+/// The members, or which URL has what problem.
+async fn members_within(api: &PatroniApi, timeout: Duration) -> Result<Vec<Member>, String> {
+    let answer = tokio::time::timeout(timeout, members(api)).await;
+    let answer = answer.unwrap_or_else(|_| Err(format!("no answer within {timeout:?}")));
+    answer.map_err(|problem| format!("{api}: {problem}"))
 }
 
 /// GET /cluster, or what is wrong with its answer.

@@ -51,6 +51,8 @@ struct Known {
     joined: Vec<(Address, Instant)>,
     /// Members that are no hosts.
     strangers: Vec<Address>,
+    /// Why Patroni says nothing.
+    silence: String,
     since: Option<Instant>,
 }
 
@@ -120,23 +122,27 @@ impl ShardState {
         changed
     }
 
-    /// Takes note of what Patroni says, and whether members that are not written join the shard; whether
-    /// the hosts or their roles have changed with it.
-    pub fn note_topology(&self, said: Option<&Topology>, joins: bool) -> bool {
+    /// Takes note of what Patroni says, or why it says nothing, and whether members that are not written join
+    /// the shard; whether the hosts or their roles have changed with it.
+    pub fn note_topology(&self, said: &Result<Topology, String>, joins: bool) -> bool {
         let mut known = self.known.lock();
         let before = known.arranged();
-        if let Some(said) = said {
+        if let Ok(said) = said {
             known.note_members(&said.strangers, joins, Instant::now(), self.shard);
         }
-        let leader = said.map_or(&Leader::Unknown, |it| &it.leader);
+        known.silence = said.as_ref().err().cloned().unwrap_or_default();
         let place = |host: &Address| known.hosts.iter().position(|it| it == host);
-        let word = match leader {
-            Leader::Unknown => Word::Silent,
-            Leader::Nobody => Word::Nobody,
-            Leader::Host(host) => place(host).map_or(Word::Nobody, Word::Leader),
+        let word = match said.as_ref().map(|it| &it.leader) {
+            Err(_) => Word::Silent,
+            Ok(Leader::Nobody) => Word::Nobody,
+            Ok(Leader::Host(host)) => place(host).map_or(Word::Nobody, Word::Leader),
         };
         if word != known.word {
-            tracing::info!(shard = self.shard.0, ?leader, "Patroni tells who leads");
+            let shard = self.shard.0;
+            match said {
+                Ok(said) => tracing::info!(shard, leader = ?said.leader, "Patroni tells who leads"),
+                Err(why) => tracing::warn!(shard, why, "Patroni does not answer: servers decide"),
+            }
             known.word = word;
             if let Some(now) = roles::decide(&known.seen(), &known.roles, word) {
                 known.roles = now;
@@ -154,9 +160,17 @@ impl ShardState {
         self.known.lock().joined.iter().any(|it| it.0 == *host)
     }
 
-    /// Members that Patroni lists and that are not used.
-    pub fn strangers(&self) -> Vec<Address> {
-        self.known.lock().strangers.clone()
+    /// What is wrong between Patroni and the configuration.
+    pub fn patroni_problem(&self) -> Option<String> {
+        let known = self.known.lock();
+        match known.word {
+            Word::Silent | Word::Nobody => known.verdict(),
+            Word::Absent | Word::Unasked | Word::Leader(_) => {
+                let members = known.strangers();
+                let told = || format!("not used, though Patroni lists it: {members}");
+                (!members.is_empty()).then(told)
+            }
+        }
     }
 
     /// The primary seems to be lost: hosts are looked at now, and nothing new is begun on it before.
@@ -356,19 +370,23 @@ impl Known {
         }
     }
 
-    /// What Patroni says, where that is no host.
+    /// What Patroni says.
     fn verdict(&self) -> Option<String> {
-        let what = match (&self.word, self.strangers.as_slice()) {
-            (Word::Nobody, []) => "Patroni has no leader".to_owned(),
+        let what = match (&self.word, self.strangers()) {
+            (Word::Silent, _) => format!("Patroni does not answer: {}", self.silence),
+            (Word::Nobody, members) if members.is_empty() => "Patroni has no leader".to_owned(),
             (Word::Nobody, members) => {
-                let members: Vec<String> = members.iter().map(ToString::to_string).collect();
-                let members = members.join(", ");
                 format!("Patroni's leader is none of the configured hosts, which lack {members}")
             }
             (Word::Leader(at), _) => format!("Patroni's leader is {}", self.hosts.get(*at)?),
-            _ => return None,
+            (Word::Absent | Word::Unasked, _) => return None,
         };
         Some(what)
+    }
+
+    fn strangers(&self) -> String {
+        let members: Vec<String> = self.strangers.iter().map(ToString::to_string).collect();
+        members.join(", ")
     }
 
     /// What is known of each host.
@@ -433,9 +451,8 @@ mod tests {
         assert_eq!((others.primary, others.has_primary), (host(4), false));
     }
 
-    fn said(leader: Option<Address>, strangers: &[Address]) -> Topology {
-        let leader = leader.map_or(Leader::Nobody, Leader::Host);
-        Topology { leader, strangers: strangers.to_vec() }
+    fn leads(leader: Address) -> Result<Topology, String> {
+        Ok(Topology { leader: Leader::Host(leader.clone()), strangers: vec![leader] })
     }
 
     #[test]
@@ -444,7 +461,7 @@ mod tests {
         // The only one that is written is no primary before Patroni says so, and none that it does not name.
         assert!(!state.arrange(&hosts, true).has_primary);
         assert!(!state.note(&hosts[0], says(false, 1), 0));
-        assert!(state.note_topology(Some(&said(Some(host(2)), &[host(2)])), true));
+        assert!(state.note_topology(&leads(host(2)), true));
         let arranged = state.arrange(&hosts, true);
         assert_eq!((arranged.has_primary, arranged.replicas), (false, vec![host(2)]));
         assert!(state.has_joined(&host(2)) && !state.has_joined(&host(1)));
@@ -453,13 +470,12 @@ mod tests {
         assert_eq!((&arranged.primary, arranged.has_primary), (&host(2), true));
         assert_eq!(arranged.fenced.len(), 1);
         // While Patroni is silent, and when it is written, it stays what it is.
-        assert!(!state.note_topology(None, true));
+        assert!(!state.note_topology(&Err("no answer".to_owned()), true));
         assert_eq!(state.arrange(&[host(1), host(2)], true), arranged);
         assert!(!state.has_joined(&host(2)) && state.is_settled());
         // Where they are not to join it is told who would.
-        let other = said(Some(host(3)), &[host(3)]);
-        assert!(state.note_topology(Some(&other), false));
-        assert_eq!((state.strangers(), state.has_joined(&host(3))), (vec![host(3)], false));
+        assert_eq!(state.patroni_problem().as_deref(), Some("Patroni does not answer: no answer"));
+        assert!(state.note_topology(&leads(host(3)), false) && !state.has_joined(&host(3)));
         assert!(!state.arrange(&[host(1), host(2)], true).has_primary);
         let detail = state.error("app").detail.unwrap_or_default();
         assert!(
