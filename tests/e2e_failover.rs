@@ -298,7 +298,7 @@ fn a_switchover_costs_nothing_but_waiting() {
     assert_eq!(refused.code(), "55000", "{refused:?}");
 }
 
-/// Patroni's REST API: says that the member on this port leads, 0: answers nothing.
+/// Patroni's REST API: says that the member on this port leads, 0: answers nothing. It does no switchover.
 fn fake_patroni(leader: &Arc<AtomicU16>) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -306,9 +306,14 @@ fn fake_patroni(leader: &Arc<AtomicU16>) -> u16 {
     thread::spawn(move || {
         for stream in listener.incoming() {
             let mut stream = stream.unwrap();
-            let _ = stream.read(&mut [0; 1024]);
+            let mut request = [0; 1024];
+            let _ = stream.read(&mut request);
             let port = leader.load(Ordering::Relaxed);
             if port == 0 {
+                continue;
+            }
+            if request.starts_with(b"POST /switchover ") {
+                let _ = stream.write_all(b"HTTP/1.0 412 x\r\n\r\nno good candidates");
                 continue;
             }
             let _ = write!(
@@ -357,7 +362,11 @@ fn patroni_decides_a_split_brain() {
     write(40);
     assert_eq!(sql(&cluster, PRIMARY, "SELECT count(*) FROM t"), "30");
     assert_eq!(sql(&cluster, REPLICA, "SELECT count(*) FROM t WHERE a >= 40"), "10");
-    assert_eq!(proxy.admin("SWITCHOVER app SHARD 0").code(), "55000");
+    let refused = proxy.admin("SWITCHOVER app SHARD 0");
+    assert_eq!(refused.code(), "55000");
+    let why = format!("http://127.0.0.1:{api} answered 412: no good candidates");
+    assert_eq!(refused.detail, why);
+    write(50);
 }
 
 /// Lets a replica receive from another server.

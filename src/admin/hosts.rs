@@ -19,6 +19,7 @@ pub(super) fn hosts(proxy: &Proxy) -> Table {
         "region",
         "in_use",
         "failures",
+        "named_by",
     ]);
     let now = Moment::now();
     each_host(proxy, |database, host| {
@@ -41,9 +42,14 @@ pub(super) fn hosts(proxy: &Proxy) -> Table {
             region(database, host),
             host.outstanding().to_string(),
             shown.failures.to_string(),
+            if has_joined(database, host) { "patroni" } else { "configuration" }.into(),
         ]);
     });
     table
+}
+
+fn has_joined(database: &Database, host: &Host) -> bool {
+    database.shards.get(&host.shard).is_some_and(|it| it.state.has_joined(&host.address))
 }
 
 fn region(database: &Database, host: &Host) -> String {

@@ -247,6 +247,7 @@ fn shards(proxy: &Proxy) -> Table {
         problems.extend(is_paused.then(|| "paused".to_owned()));
         problems.push(host.health.problem.lock().clone());
         if host.is_primary {
+            problems.extend(shard.and_then(|it| it.state.patroni_problem()));
             problems.extend(database.state.no_two_phase.load().get(&host.shard).cloned());
             let prefix = format!("shard {}: ", host.shard);
             let drift = database.state.drift.load();

@@ -2,7 +2,9 @@
 //!
 //! The order is such that nothing acknowledged is lost: nothing new begins, the old primary takes no
 //! writes any more, what runs ends, the new one has replayed all, then it is promoted. Until that last step
-//! everything can be taken back.
+//! everything can be taken back. Where Patroni leads it does all of this but the waiting.
+
+mod patroni;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -58,9 +60,8 @@ pub(super) async fn switch(
             .hint("SHOW SHARDS tells why; promote a replica by hand if the primary is lost"));
     }
     let written = database.config.shards.iter().find(|it| it.id == id);
-    if written.is_some_and(|it| !it.patroni.is_empty()) {
-        return Err(refused("Patroni decides who leads this shard")
-            .hint("run patronictl switchover: the proxy follows, and clients wait"));
+    if let Some(written) = written.filter(|it| !it.patroni.is_empty()) {
+        return patroni::switch(proxy, database, (shard, written), to).await;
     }
     let (old, new) = (&shard.primary, target(shard, to)?);
     // What is not allowed is found out before anything is done.
@@ -89,25 +90,9 @@ pub(super) async fn switch(
 
 /// Lets the old primary come to rest and the new one catch up.
 async fn hand_over(old: &Host, new: &Host, bound: Duration) -> Result<(), String> {
-    let told = |what: &'static str| move |error: ControlError| format!("{what}: {error}");
     run(old, READ_ONLY).await.map_err(told("the primary cannot be made read only"))?;
     run(old, RELOAD).await.map_err(told("the primary cannot be made read only"))?;
-    let since = run(old, NOW).await.map_err(told("the primary does not answer"))?;
-    let older = format!(
-        "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' \
-         AND pid <> pg_backend_pid() AND xact_start < '{since}'"
-    );
-    let end = Instant::now() + bound;
-    loop {
-        let count = run(old, &older).await.map_err(told("the primary does not answer"))?;
-        if count == "0" {
-            break;
-        }
-        if Instant::now() > end {
-            return Err(format!("{count} transactions did not end within {bound:?}"));
-        }
-        tokio::time::sleep(LOOK).await;
-    }
+    come_to_rest(old, bound).await?;
     let last = run(old, POSITION).await.map_err(told("the primary does not answer"))?;
     let last = Lsn::parse(&last).ok_or("the primary does not say its position")?.end_of_records();
     let end = Instant::now() + bound;
@@ -121,6 +106,30 @@ async fn hand_over(old: &Host, new: &Host, bound: Duration) -> Result<(), String
         }
         tokio::time::sleep(LOOK).await;
     }
+}
+
+/// Waits for the end of all transactions that run there now.
+async fn come_to_rest(old: &Host, bound: Duration) -> Result<(), String> {
+    let since = run(old, NOW).await.map_err(told("the primary does not answer"))?;
+    let older = format!(
+        "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' \
+         AND pid <> pg_backend_pid() AND xact_start < '{since}'"
+    );
+    let end = Instant::now() + bound;
+    loop {
+        let count = run(old, &older).await.map_err(told("the primary does not answer"))?;
+        if count == "0" {
+            return Ok(());
+        }
+        if Instant::now() > end {
+            return Err(format!("{count} transactions did not end within {bound:?}"));
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+fn told(what: &'static str) -> impl FnOnce(ControlError) -> String {
+    move |error| format!("{what}: {error}")
 }
 
 /// Whether the user may do there what is needed; a mark of an earlier switchover is taken away.
@@ -163,9 +172,8 @@ fn unsure(why: String) -> PgError {
 async fn until_noticed(proxy: &Proxy, database: &Database, new: &Host) -> Result<(), PgError> {
     let end = Instant::now() + PROMOTION;
     loop {
-        let cluster = proxy.cluster.load_full();
-        let now = cluster.databases.get(&*database.name).and_then(|it| it.shards.get(&new.shard));
-        if now.is_some_and(|it| it.primary.address == new.address && it.has_primary) {
+        let now = primary_now(proxy, database, new.shard);
+        if now.is_some_and(|it| it.address == new.address) {
             return Ok(());
         }
         if Instant::now() > end {
@@ -173,6 +181,13 @@ async fn until_noticed(proxy: &Proxy, database: &Database, new: &Host) -> Result
         }
         tokio::time::sleep(LOOK).await;
     }
+}
+
+/// Who takes writes, by the newest snapshot.
+fn primary_now(proxy: &Proxy, database: &Database, id: ShardId) -> Option<Arc<Host>> {
+    let cluster = proxy.cluster.load();
+    let shard = cluster.databases.get(&*database.name)?.shards.get(&id)?;
+    shard.has_primary.then(|| Arc::clone(&shard.primary))
 }
 
 /// The replica that is named, or the one that is furthest.

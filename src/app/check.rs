@@ -72,6 +72,12 @@ pub fn check(path: &Path, sql: Option<&str>) -> Result<Report, AppError> {
             }
         }
         for database in cluster.databases.values() {
+            for shard in database.shards.values() {
+                if let Some(problem) = shard.state.patroni_problem() {
+                    let (name, id) = (&database.name, shard.id);
+                    report.problem(format_args!("{name}: shard {id}: {problem}"));
+                }
+            }
             look_at(database, sql, &mut report).await;
         }
         Ok(report)

@@ -231,6 +231,7 @@ async fn ask_patroni(proxy: Arc<Proxy>) {
 
 /// Asks who leads a shard, for as long as Patroni is configured there.
 async fn ask_leader(proxy: Arc<Proxy>, (name, id): (String, ShardId)) {
+    let mut asker = patroni::Asker::default();
     loop {
         let cluster = proxy.cluster.load_full();
         let (interval, timeout) = (cluster.config.health.interval, cluster.config.health.timeout);
@@ -242,10 +243,8 @@ async fn ask_leader(proxy: Arc<Proxy>, (name, id): (String, ShardId)) {
         let begun = Instant::now();
         let mut woken = pin!(shard.alarm.notified());
         woken.as_mut().enable();
-        let hosts: Vec<_> =
-            std::iter::once(&written.primary).chain(&written.replicas).cloned().collect();
-        let leader = patroni::ask(&written.patroni, &hosts, timeout).await;
-        if shard.note_leader(&leader) {
+        let said = asker.ask(&written, timeout).await;
+        if shard.note_topology(&said, written.patroni_members) {
             proxy.renew();
         }
         let pause = if shard.is_urgent() { interval.min(URGENT) } else { interval };

@@ -32,8 +32,10 @@ pub struct Said {
 /// What another authority, such as Patroni, says of the primary.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Word {
-    /// There is none, or it does not answer: servers decide.
+    /// There is none: servers decide.
     #[default]
+    Absent,
+    /// It does not answer: servers decide meanwhile.
     Silent,
     /// It was not asked yet.
     Unasked,
@@ -64,17 +66,17 @@ pub struct Roles {
 /// The roles after a look at the hosts. Whom another authority's word does not name is no primary. `None`:
 /// hosts, or that authority, are still to be asked for the first time.
 pub fn decide(hosts: &[Sight], before: &Roles, word: Word) -> Option<Roles> {
-    if let [only] = hosts {
-        return Some(alone(only, before));
-    }
     if word == Word::Unasked {
         return None;
+    }
+    if let ([only], Word::Absent) = (hosts, word) {
+        return Some(alone(only, before));
     }
     let leader = match word {
         Word::Leader(at) => Some(at),
         _ => None,
     };
-    let may_be = |at: usize| word == Word::Silent || leader == Some(at);
+    let may_be = |at: usize| matches!(word, Word::Absent | Word::Silent) || leader == Some(at);
     if !before.is_settled && hosts.contains(&Sight::Unseen) {
         return None;
     }
@@ -119,7 +121,8 @@ pub fn decide(hosts: &[Sight], before: &Roles, word: Word) -> Option<Roles> {
     Some(now)
 }
 
-/// A shard of one host has no other to be mistaken for; as a replica it serves what it can.
+/// A shard of one host that nobody else decides about has no other to be mistaken for; as a replica it
+/// serves what it can.
 fn alone(host: &Sight, before: &Roles) -> Roles {
     let mut now = Roles { is_settled: true, primary: Some(0), ..before.clone() };
     (now.last, now.fenced) = (0, BTreeMap::new());
@@ -191,7 +194,7 @@ mod tests {
     fn after(looks: &[&[Sight]]) -> (String, Roles) {
         let mut roles = Roles::default();
         for hosts in looks {
-            roles = decide(hosts, &roles, Word::Silent).unwrap_or(roles);
+            roles = decide(hosts, &roles, Word::Absent).unwrap_or(roles);
         }
         let letter = |at: usize| match at {
             _ if roles.primary == Some(at) => 'P',

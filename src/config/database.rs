@@ -16,7 +16,7 @@ use super::secret::Outside;
 use super::section::Section;
 use super::{
     Consistency, Database, Host, HostTls, Preference, Shard, TenantOverrides, Timeouts, host,
-    values,
+    patroni, values,
 };
 
 /// The name of the admin console's database.
@@ -227,29 +227,14 @@ fn shard(
             Vec::new()
         }
     };
-    let patroni = patroni(section, &replicas);
-    Shard { id, primary: primary.unwrap_or_else(nowhere), replicas, patroni, preferences }
-}
-
-fn patroni(section: &Section<'_>, replicas: &[Host]) -> Vec<String> {
-    let urls = section.value("patroni", values::text_list);
-    for url in urls.iter().filter(|it| !is_http(it)) {
-        let message = format!("is no URL of Patroni's REST API: `{url}`");
-        section.wrong("patroni", Wrong::new(message, "write \"http://host:8008\""));
+    let patroni = patroni::apis(section, outside);
+    let patroni_members = section.value("patroni_members", values::bool);
+    if section.written("patroni_members").is_some() && section.written("patroni").is_none() {
+        let wrong = Wrong::new("is for a shard with patroni", "write patroni, or leave it out");
+        section.wrong("patroni_members", wrong);
     }
-    if !urls.is_empty() && replicas.is_empty() {
-        let hint = "write replicas, too, or leave it out";
-        section.wrong("patroni", Wrong::new("is for a shard with replicas", hint));
-    }
-    urls
-}
-
-/// Whether it is `http://host:port`.
-fn is_http(url: &str) -> bool {
-    let place = url.strip_prefix("http://").map(|it| it.trim_end_matches('/'));
-    place
-        .and_then(|it| it.rsplit_once(':').filter(|_| !it.contains(['/', '@'])))
-        .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
+    let primary = primary.unwrap_or_else(nowhere);
+    Shard { id, primary, replicas, patroni, patroni_members, preferences }
 }
 
 /// Stands for a primary whose mistake was noted.

@@ -325,8 +325,10 @@ pub const KEYS: &[Key] = &[
         "The server that takes writes: \"postgres://user:password@host:port/database\", \"env:NAME\" or \"file:PATH\". Parameters as libpq's: sslmode, sslrootcert, sslcert, sslkey, host, port. Or { url = \"…\", weight = 2, region = \"eu\" }: weight (1 to 1000, default 1) is the share of reads while it is a replica, region is as listen.region."),
     key("database.shard.replicas", Kind::UrlList, Value("[]"),
         "Servers that replicate the primary and take reads, written as primary is."),
-    key("database.shard.patroni", Kind::TextList, Value("[]"),
-        "URLs of Patroni's REST API, such as [\"http://10.0.0.1:8008\"]. Whom it does not call the leader is no primary; while none of them answers, servers decide."),
+    key("database.shard.patroni", Kind::UrlList, Value("[]"),
+        "URLs of Patroni's REST API, such as [\"http://10.0.0.1:8008\", \"https://user:password@10.0.0.2:8008?sslrootcert=/etc/ca.crt\"], \"env:NAME\" or \"file:PATH\". Whom it does not call the leader is no primary; while none of them answers, servers decide."),
+    key("database.shard.patroni_members", Kind::Bool, Value("true"),
+        "Whether members that Patroni lists and that are not written here join the shard, with user, password, database and TLS of its primary."),
 
     key("database.tenants", Kind::Tenants, Absent("none"),
         "Exceptions to the ranges: tenant = shard id."),
@@ -407,7 +409,10 @@ mod tests {
             names_in(""),
             ["listen", "pool", "limits", "health", "redis", "log", "user", "rule", "database"]
         );
-        assert_eq!(names_in("database.shard"), ["id", "range", "primary", "replicas", "patroni"]);
+        assert_eq!(
+            names_in("database.shard"),
+            ["id", "range", "primary", "replicas", "patroni", "patroni_members"]
+        );
         assert!(names_in("database").contains(&"shard"));
         assert!(names_in("database").contains(&"tenants"));
     }

@@ -5,6 +5,7 @@ mod error;
 mod host;
 pub mod keys;
 mod parse;
+mod patroni;
 mod rule;
 mod secret;
 mod section;
@@ -27,6 +28,7 @@ pub use database::ADMIN_DATABASE;
 pub use error::ConfigError;
 pub use keys::{KEYS, Key, LIMITS};
 pub use parse::{WrittenHost, parse, parse_located};
+pub use patroni::PatroniApi;
 pub use show::show;
 pub use tls::{HostTls, ListenTls, SYSTEM, SslMode};
 pub use units::{show_bytes, show_duration};
@@ -331,8 +333,10 @@ pub struct Shard {
     pub id: ShardId,
     pub primary: Host,
     pub replicas: Vec<Host>,
-    /// URLs of Patroni's REST API.
-    pub patroni: Vec<String>,
+    /// Who says who leads; none: the servers themselves.
+    pub patroni: Vec<PatroniApi>,
+    /// Whether members that Patroni lists and nobody has written are hosts, too.
+    pub patroni_members: bool,
     /// Of hosts for which something is written.
     pub preferences: BTreeMap<Host, Preference>,
 }
@@ -355,6 +359,16 @@ impl Shard {
     /// How much a host of it is preferred.
     pub fn preference(&self, host: &Host) -> Preference {
         self.preferences.get(host).cloned().unwrap_or_default()
+    }
+
+    /// The hosts that are written, the primary first.
+    pub fn hosts(&self) -> impl Iterator<Item = &Host> {
+        std::iter::once(&self.primary).chain(&self.replicas)
+    }
+
+    /// Whether it has, or may come to have, another host than its primary.
+    pub fn may_have_replicas(&self) -> bool {
+        !self.replicas.is_empty() || !self.patroni.is_empty()
     }
 }
 

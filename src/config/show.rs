@@ -215,7 +215,9 @@ fn database(database: &Database, rows: &mut Rows) {
         rows.add("database.shard.range", &name, range(database, shard.id));
         rows.add("database.shard.primary", &name, host(&shard.primary));
         rows.add("database.shard.replicas", &name, replicas.join(", "));
-        rows.add("database.shard.patroni", &name, shard.patroni.join(", "));
+        let apis: Vec<String> = shard.patroni.iter().map(|it| format!("{it:?}")).collect();
+        rows.add("database.shard.patroni", &name, apis.join(", "));
+        rows.add("database.shard.patroni_members", &name, shard.patroni_members);
     }
 }
 

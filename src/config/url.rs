@@ -6,6 +6,8 @@ use super::{Host, HostTls, SYSTEM, SslMode};
 
 /// What may stand behind the `?`, as libpq names it.
 const PARAMETERS: &[&str] = &["sslmode", "sslrootcert", "sslcert", "sslkey", "host", "port"];
+/// Where no port is written.
+const PORT: u16 = 5432;
 const FORM: &str = "write \"postgres://user:password@host:port/database\"";
 
 /// What a URL's parameters say.
@@ -46,7 +48,7 @@ pub(super) fn host(url: &str) -> Result<Host, Wrong> {
         _ => (),
     }
     let parameters = parameters(query)?;
-    let (host, port) = address_of(address)?;
+    let (host, port) = address_of(address, Some(PORT))?;
     let host = match parameters.host {
         Some(named) if host.is_empty() => named,
         Some(_) => return Err(Wrong::new("names its host twice", "leave out one of them")),
@@ -75,7 +77,7 @@ fn parameters(query: &str) -> Result<Parameters, Wrong> {
             "sslcert" => read.tls.certificate = Some(value),
             "sslkey" => read.tls.key = Some(value),
             "host" => read.host = Some(value),
-            "port" => read.port = Some(port_of(&format!(":{value}"))?),
+            "port" => read.port = Some(port_of(&format!(":{value}"), None)?),
             _ => return Err(unknown(&name)),
         }
         if names.contains(&name) {
@@ -97,8 +99,19 @@ fn unknown(name: &str) -> Wrong {
     Wrong::new(format!("has an unknown parameter: `{name}`"), hint)
 }
 
-/// `host`, `host:port`, `[::1]`, `[::1]:port`, or nothing for what the parameters name.
-fn address_of(address: &str) -> Result<(String, u16), Wrong> {
+/// What parameters say of TLS, where they may say nothing else.
+pub(super) fn tls_of(query: &str) -> Result<HostTls, Wrong> {
+    let read = parameters(query)?;
+    let name = read.host.map(|_| "host").or(read.port.map(|_| "port"));
+    name.map_or(Ok(read.tls), |name| {
+        let hint = "the parameters are sslmode, sslrootcert, sslcert, sslkey";
+        Err(Wrong::new(format!("has an unknown parameter: `{name}`"), hint))
+    })
+}
+
+/// `host`, `host:port`, `[::1]`, `[::1]:port`, or nothing for what the parameters name. Without a default
+/// the port has to be there.
+pub(super) fn address_of(address: &str, default: Option<u16>) -> Result<(String, u16), Wrong> {
     let (host, port) = match address.strip_prefix('[') {
         Some(rest) => {
             let (host, port) = rest
@@ -119,23 +132,25 @@ fn address_of(address: &str) -> Result<(String, u16), Wrong> {
             (decode(&address[..end])?, &address[end..])
         }
     };
-    Ok((host, port_of(port)?))
+    Ok((host, port_of(port, default)?))
 }
 
-fn port_of(text: &str) -> Result<u16, Wrong> {
+fn port_of(text: &str, default: Option<u16>) -> Result<u16, Wrong> {
     let wrong = || {
         let message = format!("has a port that is none: `{}`", text.trim_start_matches(':'));
         Wrong::new(message, "write a number from 1 to 65535")
     };
     match text.strip_prefix(':') {
-        None if text.is_empty() => Ok(5432),
+        None if text.is_empty() => {
+            default.ok_or_else(|| Wrong::new("has no port", "write it, as in host:8008"))
+        }
         None => Err(wrong()),
         Some(port) => port.parse().ok().filter(|port| *port != 0).ok_or_else(wrong),
     }
 }
 
 /// Decodes `%40` and the like.
-fn decode(text: &str) -> Result<String, Wrong> {
+pub(super) fn decode(text: &str) -> Result<String, Wrong> {
     let wrong = || Wrong::new("has a broken % escape", "write % itself as %25");
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();

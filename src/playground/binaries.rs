@@ -27,6 +27,11 @@ impl Binaries {
         Ok(Self { dir, account: Account::for_servers()? })
     }
 
+    /// The folder.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     /// A command that runs as the unprivileged user, in a process group of its own so that a
     /// Ctrl-C at the terminal is left to us.
     pub(super) fn command(&self, program: &str) -> Command {

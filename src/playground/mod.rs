@@ -25,6 +25,6 @@ pub use error::PlaygroundError;
 pub use file::{Front, toml};
 pub use ports::is_free;
 pub use run::{Options, Ready, run};
-pub use server::{Server, Stop};
-pub use spec::{ClusterSpec, Node};
+pub use server::{Server, Stop, children_of};
+pub use spec::{ClusterSpec, Node, memory};
 pub use sql::{Login, Rows};

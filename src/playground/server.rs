@@ -199,7 +199,7 @@ fn is_ready(data: &Path, pid: u32) -> bool {
 }
 
 /// The direct children of a process; none where there is no `/proc`.
-fn children_of(parent: u32) -> Vec<Pid> {
+pub fn children_of(parent: u32) -> Vec<Pid> {
     let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
     let names = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok());
     let is_child = |pid: &i32| {

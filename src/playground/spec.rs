@@ -97,7 +97,7 @@ fn temporary_dir(parent: &Path) -> Result<PathBuf> {
 }
 
 /// Where files live in memory, if there is plenty, else the usual folder.
-fn memory() -> PathBuf {
+pub fn memory() -> PathBuf {
     const PLENTY_BYTES: u128 = 4 << 30;
     let memory = Path::new("/dev/shm");
     let free = nix::sys::statvfs::statvfs(memory);

@@ -346,7 +346,7 @@ async fn load(
 ) -> Result<Catalog, ControlError> {
     // With one server to ask it is never the tables that matter.
     let is_alone =
-        config.tenant_column.is_none() && config.shards.iter().all(|it| it.replicas.is_empty());
+        config.tenant_column.is_none() && !config.shards.iter().any(|it| it.may_have_replicas());
     let is_alone = is_alone && config.shards.len() == 1 && !config.auto_prepare;
     let settings = control.rows(SETTINGS).await?;
     let setting = |i: usize| settings.first().and_then(|row| row[i].clone()).unwrap_or_default();

@@ -1,6 +1,7 @@
 //! An immutable snapshot: databases → shards → hosts → pools. A transaction loads one and uses it to
 //! its end, so that a reload never changes the map under it.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -67,7 +68,7 @@ pub struct Database {
     pub state: Arc<DatabaseState>,
     limits: PoolLimits,
     pub mode: PoolMode,
-    /// Whether any shard has replicas.
+    /// Whether any shard has replicas, or may come to have some.
     pub has_replicas: bool,
 }
 
@@ -292,7 +293,7 @@ impl Cluster {
     /// are, with their connections.
     pub fn new(config: Arc<Config>, old: Option<&Self>, metrics: &Metrics) -> Self {
         let mut databases = HashMap::new();
-        let quotas = quotas(&config, old);
+        let quotas = QuotasInUse { old, quotas: RefCell::default() };
         for it in &config.databases {
             let previous = old.and_then(|old| old.databases.get(&it.name));
             let state = previous.map_or_else(
@@ -304,6 +305,7 @@ impl Cluster {
             databases.insert(it.name.clone(), Arc::new(database));
         }
         let verifiers = verifiers(&config, old);
+        let quotas = quotas.quotas.into_inner();
         // Pools have their new sizes by now.
         quotas.values().for_each(|it| it.set_limit(config.pool.host_size));
         Self { config, verifiers, databases, accounts: Accounts::default(), quotas }
@@ -336,13 +338,19 @@ impl Cluster {
     }
 }
 
-/// An account per server; those of `old` are kept.
-fn quotas(config: &Config, old: Option<&Cluster>) -> Quotas {
-    let shards = config.databases.iter().flat_map(|it| &it.shards);
-    let hosts = shards.flat_map(|it| std::iter::once(&it.primary).chain(&it.replicas));
-    let place = |it: &Address| (it.host.clone(), it.port);
-    let known = |place: &(String, u16)| old.and_then(|it| it.quotas.get(place)).cloned();
-    hosts.map(place).map(|it| (it.clone(), known(&it).unwrap_or_else(Quota::new))).collect()
+/// An account per server that is in use; those of `old` are kept.
+struct QuotasInUse<'a> {
+    old: Option<&'a Cluster>,
+    quotas: RefCell<Quotas>,
+}
+
+impl QuotasInUse<'_> {
+    fn of(&self, host: &Address) -> Arc<Quota> {
+        let place = (host.host.clone(), host.port);
+        let known = self.old.and_then(|it| it.quotas.get(&place));
+        let make = || known.map_or_else(Quota::new, Arc::clone);
+        Arc::clone(self.quotas.borrow_mut().entry(place).or_insert_with(make))
+    }
 }
 
 /// Users who may log in by SCRAM with a password that is known in clear; those of `old` are kept.
@@ -369,7 +377,7 @@ impl Database {
         config: &Config,
         state: Arc<DatabaseState>,
         previous: Option<&Arc<Self>>,
-        (quotas, metrics): (&Quotas, &Metrics),
+        (quotas, metrics): (&QuotasInUse<'_>, &Metrics),
     ) -> Self {
         let known: Vec<_> = previous.iter().flat_map(|it| it.hosts()).collect();
         let logs: HashMap<_, _> =
@@ -378,15 +386,18 @@ impl Database {
             let same = |old: &&Arc<Host>| {
                 old.address == *address && old.shard == shard && old.is_primary == is_primary
             };
-            let make = || {
-                let quota = quotas.get(&(address.host.clone(), address.port));
-                let quota = quota.map_or_else(Quota::new, Arc::clone);
-                Arc::new(Host::new(address, &it.name, (shard, is_primary), quota, metrics))
-            };
+            let quota = quotas.of(address);
+            let make =
+                || Arc::new(Host::new(address, &it.name, (shard, is_primary), quota, metrics));
             known.iter().copied().find(same).map_or_else(make, Arc::clone)
         };
         let host = |shard: &config::Shard, address: &Address, is_primary: bool| {
+            let is_new = !known.iter().any(|it| it.address == *address && it.shard == shard.id);
             let host = host(address, shard.id, is_primary);
+            if is_new && state.shard(shard.id).has_joined(address) {
+                // Written hosts are taken at their word until they were looked at.
+                host.health.note(Err("not looked at yet".to_owned()));
+            }
             host.standing.configure(config, &shard.preference(address));
             host
         };
@@ -395,8 +406,7 @@ impl Database {
                 .get(&shard.id)
                 .map_or_else(|| Log::new(&state.writes, &state.sleep), |it| Arc::clone(it));
             let known = state.shard(shard.id);
-            let written: Vec<Address> =
-                std::iter::once(&shard.primary).chain(&shard.replicas).cloned().collect();
+            let written: Vec<Address> = shard.hosts().cloned().collect();
             let Arranged { primary, has_primary, replicas, fenced } =
                 known.arrange(&written, !shard.patroni.is_empty());
             let replica = |address: &Address| host(shard, address, false);
@@ -427,7 +437,7 @@ impl Database {
                 plan_cache_mode: config.pool.plan_cache_mode.clone(),
             },
             mode: it.pool_mode.unwrap_or(config.pool.mode),
-            has_replicas: it.shards.iter().any(|it| !it.replicas.is_empty()),
+            has_replicas: it.shards.iter().any(config::Shard::may_have_replicas),
         };
         for pool in database.hosts().flat_map(|it| it.pools()) {
             pool.set_limits(database.limits.clone());

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::cluster::{Cluster, Host, Shard};
 use super::control::LookError;
+use super::patroni::Asker;
 use super::replay::Log;
 use crate::balance;
 use crate::balance::positions::Lsn;
@@ -160,11 +161,21 @@ fn judge(host: &Host, log: &Log, before: u64, row: &[Option<String>]) -> Result<
     }
 }
 
-/// The snapshot of a configuration in whose shards every host was looked at once.
+/// The snapshot of a configuration in whose shards every host was looked at once, and Patroni asked.
 pub async fn settled(config: Arc<Config>, metrics: &Metrics, timeout: Duration) -> Cluster {
     let cluster = Cluster::new(Arc::clone(&config), None, metrics);
+    for database in cluster.databases.values() {
+        for written in database.config.shards.iter().filter(|it| !it.patroni.is_empty()) {
+            let said = Asker::default().ask(written, timeout).await;
+            if let Some(shard) = database.shards.get(&written.id) {
+                shard.state.note_topology(&said, written.patroni_members);
+            }
+        }
+    }
+    // With the members that have joined.
+    let cluster = Cluster::new(Arc::clone(&config), Some(&cluster), metrics);
     let shards = cluster.databases.values().flat_map(|it| it.shards.values());
-    for shard in shards.filter(|it| it.hosts().nth(1).is_some()) {
+    for shard in shards.filter(|it| !it.has_primary || it.hosts().nth(1).is_some()) {
         for host in shard.hosts() {
             let sight = check(host, &shard.log, timeout).await;
             shard.state.note(&host.address, sight, 0);

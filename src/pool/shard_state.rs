@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::patroni::Leader;
+use super::patroni::{Leader, Topology};
 use crate::balance::roles::{self, Roles, Sight, Word};
 use crate::config::Host as Address;
 use crate::error::{PgError, sqlstate};
@@ -16,6 +16,9 @@ use crate::shard::ShardId;
 
 /// How long hosts are looked at often after a primary was lost.
 const URGENT: Duration = Duration::from_secs(60);
+/// How long a member stays a host that Patroni does not list any more: it may only have been restarted, or
+/// hang and take writes.
+const UNLISTED: Duration = Duration::from_secs(60);
 
 /// One shard's hosts as they were last seen.
 pub struct ShardState {
@@ -44,8 +47,12 @@ struct Known {
     word: Word,
     /// Whether Patroni is asked.
     asks: bool,
-    /// Who leads according to Patroni and is none of the hosts.
-    stranger: Option<String>,
+    /// Those of the hosts, behind the others, that only Patroni has named, and when it last did.
+    joined: Vec<(Address, Instant)>,
+    /// Members that are no hosts.
+    strangers: Vec<Address>,
+    /// Why Patroni says nothing.
+    silence: String,
     since: Option<Instant>,
 }
 
@@ -80,7 +87,7 @@ impl ShardState {
     pub(super) fn arrange(&self, hosts: &[Address], asks: bool) -> Arranged {
         let mut known = self.known.lock();
         known.name(hosts, asks);
-        self.has_others.store(hosts.len() > 1, Ordering::Relaxed);
+        self.has_others.store(asks || hosts.len() > 1, Ordering::Relaxed);
         known.arranged()
     }
 
@@ -115,29 +122,55 @@ impl ShardState {
         changed
     }
 
-    /// Takes note of whom Patroni calls the leader; whether the roles have changed with it.
-    pub fn note_leader(&self, leader: &Leader) -> bool {
+    /// Takes note of what Patroni says, or why it says nothing, and whether members that are not written join
+    /// the shard; whether the hosts or their roles have changed with it.
+    pub fn note_topology(&self, said: &Result<Topology, String>, joins: bool) -> bool {
         let mut known = self.known.lock();
-        let place = |host: &Address| known.hosts.iter().position(|it| it == host);
-        let (word, stranger) = match leader {
-            Leader::Unknown => (Word::Silent, None),
-            Leader::Nobody(stranger) => (Word::Nobody, stranger.clone()),
-            Leader::Host(host) => (place(host).map_or(Word::Nobody, Word::Leader), None),
-        };
-        if word == known.word && stranger == known.stranger {
-            return false;
-        }
-        let shard = self.shard.0;
-        tracing::info!(shard, ?leader, "Patroni tells who leads");
-        (known.word, known.stranger) = (word, stranger);
-        let Some(now) = roles::decide(&known.seen(), &known.roles, word) else { return false };
         let before = known.arranged();
-        known.roles = now;
-        known.since = match self.is_unanswered() || known.roles.primary.is_none() {
-            true => known.since.or_else(|| Some(Instant::now())),
-            false => None,
+        if let Ok(said) = said {
+            known.note_members(&said.strangers, joins, Instant::now(), self.shard);
+        }
+        known.silence = said.as_ref().err().cloned().unwrap_or_default();
+        let place = |host: &Address| known.hosts.iter().position(|it| it == host);
+        let word = match said.as_ref().map(|it| &it.leader) {
+            Err(_) => Word::Silent,
+            Ok(Leader::Nobody) => Word::Nobody,
+            Ok(Leader::Host(host)) => place(host).map_or(Word::Nobody, Word::Leader),
         };
+        if word != known.word {
+            let shard = self.shard.0;
+            match said {
+                Ok(said) => tracing::info!(shard, leader = ?said.leader, "Patroni tells who leads"),
+                Err(why) => tracing::warn!(shard, why, "Patroni does not answer: servers decide"),
+            }
+            known.word = word;
+            if let Some(now) = roles::decide(&known.seen(), &known.roles, word) {
+                known.roles = now;
+                known.since = match self.is_unanswered() || known.roles.primary.is_none() {
+                    true => known.since.or_else(|| Some(Instant::now())),
+                    false => None,
+                };
+            }
+        }
         known.arranged() != before
+    }
+
+    /// Whether only Patroni has named this host.
+    pub fn has_joined(&self, host: &Address) -> bool {
+        self.known.lock().joined.iter().any(|it| it.0 == *host)
+    }
+
+    /// What is wrong between Patroni and the configuration.
+    pub fn patroni_problem(&self) -> Option<String> {
+        let known = self.known.lock();
+        match known.word {
+            Word::Silent | Word::Nobody => known.verdict(),
+            Word::Absent | Word::Unasked | Word::Leader(_) => {
+                let members = known.strangers();
+                let told = || format!("not used, though Patroni lists it: {members}");
+                (!members.is_empty()).then(told)
+            }
+        }
     }
 
     /// The primary seems to be lost: hosts are looked at now, and nothing new is begun on it before.
@@ -235,14 +268,69 @@ impl ShardState {
 const HINT: &str = "try again; SHOW SHARDS on the admin console tells the state of every host, promote a replica or start the primary";
 
 impl Known {
-    fn name(&mut self, hosts: &[Address], asks: bool) {
-        if asks != self.asks || self.hosts != hosts {
-            self.word = if asks { Word::Unasked } else { Word::Silent };
+    /// Takes the hosts that are written, and keeps those that have joined them.
+    fn name(&mut self, written: &[Address], asks: bool) {
+        if asks != self.asks {
+            self.word = if asks { Word::Unasked } else { Word::Absent };
+        }
+        let is_other = !written.iter().any(|it| self.written().contains(it));
+        if !asks || is_other {
+            self.joined.clear();
+            self.strangers.clear();
         }
         self.asks = asks;
+        self.joined.retain(|it| !written.contains(&it.0));
+        let joined = self.joined.iter().map(|it| it.0.clone());
+        self.rename(&written.iter().cloned().chain(joined).collect::<Vec<_>>());
+    }
+
+    fn written(&self) -> &[Address] {
+        &self.hosts[..self.hosts.len() - self.joined.len()]
+    }
+
+    /// Takes note of members that are not written.
+    fn note_members(&mut self, listed: &[Address], joins: bool, now: Instant, shard: ShardId) {
+        let strangers = if joins { &[] } else { listed };
+        for member in strangers.iter().filter(|it| !self.strangers.contains(it)) {
+            let (shard, member) = (shard.0, member.to_string());
+            tracing::warn!(
+                shard,
+                member,
+                "Patroni lists a member that is not in the configuration"
+            );
+        }
+        self.strangers = strangers.to_vec();
+        let written = self.written().to_vec();
+        let last = self.hosts.get(self.roles.last).cloned();
+        for member in listed.iter().filter(|it| joins && !written.contains(it)) {
+            match self.joined.iter_mut().find(|it| it.0 == *member) {
+                Some((_, listed)) => *listed = now,
+                None => {
+                    let (shard, member_name) = (shard.0, member.to_string());
+                    tracing::info!(shard, member = member_name, "a member of Patroni's joins");
+                    self.joined.push((member.clone(), now));
+                }
+            }
+        }
+        // Who was the primary stays: it is known for what it is when it comes back.
+        self.joined.retain(|(host, listed)| {
+            let stays = joins && (last.as_ref() == Some(host) || now - *listed < UNLISTED);
+            if !stays {
+                let (shard, member) = (shard.0, host.to_string());
+                tracing::info!(shard, member, "a member is not listed by Patroni any more");
+            }
+            stays
+        });
+        let joined = self.joined.iter().map(|it| it.0.clone());
+        self.rename(&written.into_iter().chain(joined).collect::<Vec<_>>());
+    }
+
+    /// The roles stay with the hosts that have them.
+    fn rename(&mut self, hosts: &[Address]) {
         if self.hosts == hosts {
             return;
         }
+        self.word = if self.asks { Word::Unasked } else { Word::Absent };
         if !hosts.iter().any(|it| self.hosts.contains(it)) {
             let (word, asks) = (self.word, self.asks);
             *self = Self { word, asks, ..Self::default() };
@@ -270,7 +358,7 @@ impl Known {
 
     fn arranged(&self) -> Arranged {
         let roles = &self.roles;
-        let is_alone = self.hosts.len() == 1;
+        let is_alone = self.hosts.len() == 1 && !self.asks;
         let other = |at: usize| at != roles.last && !roles.fenced.contains_key(&at);
         let replicas = (0..self.hosts.len()).filter(|at| other(*at));
         let fenced = roles.fenced.iter().filter(|(at, _)| **at != roles.last);
@@ -282,17 +370,23 @@ impl Known {
         }
     }
 
-    /// What Patroni says, where that is no host.
+    /// What Patroni says.
     fn verdict(&self) -> Option<String> {
-        let what = match (&self.word, &self.stranger) {
-            (Word::Nobody, None) => "Patroni has no leader".to_owned(),
-            (Word::Nobody, Some(it)) => {
-                format!("Patroni's leader {it} is none of the configured hosts")
+        let what = match (&self.word, self.strangers()) {
+            (Word::Silent, _) => format!("Patroni does not answer: {}", self.silence),
+            (Word::Nobody, members) if members.is_empty() => "Patroni has no leader".to_owned(),
+            (Word::Nobody, members) => {
+                format!("Patroni's leader is none of the configured hosts, which lack {members}")
             }
             (Word::Leader(at), _) => format!("Patroni's leader is {}", self.hosts.get(*at)?),
-            _ => return None,
+            (Word::Absent | Word::Unasked, _) => return None,
         };
         Some(what)
+    }
+
+    fn strangers(&self) -> String {
+        let members: Vec<String> = self.strangers.iter().map(ToString::to_string).collect();
+        members.join(", ")
     }
 
     /// What is known of each host.
@@ -355,5 +449,55 @@ mod tests {
         assert_eq!((arranged.replicas, arranged.fenced.len()), (vec![host(3)], 1));
         let others = state.arrange(&[host(4), host(5)], false);
         assert_eq!((others.primary, others.has_primary), (host(4), false));
+    }
+
+    fn leads(leader: Address) -> Result<Topology, String> {
+        Ok(Topology { leader: Leader::Host(leader.clone()), strangers: vec![leader] })
+    }
+
+    #[test]
+    fn members_join_and_may_lead() {
+        let (state, hosts) = (ShardState::new(ShardId(0)), [host(1)]);
+        // The only one that is written is no primary before Patroni says so, and none that it does not name.
+        assert!(!state.arrange(&hosts, true).has_primary);
+        assert!(!state.note(&hosts[0], says(false, 1), 0));
+        assert!(state.note_topology(&leads(host(2)), true));
+        let arranged = state.arrange(&hosts, true);
+        assert_eq!((arranged.has_primary, arranged.replicas), (false, vec![host(2)]));
+        assert!(state.has_joined(&host(2)) && !state.has_joined(&host(1)));
+        assert!(state.note(&host(2), says(false, 2), 0));
+        let arranged = state.arrange(&hosts, true);
+        assert_eq!((&arranged.primary, arranged.has_primary), (&host(2), true));
+        assert_eq!(arranged.fenced.len(), 1);
+        // While Patroni is silent, and when it is written, it stays what it is.
+        assert!(!state.note_topology(&Err("no answer".to_owned()), true));
+        assert_eq!(state.arrange(&[host(1), host(2)], true), arranged);
+        assert!(!state.has_joined(&host(2)) && state.is_settled());
+        // Where they are not to join it is told who would.
+        assert_eq!(state.patroni_problem().as_deref(), Some("Patroni does not answer: no answer"));
+        assert!(state.note_topology(&leads(host(3)), false) && !state.has_joined(&host(3)));
+        assert!(!state.arrange(&[host(1), host(2)], true).has_primary);
+        let detail = state.error("app").detail.unwrap_or_default();
+        assert!(
+            detail.contains("none of the configured hosts, which lack 127.0.0.1:3"),
+            "{detail}"
+        );
+    }
+
+    #[test]
+    fn a_member_that_is_not_listed_goes_unless_it_led() {
+        let (mut known, start, id) = (Known::default(), Instant::now(), ShardId(0));
+        known.name(&[host(1)], true);
+        let listed = [host(2), host(3)];
+        known.note_members(&listed, true, start, id);
+        assert_eq!(known.hosts, [host(1), host(2), host(3)]);
+        known.roles = Roles { primary: Some(2), last: 2, is_settled: true, ..Roles::default() };
+        known.note_members(&[], true, start + UNLISTED / 2, id);
+        assert_eq!(known.hosts.len(), 3);
+        known.note_members(&[], true, start + UNLISTED, id);
+        assert_eq!(known.hosts, [host(1), host(3)]);
+        assert_eq!((known.roles.primary, known.roles.last), (Some(1), 1));
+        known.note_members(&listed, false, start + UNLISTED, id);
+        assert_eq!((known.hosts.as_slice(), known.roles.primary), ([host(1)].as_slice(), None));
     }
 }

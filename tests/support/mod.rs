@@ -11,6 +11,7 @@
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 
 pub mod certificates;
+pub mod patroni;
 pub mod proxy;
 pub mod random;
 pub mod redis;

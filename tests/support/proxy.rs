@@ -41,6 +41,8 @@ pub struct ProxySpec {
     pub replicas_said: Vec<String>,
     /// URLs of Patroni's REST API.
     pub patroni: Vec<String>,
+    /// Further lines of each `[[database.shard]]`.
+    pub shard: String,
     /// Of its process.
     pub environment: Vec<(String, String)>,
     /// What the process sees as /etc/hosts, if not the machine's; Linux only.
@@ -77,6 +79,7 @@ impl ProxySpec {
             host: "127.0.0.1".to_owned(),
             replicas_said: Vec::new(),
             patroni: Vec::new(),
+            shard: String::new(),
             environment: Vec::new(),
             hosts: None,
         }
@@ -125,6 +128,7 @@ impl ProxySpec {
             if !self.patroni.is_empty() {
                 text.push_str(&format!("patroni = {:?}\n", self.patroni));
             }
+            text.push_str(&self.shard);
         }
         text
     }

@@ -28,6 +28,18 @@ impl Connector {
     /// # Errors
     /// The parameter and the file that cannot be used, and why.
     pub fn load(host: &Host) -> Result<Self, TlsError> {
+        Self::speaking(ALPN, host)
+    }
+
+    /// As [`Self::load`], for a server of HTTP.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn load_https(host: &Host) -> Result<Self, TlsError> {
+        Self::speaking(b"http/1.1", host)
+    }
+
+    fn speaking(protocol: &[u8], host: &Host) -> Result<Self, TlsError> {
         let provider = provider();
         let verifier = ServerVerifier::load(host, &provider)?;
         let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
@@ -49,7 +61,7 @@ impl Connector {
                 builder.with_client_cert_resolver(Arc::new(certified))
             }
         };
-        config.alpn_protocols = vec![ALPN.to_vec()];
+        config.alpn_protocols = vec![protocol.to_vec()];
         config.resumption = Resumption::disabled();
         Ok(Self { config: Arc::new(config), name: name_of(&host.host) })
     }
