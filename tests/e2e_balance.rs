@@ -248,6 +248,46 @@ fn a_stopped_replica_is_passed_over_and_comes_back() {
 }
 
 #[test]
+fn what_hangs_on_a_stopped_replica_is_run_elsewhere() {
+    let cluster = two_replicas();
+    let proxy = proxy(&cluster, "timeout = \"400ms\"\n");
+    let ports = [cluster.replica_port(0, 0), cluster.replica_port(0, 1)];
+    let mut clients: Vec<Wire> = (0..12).map(|_| proxy.client()).collect();
+    let mut told = proxy.client();
+    // Simple and extended, quick ones and those that have sent a part of the answer.
+    told.run("BEGIN READ ONLY");
+    let held = port_of(&mut told);
+    let at = ports.iter().position(|it| *it == held).unwrap();
+    let stopped: Vec<Pid> = {
+        for (number, client) in clients.iter_mut().enumerate() {
+            let sql = format!("SELECT nap(1.{}) FROM t LIMIT 1", number % 2);
+            pgsluice::wire::frontend::query(&mut client.out, sql.as_bytes());
+            client.send().unwrap();
+        }
+        let on_it = "SELECT count(*) > 0 FROM pg_stat_activity WHERE query LIKE 'SELECT nap%'";
+        wait_for("reads there", || {
+            cluster.sql(Node::Replica(0, at), "app", on_it).unwrap()[0][0].as_deref() == Some("t")
+        });
+        processes(&cluster, Node::Replica(0, at))
+    };
+    stopped.iter().for_each(|it| kill(*it, Signal::SIGSTOP).unwrap());
+    let begun = Instant::now();
+    for client in &mut clients {
+        let answer = client.answer(b"");
+        assert_eq!(answer.error, None);
+        assert_ne!(answer.first(), held.to_string());
+    }
+    // In a block nothing is repeated: the client is told.
+    let answer = told.query(WHERE);
+    assert_eq!(answer.code(), "08006", "{answer:?}");
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    told.run("ROLLBACK");
+    assert_ne!(port_of(&mut told), held);
+    stopped.iter().for_each(|it| kill(*it, Signal::SIGCONT).unwrap());
+    wait_for("it reads again", || (0..20).any(|_| port_of(&mut told) == held));
+}
+
+#[test]
 fn lost_replicas_do_not_drown_the_primary() {
     let cluster = two_replicas();
     let mut spec = ProxySpec::of(&cluster, "app");

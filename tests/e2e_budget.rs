@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use pgsluice::balance::budget::{Claim, granted, share};
 use pgsluice::playground::{Cluster, Node};
-use pgsluice::pool::budget::{self, Wish};
+use pgsluice::pool::budget::{self, Lost, Wish};
 use pgsluice::pool::control::Control;
 use support::proxy::{Proxy, ProxySpec, wait_for, wait_within};
 use support::random::Random;
@@ -75,6 +75,7 @@ fn backends(cluster: &Cluster) -> usize {
 
 #[test]
 fn proxies_share_what_a_server_has() {
+    let _turn = TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let (cluster, spec) = small(40);
     let mut proxies: Vec<Proxy> = (0..4).map(|_| Proxy::start(spec.clone())).collect();
     let (stop, stop_first) = (AtomicBool::new(false), AtomicBool::new(false));
@@ -141,6 +142,90 @@ fn proxies_share_what_a_server_has() {
     assert!(proxies[3].wait().success());
     let rows = cluster.sql(Node::Primary(0), "shared", sql).unwrap();
     assert_eq!(rows[0][0].as_deref(), Some("1"));
+}
+
+/// Runs a statement again and again, until its proxy dies.
+fn until_lost(port: u16, sql: &str) {
+    let mut client = Wire::login(port, "app", "app", "app").unwrap();
+    loop {
+        pgsluice::wire::frontend::query(&mut client.out, sql.as_bytes());
+        if client.send().is_err() {
+            return;
+        }
+        loop {
+            match client.frame() {
+                Ok((b'Z', _)) => break,
+                Ok(_) => (),
+                Err(_) => return,
+            }
+        }
+    }
+}
+
+/// Those that need the whole machine run one after the other.
+static TURN: std::sync::Mutex<()> = std::sync::Mutex::new(());
+
+/// What a killed proxy had is free as soon as the server has it back, long before its lease ends; and no sooner.
+#[test]
+fn a_killed_proxy_leaves_room() {
+    let _turn = TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let (cluster, mut spec) = small(50);
+    // One alone is not to fill the server before it hears of another.
+    spec.pool = "size = 36\nwait_timeout = \"10s\"\n".into();
+    let [stays, mut dies] = [(); 2].map(|()| Proxy::start(spec.clone()));
+    let stop = AtomicBool::new(false);
+    let done = AtomicUsize::new(0);
+    let errors = parking_lot::Mutex::new(Vec::new());
+    let [port, other] = &[stays.port, dies.port];
+    let _kept = [&stays, &dies].map(|it| {
+        let mut client = it.client();
+        client.run("SELECT 1");
+        client
+    });
+    wait_within(20, "that they find each other", || {
+        [&stays, &dies].iter().all(|it| told(it, "proxies") == 2)
+    });
+    std::thread::scope(|scope| {
+        let _ends = Ends(&stop);
+        scope.spawn(|| load(*port, 44, &stop, &done, &errors));
+        for _ in 0..20 {
+            scope.spawn(|| until_lost(*other, "SELECT pg_sleep(0.02)"));
+        }
+        let shares = || (told(&stays, "granted"), told(&dies, "granted"));
+        wait_within(20, "shares", || shares().0.abs_diff(shares().1) <= 1 && shares().0 > 12);
+        // What is foreign is known by now.
+        std::thread::sleep(Duration::from_secs(6));
+        let before = told(&stays, "open");
+        // These run on after their proxy has died.
+        for _ in 0..5 {
+            scope.spawn(|| until_lost(*other, "SELECT pg_sleep(9)"));
+        }
+        let sql = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%sleep(9)'";
+        let asleep = || cluster.sql(Node::Primary(0), "shared", sql).unwrap()[0][0].clone();
+        wait_within(5, "five", || asleep().as_deref() == Some("5"));
+        dies.kill9();
+        let begun = Instant::now();
+        wait_within(6, "room", || told(&stays, "open") > before);
+        while asleep().as_deref() == Some("5") {
+            let open = told(&stays, "open");
+            assert!(open <= 50 - 3 - 5 - 5, "{open}: what sleeps on is not counted");
+        }
+        wait_within(14, "all", || told(&stays, "open") == 36);
+        assert!(begun.elapsed() < Duration::from_secs(14), "{:?}", begun.elapsed());
+        // One that dies again and again starves neither the other nor itself.
+        for _ in 0..5 {
+            dies.restart();
+            let begun = Instant::now();
+            assert_eq!(dies.client().run("SELECT 1").first(), "1");
+            assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+            std::thread::sleep(Duration::from_millis(1500));
+            dies.kill9();
+        }
+        assert!(told(&stays, "open") >= 8, "{}", told(&stays, "open"));
+        stop.store(true, Ordering::Relaxed);
+    });
+    let errors = errors.into_inner();
+    assert!(errors.is_empty(), "{errors:?}");
 }
 
 #[test]
@@ -210,7 +295,8 @@ impl Light {
     fn new(number: usize, room: usize) -> Self {
         let member = format!("light {number:03}");
         let claim = Claim { member, demand: 0, held: 0, granted: 0 };
-        let wish = Wish { server: "a server".into(), claim, wanted: 0, room };
+        let wish =
+            Wish { server: "a server".into(), claim, wanted: 0, room, lost: Lost::default() };
         Self { wish, wants: 0, limit: 0, claims: Vec::new(), turn: 0 }
     }
 

@@ -168,6 +168,12 @@ fn a_returned_primary_is_fenced() {
         let problems = proxy.show("SHARDS", "problem").join("\n");
         problems.contains("timeline 1, the shard is on timeline 2")
     });
+    // Each host's state is told in the one role that it has.
+    let metrics = proxy.page("/metrics").1;
+    for name in ["sluice_host_up{", "sluice_breaker_open{", "sluice_host_latency_seconds{"] {
+        let lines: Vec<&str> = metrics.lines().filter(|it| it.starts_with(name)).collect();
+        assert_eq!(lines.len(), 2, "{lines:?}");
+    }
     for a in 3..20 {
         client.run(&format!("INSERT INTO t VALUES ({a})"));
         // Not even reads go there, whose rows are old.

@@ -43,9 +43,7 @@ impl Site {
     fn new(cluster: &Cluster) -> Self {
         let shards = [0, 1].map(|it| Relay::start(cluster.primary_port(it)));
         let places: Vec<_> = shards.iter().map(|it| (it.port, vec![], "app".to_owned())).collect();
-        let mut spec = ProxySpec::over(&places);
-        // What a killed proxy had of the servers' connections is others' after a while only.
-        spec.pool.push_str("budget = \"off\"\n");
+        let spec = ProxySpec::over(&places);
         let parameters = "?sslmode=disable".to_owned();
         Self { proxy: Proxy::start(ProxySpec { parameters, ..spec }), shards }
     }

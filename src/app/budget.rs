@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ledger::Ledger;
+use ledger::{Ledger, periods};
 
 use crate::balance::budget::{Claim, Foreign};
 use crate::pool::Quota;
@@ -19,8 +19,6 @@ use crate::proxy::Proxy;
 const SAMPLE: Duration = Duration::from_millis(100);
 /// How often claims are renewed; less often where there are many proxies.
 const RENEWAL: Duration = Duration::from_secs(1);
-/// So many proxies may renew their claims in each second.
-const RENEWALS: usize = 50;
 /// How soon they are renewed where somebody waits.
 const HURRY: Duration = Duration::from_millis(250);
 /// How long a table is left alone that cannot be used.
@@ -131,7 +129,7 @@ impl Sharing {
             true => HURRY,
             false => RENEWAL,
         };
-        let every = every * u32::try_from(most / RENEWALS + 1).unwrap_or(1);
+        let every = every * u32::try_from(periods(most)).unwrap_or(1);
         if !is_new && self.renewed.elapsed() < every {
             return;
         }

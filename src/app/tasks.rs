@@ -33,6 +33,9 @@ const URGENT: Duration = Duration::from_millis(150);
 /// Between two looks at a host, however often it seems to be lost.
 const SHORTEST: Duration = Duration::from_millis(50);
 
+/// After so many checks without an answer, what runs on a replica is run elsewhere.
+const MUTE: u32 = 2;
+
 /// Signals that end the proxy.
 pub(super) struct Signals {
     terminate: Signal,
@@ -201,6 +204,9 @@ async fn check_host(
         let sight = health::check(&host, &log, timeout).await;
         if shard.note(&host.address, sight, alarm) {
             proxy.renew();
+        }
+        if host.health.mute_checks() == MUTE && !host.is_primary {
+            proxy.cut(&host);
         }
         host.pools().iter().for_each(|pool| pool.reap());
         host.control.close_unused(UNUSED.max(3 * interval));

@@ -51,6 +51,18 @@ impl Foreign {
         self.next += 1;
     }
 
+    /// Whether nobody has looked yet.
+    pub fn is_unknown(&self) -> bool {
+        self.next == 0
+    }
+
+    /// How many there were in most looks: neither the most nor the fewest.
+    pub fn usual(&self) -> usize {
+        let mut seen: Vec<usize> = self.seen.iter().flatten().copied().collect();
+        seen.sort_unstable();
+        seen.get(seen.len() / 2).copied().unwrap_or_default()
+    }
+
     /// How many there are.
     pub fn count(&self) -> usize {
         self.seen.iter().flatten().copied().min().unwrap_or_default()

@@ -312,6 +312,14 @@ impl Metrics {
         self.standings.of(&labels)
     }
 
+    /// Takes out what tells a host's state of this moment, as it is none any more in this role; what was counted
+    /// stays.
+    pub fn forget_host(&self, labels: [&str; 4]) {
+        // An error only says that there is none.
+        let _ = self.host_up.remove_label_values(&labels);
+        self.standings.forget(&labels);
+    }
+
     /// Notes how proxies share a server.
     pub fn budget(&self, server: &str, numbers: &[(&'static str, usize)]) {
         for (what, count) in numbers {

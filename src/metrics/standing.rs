@@ -64,6 +64,12 @@ impl Standings {
         })
     }
 
+    pub(super) fn forget(&self, labels: &[&str]) {
+        // An error only says that there is none.
+        let _ = self.open.remove_label_values(labels);
+        let _ = self.latency.remove_label_values(labels);
+    }
+
     pub(super) fn of(&self, labels: &[&str]) -> StandingMetrics {
         StandingMetrics {
             failures: self.failures.with_label_values(labels),

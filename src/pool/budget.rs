@@ -19,6 +19,8 @@ pub struct Look {
     pub seats: Seats,
     /// Whether other proxies look after this database on it, too.
     pub has_others: bool,
+    /// The other proxies whose control connections it has.
+    pub present: Vec<String>,
 }
 
 /// Asks a server. The connection goes by the name of this proxy from now on, so that others see it.
@@ -39,9 +41,12 @@ pub async fn look(control: &Control, proxy: &str) -> Result<Look, ControlError> 
              AND coalesce(backend_type, 'client backend') = 'client backend'), \
          count(*) FILTER (WHERE pg_catalog.starts_with(application_name, {MARK_TEXT}) \
              AND application_name <> {name} AND datid = (SELECT oid FROM pg_catalog.pg_database \
-             WHERE datname = pg_catalog.current_database())) \
+             WHERE datname = pg_catalog.current_database())), \
+         string_agg(pg_catalog.substr(application_name, {first}), ' ') \
+             FILTER (WHERE pg_catalog.starts_with(application_name, {MARK_TEXT})) \
          FROM pg_catalog.pg_stat_get_activity(NULL)",
         name = quoted_text(&name),
+        first = MARK.len() + 1,
         MARK_TEXT = quoted_text(MARK),
     );
     let rows = control.rows(&sql).await?;
@@ -54,7 +59,8 @@ pub async fn look(control: &Control, proxy: &str) -> Result<Look, ControlError> 
         return Err(ControlError("a server does not say how many connections it has".into()));
     };
     let seats = Seats { usable, taken };
-    Ok(Look { server: server.to_owned(), seats, has_others: others > 0 })
+    let present = cell(4).unwrap_or_default().split(' ').map(str::to_owned).collect();
+    Ok(Look { server: server.to_owned(), seats, has_others: others > 0, present })
 }
 
 /// How control connections of proxies are called that look for each other.
@@ -69,6 +75,17 @@ pub struct Wish {
     /// What it would have by its own sum.
     pub wanted: usize,
     pub room: usize,
+    pub lost: Lost,
+}
+
+/// Proxies that have claims of a server and no connection to it that tells that they live.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Lost {
+    pub members: Vec<String>,
+    /// Connections of theirs that the server may have still.
+    pub left: usize,
+    /// Whoever has renewed its claim within so many seconds lives all the same.
+    pub grace_seconds: usize,
 }
 
 /// Makes the table.
@@ -111,6 +128,29 @@ pub async fn renew(
     Ok((seconds, claims))
 }
 
+/// Lost proxies claim no more than what they have left open; what they had is free before their leases end.
+fn bury(wish: &Wish) -> String {
+    let Lost { members, left, grace_seconds } = &wish.lost;
+    if members.is_empty() {
+        return String::new();
+    }
+    let members: Vec<String> = members.iter().map(|it| quoted_text(it)).collect();
+    let server = quoted_text(&wish.server);
+    let whom = format!(
+        "server = {server} AND member IN ({}) AND until < pg_catalog.clock_timestamp() \
+         + interval '{LEASE_SECONDS} seconds' - interval '{grace_seconds} seconds'",
+        members.join(", ")
+    );
+    format!(
+        "WITH lost AS (SELECT member, greatest(held, granted) AS had, \
+             sum(greatest(held, granted)) OVER (ORDER BY until DESC, member) AS upto FROM {TABLE} WHERE {whom}) \
+         UPDATE {TABLE} AS b SET demand = 0, granted = 0, \
+             held = greatest(0, least(lost.had, {left} - (lost.upto - lost.had))) \
+         FROM lost WHERE b.server = {server} AND b.member = lost.member; \
+         DELETE FROM {TABLE} WHERE held + granted = 0 AND {whom};"
+    )
+}
+
 fn renewal(wishes: &[Wish]) -> String {
     let row = |it: &Wish| {
         let Claim { member, demand, held, granted } = &it.claim;
@@ -128,6 +168,7 @@ fn renewal(wishes: &[Wish]) -> String {
     format!(
         "SELECT pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtext('{TABLE}')); \
          DELETE FROM {TABLE} WHERE until < pg_catalog.clock_timestamp(); \
+         {} \
          INSERT INTO {TABLE} AS b (server, member, demand, held, granted, until) \
          SELECT w.server, w.member, w.demand, w.held, CASE WHEN w.wanted <= w.granted THEN w.wanted \
              ELSE greatest(w.granted, least(w.wanted, w.room - t.taken)) END, \
@@ -140,6 +181,7 @@ fn renewal(wishes: &[Wish]) -> String {
          SELECT server, member, demand, held, granted, \
              extract(epoch FROM pg_catalog.clock_timestamp())::int8 \
          FROM {TABLE} WHERE server IN ({})",
+        wishes.iter().map(bury).collect::<String>(),
         rows.join(", "),
         servers.join(", ")
     )

@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -162,13 +162,15 @@ pub struct Host {
 #[derive(Debug)]
 pub struct Health {
     is_up: AtomicBool,
+    /// Checks, one after the other, in which it said nothing at all.
+    mute: AtomicU32,
     /// Why it is not up.
     pub problem: Mutex<String>,
 }
 
 impl Default for Health {
     fn default() -> Self {
-        Self { is_up: AtomicBool::new(true), problem: Mutex::default() }
+        Self { is_up: AtomicBool::new(true), mute: AtomicU32::new(0), problem: Mutex::default() }
     }
 }
 
@@ -176,6 +178,17 @@ impl Health {
     /// Whether the host answers in its role.
     pub fn is_up(&self) -> bool {
         self.is_up.load(Ordering::Relaxed)
+    }
+
+    /// Notes whether the host said anything in a check.
+    pub fn note_mute(&self, is_mute: bool) {
+        let checks = if is_mute { self.mute.load(Ordering::Relaxed).saturating_add(1) } else { 0 };
+        self.mute.store(checks, Ordering::Relaxed);
+    }
+
+    /// In how many checks up to now it said nothing.
+    pub fn mute_checks(&self) -> u32 {
+        self.mute.load(Ordering::Relaxed)
     }
 
     /// Notes a check's outcome; whether it changed something.
@@ -553,6 +566,11 @@ impl Host {
     /// `primary` or `replica`.
     pub fn role(&self) -> &'static str {
         if self.is_primary { "primary" } else { "replica" }
+    }
+
+    /// What its numbers are told by: database, shard, role, address.
+    pub fn labels(&self) -> (&str, String, &'static str, String) {
+        (&self.database, self.shard.to_string(), self.role(), self.address.to_string())
     }
 
     /// The pools of all users.

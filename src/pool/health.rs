@@ -30,6 +30,8 @@ const RECOVERY: &str = "SELECT pg_is_in_recovery(), NULL, NULL, NULL";
 /// Why a host says nothing.
 struct Silence {
     is_down: bool,
+    /// Whether nothing came at all, not even a refusal by the server.
+    is_mute: bool,
     why: String,
 }
 
@@ -43,9 +45,12 @@ async fn look(host: &Host, timeout: Duration) -> Result<Said, Silence> {
     };
     match tokio::time::timeout(timeout, look).await {
         Ok(Ok(rows)) => Ok(said(rows.first().map(Vec::as_slice).unwrap_or_default())),
-        Ok(Err(LookError::Down(why))) => Err(Silence { is_down: true, why }),
-        Ok(Err(error)) => Err(Silence { is_down: false, why: error.to_string() }),
-        Err(_) => Err(Silence { is_down: false, why: format!("no answer within {timeout:?}") }),
+        Ok(Err(LookError::Down(why))) => Err(Silence { is_down: true, is_mute: true, why }),
+        Ok(Err(error)) => Err(Silence { is_down: false, is_mute: false, why: error.to_string() }),
+        Err(_) => {
+            let why = format!("no answer within {timeout:?}");
+            Err(Silence { is_down: false, is_mute: true, why })
+        }
     }
 }
 
@@ -80,6 +85,7 @@ pub async fn check(host: &Arc<Host>, log: &Log, timeout: Duration) -> Sight {
         Err(silence) => Err(silence.why.clone()),
     };
     note(host, outcome, is_renewed);
+    host.health.note_mute(matches!(looked, Err(Silence { is_mute: true, .. })));
     match looked {
         Ok(said) => Sight::Said(said),
         Err(Silence { is_down, .. }) => Sight::Silent { is_down },

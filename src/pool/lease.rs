@@ -148,6 +148,10 @@ impl Drop for Lease {
         tokio::spawn(async move {
             let cleaned = tokio::time::timeout(CLEAN_UP, server.clean_up()).await;
             drop(cleaning);
+            // It does not even take a cancel request, or was lost meanwhile.
+            if cleaned.is_err() || server.is_lost() {
+                pool.note_failure();
+            }
             if matches!(cleaned, Ok(Ok(()))) && server.is_reusable() {
                 pool.give_back(server, Moment::now());
             } else {

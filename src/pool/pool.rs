@@ -53,7 +53,7 @@ pub struct Pool {
     /// Of a primary: whom to tell that it seems to be lost.
     shard: Option<Arc<ShardState>>,
     /// Whether its connections are not to be used any more, those in use included.
-    fence: Arc<AtomicBool>,
+    fence: ArcSwap<AtomicBool>,
     /// How far the host is, if it is a replica.
     pub replayed: Arc<Replayed>,
     pub(super) state: Mutex<State>,
@@ -161,7 +161,7 @@ impl Pool {
             quota,
             standing,
             shard,
-            fence: Arc::default(),
+            fence: ArcSwap::default(),
             replayed,
             state: Mutex::new(state),
         });
@@ -388,7 +388,7 @@ impl Pool {
         match Server::connect_with(&self.target, deadline, statements, mode.as_slice()).await {
             Ok(mut server) => {
                 server.thread = thread;
-                server.fence = Arc::clone(&self.fence);
+                server.fence = self.fence.load_full();
                 server.draw_lifetime(limits.max_lifetime);
                 slot.fill();
                 self.quota.note_let_in();
@@ -437,7 +437,7 @@ impl Pool {
             let (database, host) = (&self.target.database, self.target.host.to_string());
             tracing::warn!(database, host, "the host is left alone: it has failed too often");
         }
-        let is_used = !self.fence.load(Ordering::Relaxed);
+        let is_used = !self.fence.load().load(Ordering::Relaxed);
         if let Some(shard) = self.shard.as_ref().filter(|_| is_used) {
             shard.raise();
         }
@@ -605,7 +605,14 @@ impl Pool {
     /// From now on nothing is written to its connections, and nothing they say is told as an answer.
     /// Whoever waits for one has to be woken (`Proxy::wake`).
     pub fn fence(&self) {
-        self.fence.store(true, Ordering::Release);
+        self.fence.load().store(true, Ordering::Release);
+    }
+
+    /// The connections there are now are lost, with what runs on them: the host is mute. Whoever waits for one
+    /// has to be woken.
+    pub fn cut(self: &Arc<Self>) {
+        self.fence.swap(Arc::default()).store(true, Ordering::Release);
+        self.close_idle();
     }
 
     /// Takes the pool out of use: idle servers close, leased ones when given back, waiters fail.

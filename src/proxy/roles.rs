@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::Proxy;
 use crate::config::Config;
+use crate::pool::Pool;
 use crate::pool::cluster::{Cluster, Host, Shard};
 
 impl Proxy {
@@ -39,28 +40,42 @@ impl Proxy {
             let found = self.cluster.compare_and_swap(&old, Arc::clone(&new));
             if Arc::ptr_eq(&found, &old) {
                 old.close_gone(&new);
-                self.wake(&old, &new);
+                self.forget_gone(&old, &new);
                 self.changed.notify_one();
                 return (old, new);
             }
         }
     }
 
-    /// Lets sessions look up that wait for a server which is fenced now.
-    fn wake(&self, old: &Cluster, new: &Cluster) {
+    /// Lets sessions look up that wait for a server which is fenced now, and ends the numbers of hosts that are
+    /// not there any more, or not in that role.
+    fn forget_gone(&self, old: &Cluster, new: &Cluster) {
         let is_kept = |host: &Arc<Host>| new.hosts().any(|it| Arc::ptr_eq(it, host));
-        let gone: Vec<_> = old.hosts().filter(|it| it.is_primary && !is_kept(it)).collect();
-        if gone.is_empty() {
-            return;
+        for host in old.hosts().filter(|it| !is_kept(it)) {
+            if host.is_primary {
+                self.wake(host);
+            }
+            if !new.hosts().any(|it| it.labels() == host.labels()) {
+                let (database, shard, role, address) = host.labels();
+                self.metrics.forget_host([database, &shard, role, &address]);
+            }
         }
+    }
+
+    /// Lets sessions look up that wait for a host.
+    fn wake(&self, host: &Host) {
+        let place = (&host.address.host, host.address.port);
         for client in &self.clients {
-            let waits = client.servers.lock().iter().any(|it| {
-                gone.iter().any(|host| (&host.address.host, host.address.port) == it.place())
-            });
-            if waits {
+            if client.servers.lock().iter().any(|it| it.place() == place) {
                 client.signals.wake();
             }
         }
+    }
+
+    /// What runs on a host is lost, as if its connections were: it does not answer.
+    pub fn cut(&self, host: &Host) {
+        host.pools().iter().for_each(Pool::cut);
+        self.wake(host);
     }
 }
 

@@ -39,7 +39,8 @@ const READ_BYTES: usize = 16 * 1024;
 const ROOM_BYTES: usize = 4 * 1024;
 
 /// Why a connection is not used that still stands.
-const FENCED: &str = "another host is the primary of its shard now";
+const FENCED: &str =
+    "it does not answer health checks, or another host is the primary of its shard now";
 
 /// Whom a connection is for and where it goes.
 #[derive(Clone)]

@@ -4,12 +4,20 @@ use std::time::{Duration, Instant};
 
 use crate::balance::budget::{Claim, Demand, Foreign, Seats, room, share};
 use crate::pool::Quota;
-use crate::pool::budget::{Look, Wish};
+use crate::pool::budget::{Look, Lost, Wish};
 
 /// How often servers are asked what they have.
 const LOOK: Duration = Duration::from_secs(2);
 /// Without clients for so long, everything is given back.
 const LINGER: Duration = Duration::from_secs(10);
+
+/// So many proxies may renew their claims in each second.
+const RENEWALS: usize = 50;
+
+/// How many times longer than usual it takes until each of so many proxies renews its claim.
+pub(super) fn periods(proxies: usize) -> usize {
+    proxies / RENEWALS + 1
+}
 
 /// What is known of one server.
 pub(super) struct Ledger {
@@ -17,6 +25,7 @@ pub(super) struct Ledger {
     /// The next look cannot wait.
     pub(super) is_stale: bool,
     pub(super) foreign: Foreign,
+    lost: Lost,
     pub(super) demand: Demand,
     /// The most that was needed since the last renewal.
     pub(super) peak: usize,
@@ -34,6 +43,7 @@ impl Ledger {
             look: None,
             is_stale: false,
             foreign: Foreign::default(),
+            lost: Lost::default(),
             demand: Demand::default(),
             peak: 0,
             claims: Vec::new(),
@@ -59,10 +69,29 @@ impl Ledger {
             // It was started anew: nobody has a connection any more.
             (self.claims, self.foreign) = (Vec::new(), Foreign::default());
         }
-        let others = self.claims.iter().filter(|it| it.member != member);
-        self.foreign.note(look.seats, own + others.map(|it| it.held).sum::<usize>());
+        self.count(&look, own, member);
         self.is_shared = look.has_others || self.claims.len() > 1;
         (self.look, self.is_stale) = (Some((Instant::now(), look)), false);
+    }
+
+    /// Counts the connections that no living proxy has pooled. Those of a lost proxy may end at any moment, or
+    /// last as long as a statement: what is more than before it was lost is taken for theirs.
+    fn count(&mut self, look: &Look, own: usize, member: &str) {
+        let lives = |it: &Claim| {
+            let id = it.member.split(' ').next().unwrap_or_default();
+            it.member == member || look.present.iter().any(|present| present == id)
+        };
+        let others = self.claims.iter().filter(|it| it.member != member && lives(it));
+        let held = own + others.map(|it| it.held).sum::<usize>();
+        let lost = self.claims.iter().filter(|it| !lives(it));
+        self.lost = Lost {
+            members: lost.map(|it| it.member.clone()).collect(),
+            left: look.seats.taken.saturating_sub(held + self.foreign.usual()),
+            grace_seconds: 2 * periods(self.claims.len()) + 1,
+        };
+        if self.lost.members.is_empty() || self.foreign.is_unknown() {
+            self.foreign.note(look.seats, held);
+        }
     }
 
     /// What is claimed now. A smaller part is kept to before others hear of it.
@@ -88,7 +117,7 @@ impl Ledger {
         claim.granted = before.min(wanted);
         quota.set_budget(Some(claim.granted));
         claim.held = quota.open();
-        Wish { server, claim, wanted, room }
+        Wish { server, claim, wanted, room, lost: self.lost.clone() }
     }
 
     /// Whether nobody has needed it for a while.
