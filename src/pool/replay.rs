@@ -136,7 +136,10 @@ impl Replayed {
     }
 
     fn note(&self, lsn: Lsn, seen: Option<Seen>, now: u64) {
-        self.lsn.store(lsn.0, Ordering::Release);
+        if self.lsn.swap(lsn.0, Ordering::AcqRel) > lsn.0 {
+            // It has gone back, or an older answer comes late.
+            self.ticket.store(0, Ordering::Release);
+        }
         let Some(seen) = seen else { return };
         self.lag_bytes.store(seen.lag_bytes as i64, Ordering::Relaxed);
         let lag = seen.lag_ms as i64;
@@ -385,5 +388,25 @@ impl Log {
                 () = progress => (),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seen(ticket: u64) -> Option<Seen> {
+        Some(Seen { ticket, lag_ms: 0, is_known: true, lag_bytes: 0, at: 0 })
+    }
+
+    #[test]
+    fn a_replica_that_goes_back_has_seen_less() {
+        let replayed = Replayed::default();
+        replayed.note(Lsn(30), seen(9), 0);
+        assert!(replayed.has(9, Lsn(30)));
+        replayed.note(Lsn(10), seen(4), 0);
+        assert!(replayed.has(4, Lsn(10)) && !replayed.has(5, Lsn(0)));
+        replayed.forget();
+        assert!(!replayed.has(1, Lsn(0)) && replayed.lag().is_none());
     }
 }

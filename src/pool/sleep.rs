@@ -63,9 +63,11 @@ pub fn is_busy(database: &Database) -> bool {
         || !database.state.in_doubt.all().is_empty()
 }
 
-/// Closes all connections to a database's servers that nobody holds, the control plane's too.
+/// Closes all connections to a database's servers that nobody holds, the control plane's too. Nobody sees then what
+/// becomes of a replica: it counts anew.
 pub fn leave(database: &Database) {
     for host in database.hosts() {
+        host.replayed.forget();
         host.control.close_idle();
         host.pools().iter().for_each(Pool::close_idle);
     }
