@@ -416,7 +416,8 @@ fn the_table_grants_what_the_sum_says() {
             let (own, wanted, room) = (random.below(30), random.below(30), random.below(60));
             let claim =
                 Claim { member: "own".into(), demand: 1, held: random.below(30), granted: own };
-            let wish = Wish { server, claim, wanted, room };
+            let lost = Lost::default();
+            let wish = Wish { server, claim, wanted, room, lost };
             let claims = budget::renew(&control, &[wish]).await.unwrap().1;
             let got = claims.iter().find(|it| it.1.member == "own").unwrap().1.granted;
             let expected = granted(room, taken, own, wanted);
