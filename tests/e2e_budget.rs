@@ -414,8 +414,16 @@ fn the_table_grants_what_the_sum_says() {
                 control.rows(&sql).await.unwrap();
             }
             let (own, wanted, room) = (random.below(30), random.below(30), random.below(60));
-            let claim =
-                Claim { member: "own".into(), demand: 1, held: random.below(30), granted: own };
+            let held = random.below(30);
+            let claim = Claim { member: "own".into(), demand: 1, held, granted: own };
+            // What its lease says, unless that has ended.
+            let leased = random.below(30);
+            let ends =
+                if random.below(3) == 0 { "- interval '1 s'" } else { "+ interval '1 hour'" };
+            let row = format!("'{server}', 'own', 1, 0, {leased}, now() {ends}");
+            control.rows(&format!("INSERT INTO sluice.budget VALUES ({row})")).await.unwrap();
+            let leased = if ends.starts_with('+') { leased } else { 0 };
+            let own = own.min(held.max(leased));
             let lost = Lost::default();
             let wish = Wish { server, claim, wanted, room, lost };
             let claims = budget::renew(&control, &[wish]).await.unwrap().1;

@@ -4,10 +4,9 @@
 
 mod support;
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use pgsluice::playground::{Cluster, Node};
 use support::proxy::{Proxy, ProxySpec};
 use support::wire::Wire;
 
@@ -23,11 +22,17 @@ fn number(name: &str, otherwise: usize) -> usize {
     std::env::var(name).map_or(otherwise, |it| it.parse().unwrap())
 }
 
-/// Server processes that work for clients, this one's own not counted.
-fn backends(cluster: &Cluster) -> Option<usize> {
-    let sql = "SELECT count(*) - 1 FROM pg_stat_activity WHERE backend_type = 'client backend'";
-    let rows = cluster.sql(Node::Primary(0), "app", sql).ok()?;
-    rows[0][0].as_deref()?.parse().ok()
+/// Server processes that work for clients, this one's own not counted, and those of control planes among
+/// them.
+fn backends(observer: &mut Wire) -> (usize, usize) {
+    let sql = "SELECT count(*) - 1, count(*) FILTER (WHERE application_name LIKE 'pgsluice control%') \
+               FROM pg_stat_activity WHERE backend_type = 'client backend'";
+    let answer = observer.run(sql);
+    let number = |at: usize| {
+        let text = answer.rows[0][at].clone().unwrap();
+        String::from_utf8(text).unwrap().parse().unwrap()
+    };
+    (number(0), number(1))
 }
 
 /// Four statements each two seconds, until `stop`.
@@ -66,17 +71,18 @@ fn every_client_of_a_fleet_is_served() {
     spec.pool = "size = 20\nwait_timeout = \"30s\"\n".into();
     spec.limits = "login_timeout = \"60s\"\n".into();
     spec.health = "interval = \"5s\"\ncatalog_refresh = \"60s\"\n".into();
+    let mut observer = Wire::login(cluster.primary_port(0), "postgres", "", "app").unwrap();
     let begun = Instant::now();
     let proxies: Vec<Proxy> = (0..count).map(|_| Proxy::start(spec.clone())).collect();
     let started = begun.elapsed();
-    let (stop, most) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let (stop, mut most) = (AtomicBool::new(false), (0, 0));
     let seen: Vec<Seen> = std::thread::scope(|scope| {
         let working: Vec<_> =
             proxies.iter().map(|it| scope.spawn(|| work(it.port, &stop))).collect();
         let begun = Instant::now();
         let mut settled = None;
         while begun.elapsed() < Duration::from_secs(seconds) {
-            most.fetch_max(backends(&cluster).unwrap_or(connections), Ordering::Relaxed);
+            most = most.max(backends(&mut observer));
             let proxies = || proxies[0].show("BUDGET", "proxies")[0].parse::<usize>().unwrap_or(0);
             if settled.is_none() && proxies() == count {
                 settled = Some(begun.elapsed());
@@ -90,9 +96,9 @@ fn every_client_of_a_fleet_is_served() {
     let memory: u64 = proxies.iter().map(|it| it.memory_kib(false)).sum();
     let longest = seen.iter().map(|it| it.longest).max().unwrap();
     let answers: Vec<usize> = seen.iter().map(|it| it.answers).collect();
-    let most = most.into_inner();
+    let (most, control) = most;
     println!(
-        "{count} proxies, {connections} connections: at most {most} in use; {} answers, the longest took {longest:?}; \
+        "{count} proxies, {connections} connections: at most {most} in use, {control} of them for control planes; {} answers, the longest took {longest:?}; \
          {} KiB a proxy",
         answers.iter().sum::<usize>(),
         memory / count as u64

@@ -23,10 +23,13 @@ use crate::shard::ShardId;
 const PROMOTION: Duration = Duration::from_secs(8);
 /// How often it is looked whether a step is done.
 const LOOK: Duration = Duration::from_millis(20);
+/// How long after one of its processes a server's others may hear of a new setting.
+const TOLD: Duration = Duration::from_millis(100);
 
 const READ_ONLY: &str = "ALTER SYSTEM SET default_transaction_read_only = on";
 const WRITABLE: &str = "ALTER SYSTEM RESET default_transaction_read_only";
 const RELOAD: &str = "SELECT pg_reload_conf()";
+const IS_READ_ONLY: &str = "SHOW default_transaction_read_only";
 const NOW: &str = "SELECT clock_timestamp()";
 const POSITION: &str = "SELECT pg_current_wal_insert_lsn()";
 const REPLAYED: &str = "SELECT pg_last_wal_replay_lsn()";
@@ -92,6 +95,7 @@ pub(super) async fn switch(
 async fn hand_over(old: &Host, new: &Host, bound: Duration) -> Result<(), String> {
     run(old, READ_ONLY).await.map_err(told("the primary cannot be made read only"))?;
     run(old, RELOAD).await.map_err(told("the primary cannot be made read only"))?;
+    until_read_only(old, bound).await?;
     come_to_rest(old, bound).await?;
     let last = run(old, POSITION).await.map_err(told("the primary does not answer"))?;
     let last = Lsn::parse(&last).ok_or("the primary does not say its position")?.end_of_records();
@@ -106,6 +110,20 @@ async fn hand_over(old: &Host, new: &Host, bound: Duration) -> Result<(), String
         }
         tokio::time::sleep(LOOK).await;
     }
+}
+
+/// Waits until the server's processes have been told: transactions that begin then do not write.
+async fn until_read_only(old: &Host, bound: Duration) -> Result<(), String> {
+    let end = Instant::now() + bound;
+    while run(old, IS_READ_ONLY).await.map_err(told("the primary does not answer"))? != "on" {
+        if Instant::now() > end {
+            return Err("the primary does not take its new settings up".to_owned());
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+    // All are told in one go, one after the other.
+    tokio::time::sleep(TOLD).await;
+    Ok(())
 }
 
 /// Waits for the end of all transactions that run there now.

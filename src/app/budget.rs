@@ -277,7 +277,7 @@ impl Sharing {
         }
         for (place, quota) in places {
             let has_claims = self.ledgers.get(place).is_some_and(|it| !it.claims.is_empty());
-            // What was granted holds on; nobody else takes it meanwhile.
+            // What was granted holds on. Nobody else takes it while its lease lasts, nor what is in use after.
             if !has_claims || quota.budget() == Some(0) {
                 quota.set_budget(None);
             }

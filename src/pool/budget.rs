@@ -164,18 +164,21 @@ fn renewal(wishes: &[Wish]) -> String {
     };
     let rows: Vec<String> = wishes.iter().map(row).collect();
     let servers: Vec<String> = wishes.iter().map(|it| quoted_text(&it.server)).collect();
-    // As `balance::budget::granted`, by the claims of this moment.
+    // As `balance::budget::granted`, by the claims of this moment. Whose lease has ended meanwhile keeps what it
+    // holds: others may have the rest.
     format!(
         "SELECT pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtext('{TABLE}')); \
          DELETE FROM {TABLE} WHERE until < pg_catalog.clock_timestamp(); \
          {} \
          INSERT INTO {TABLE} AS b (server, member, demand, held, granted, until) \
-         SELECT w.server, w.member, w.demand, w.held, CASE WHEN w.wanted <= w.granted THEN w.wanted \
-             ELSE greatest(w.granted, least(w.wanted, w.room - t.taken)) END, \
+         SELECT w.server, w.member, w.demand, w.held, CASE WHEN w.wanted <= l.granted THEN w.wanted \
+             ELSE greatest(l.granted, least(w.wanted, w.room - t.taken)) END, \
              pg_catalog.clock_timestamp() + interval '{LEASE_SECONDS} seconds' \
          FROM (VALUES {}) AS w (server, member, demand, held, granted, wanted, room), \
          LATERAL (SELECT coalesce(sum(greatest(o.held, o.granted)), 0) AS taken FROM {TABLE} o \
-             WHERE o.server = w.server AND o.member <> w.member) AS t \
+             WHERE o.server = w.server AND o.member <> w.member) AS t, \
+         LATERAL (SELECT least(w.granted, greatest(w.held, coalesce((SELECT o.granted FROM {TABLE} o \
+             WHERE o.server = w.server AND o.member = w.member), 0))) AS granted) AS l \
          ON CONFLICT (server, member) DO UPDATE SET demand = excluded.demand, held = excluded.held, \
              granted = excluded.granted, until = excluded.until; \
          SELECT server, member, demand, held, granted, \
