@@ -1,6 +1,7 @@
 //! Reads that see what was written: which hosts have seen enough.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use smallvec::SmallVec;
@@ -260,17 +261,22 @@ impl Session {
         hosts.log.wait(self.database.config.causal_wait, is_there).await
     }
 
-    /// A block's own replica must have seen what was written since the block began.
+    /// A block's own replica must have seen what was written since the block began. One that is lost, which the
+    /// statement will be told, is not waited for.
     ///
     /// # Errors
     /// If it does not within some seconds.
-    pub(super) async fn wait_for_own(&self, at: usize, need: Need) -> Result<(), PgError> {
+    pub(super) async fn wait_for_own(&mut self, at: usize, need: Need) -> Result<(), PgError> {
+        let is_cut = Arc::clone(&self.members[at].server().fence);
+        let is_lost = self.members[at].server().is_broken();
+        let is_lost = || is_lost || is_cut.load(Ordering::Relaxed);
         let member = &self.members[at];
         let replayed = &member.lease.pool().replayed;
         let Some(hosts) = self.database.shards.get(&member.shard) else { return Ok(()) };
         let lsn = self.token_at(member.shard);
         hosts.log.want(need.0, lsn);
-        if hosts.log.wait(PATIENCE, || replayed.has(need.0, lsn)).await {
+        let is_over = || replayed.has(need.0, lsn) || is_lost();
+        if hosts.log.wait(PATIENCE, is_over).await || is_lost() {
             return Ok(());
         }
         Err(PgError::new(
