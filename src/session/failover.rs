@@ -26,6 +26,8 @@ impl Session {
     /// 57P03 after that, with the shard's name; what the server says that is not passing.
     pub(super) async fn lease_primary(&mut self, shard: ShardId) -> Result<Lease, Failure> {
         let (mut end, mut granted) = (None, self.granted.take());
+        // What the server or the way to it has against us, which says more than that it is left alone.
+        let mut cause = None;
         loop {
             let Some(hosts) = self.database.shards.get(&shard) else {
                 return Err(PgError::refused(format!("shard {shard} is not configured")).into());
@@ -35,11 +37,13 @@ impl Session {
             let mut settled = pin!(state.settled.notified());
             settled.as_mut().enable();
             let error = match hosts.is_open() {
-                true if !primary.standing.admit(Moment::now()) => primary.left_alone(Moment::now()),
+                true if !primary.standing.admit(Moment::now()) => {
+                    cause.clone().unwrap_or_else(|| primary.left_alone(Moment::now()))
+                }
                 true => match self.take(&primary, &mut granted).await {
                     Ok(lease) => return Ok(lease.of_primary(true)),
                     Err(error) if !error.is_passing => return Err(error.into()),
-                    Err(error) => error,
+                    Err(error) => cause.insert(error).clone(),
                 },
                 false => state.error(&self.database.name),
             };
