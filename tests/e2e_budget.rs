@@ -35,6 +35,14 @@ fn small(max_connections: usize) -> (Cluster, ProxySpec) {
     (cluster, spec)
 }
 
+/// A server for claims, and a connection to it.
+fn table() -> (Cluster, Control) {
+    let (cluster, spec) = small(20);
+    let nothing = |_: &str| Err(std::io::ErrorKind::NotFound.into());
+    let config = pgsluice::config::parse("toml", &spec.toml(1, 2), &|_| None, &nothing).unwrap();
+    (cluster, Control::new(&config.databases[0].shards[0].primary, || ()))
+}
+
 /// What SHOW BUDGET says of the only server.
 fn told(proxy: &Proxy, what: &str) -> usize {
     proxy.show("BUDGET", what)[0].parse().unwrap_or(0)
@@ -322,10 +330,7 @@ impl Light {
 #[test]
 fn two_hundred_proxies_stay_below_the_limit() {
     const ROOM: usize = 400;
-    let (_cluster, spec) = small(20);
-    let nothing = |_: &str| Err(std::io::ErrorKind::NotFound.into());
-    let config = pgsluice::config::parse("toml", &spec.toml(1, 2), &|_| None, &nothing).unwrap();
-    let control = Control::new(&config.databases[0].shards[0].primary, || ());
+    let (_cluster, control) = table();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         // Whoever comes first makes it; the others find it.
@@ -394,10 +399,7 @@ fn a_database_that_sleeps_answers_for_no_server() {
 /// What `balance::budget::granted` says is what the table of claims does.
 #[test]
 fn the_table_grants_what_the_sum_says() {
-    let (_cluster, spec) = small(20);
-    let nothing = |_: &str| Err(std::io::ErrorKind::NotFound.into());
-    let config = pgsluice::config::parse("toml", &spec.toml(1, 2), &|_| None, &nothing).unwrap();
-    let control = Control::new(&config.databases[0].shards[0].primary, || ());
+    let (_cluster, control) = table();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         budget::prepare(&control).await.unwrap();

@@ -5,7 +5,7 @@
 mod support;
 
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pgsluice::playground::Node;
 use pgsluice::wire::frontend::{self, Target};
@@ -329,6 +329,31 @@ fn an_answer_goes_on_in_the_middle_or_ends_there() {
     }
     assert_eq!(site.rows(5), ["5"]);
     site.client().run("SELECT 1");
+}
+
+#[test]
+fn nothing_is_told_in_the_middle_of_a_row() {
+    let site = Site::new("resume_row", 1);
+    let one = "SELECT repeat('x', 3000000)";
+    let moment = "SELECT clock_timestamp(), repeat('x', 3000000)";
+    for (before, sql) in [(None, one), (Some("BEGIN"), moment)] {
+        for _ in 0..2 {
+            let mut client = site.client();
+            before.iter().for_each(|it| drop(client.run(it)));
+            site.shards[0].trap(Trap {
+                of: Side::Server,
+                at: At::Byte(900_000),
+                then: Fate::Close,
+            });
+            let begun = Instant::now();
+            let answer = client.query(sql);
+            assert!(site.shards[0].has_sprung());
+            assert_eq!((answer.code(), answer.rows.len()), ("lost", 0), "{before:?}");
+            // It has not waited for the rest.
+            assert!(begun.elapsed() < Duration::from_secs(15), "{before:?}");
+            site.shards[0].disarm();
+        }
+    }
 }
 
 #[test]

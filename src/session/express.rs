@@ -547,6 +547,7 @@ impl Session {
             return Ok(());
         }
         let (writes, len) = (express.writes, express.len);
+        let is_cut_off = express.via.server(&mut self.members).is_passing();
         if self.resume.is_some() && done.is_err() {
             express.len = 0;
             self.part(express);
@@ -558,6 +559,7 @@ impl Session {
             self.part(express);
         }
         match done.map_err(|it| self.told_of_loss(it, writes)) {
+            Err(_) if is_cut_off => return Err(Failure::Gone),
             Err(failure) => {
                 self.settle(Err(failure))?;
                 self.release();

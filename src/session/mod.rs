@@ -559,6 +559,10 @@ impl Session {
                 return Ok(());
             }
             Err(Failure::Gone) => return Err(Failure::Gone),
+            // What is told now would be read as the rest of a row.
+            Err(_) if self.members.iter_mut().any(|it| it.server().is_passing()) => {
+                return Err(Failure::Gone);
+            }
             Err(Failure::Error(error)) if self.loses_state() => {
                 self.tell(&error.fatal());
                 return Err(Failure::Gone);

@@ -260,6 +260,7 @@ impl Session {
         let Some((said, data)) = self.said() else { return Ok(false) };
         // COMMIT has left it already.
         let is_open = self.tx.is_some();
+        let is_cut_off = self.members.iter_mut().any(|it| it.server().is_passing());
         let (statements, sql) = (self.statements.clone(), self.sql_statements.clone());
         let goes_on = loop {
             self.undo_block().await?;
@@ -277,6 +278,9 @@ impl Session {
                 None => continue,
             }
         };
+        if !goes_on && is_cut_off {
+            return Err(Failure::Gone);
+        }
         if !goes_on {
             self.undo_block().await?;
             self.drop_tape();
