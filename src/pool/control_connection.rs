@@ -143,7 +143,8 @@ impl Manager for Connections {
     type Error = ConnectError;
 
     async fn create(&self) -> Result<Connection, ConnectError> {
-        let connecting = tokio::time::timeout(DEADLINE, self.connect());
+        // Large, and rare: in a box of its own it does not make the sessions' futures larger.
+        let connecting = tokio::time::timeout(DEADLINE, Box::pin(self.connect()));
         connecting.await.unwrap_or(Err(ConnectError::TimedOut(DEADLINE)))
     }
 
