@@ -109,19 +109,20 @@ def logged(paths):
 class Runs:
     """Figures of many runs, by case and target, a list with one for each round."""
 
-    def __init__(self):
-        self.figures = {}
+    def __init__(self, targets=TARGETS):
+        self.targets, self.figures = targets, {}
 
     def take(self, site, cases, rounds, seconds):
         """Runs every case against each target in turn, so that a noisy neighbour meets all alike."""
         for number in range(rounds):
             # Each round begins with another target.
-            order = [TARGETS[(number + it) % len(TARGETS)] for it in range(len(TARGETS))]
+            order = [*self.targets[number % len(self.targets):],
+                     *self.targets[:number % len(self.targets)]]
             for case in cases:
                 for target in order:
                     figures = run(site, target, case, seconds)
                     self.figures.setdefault((case, target), []).append(figures)
-                shown = ", ".join(f"{it} {self.figures[case, it][-1]['tps']:.0f}" for it in TARGETS)
+                shown = ", ".join(f"{it} {self.figures[case, it][-1]['tps']:.0f}" for it in self.targets)
                 say(f"round {number + 1}: {case.name}, {case.mode}, {case.clients} clients: "
                     f"transactions/s {shown}")
 

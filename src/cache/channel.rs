@@ -54,6 +54,9 @@ struct State {
 pub(super) struct Outgoing {
     pub(super) bytes: Vec<u8>,
     pub(super) hot: Vec<u16>,
+    number: u64,
+    /// It is published then, or later.
+    at: u64,
 }
 
 impl Channel {
@@ -140,7 +143,7 @@ impl Channel {
         let renewed = state.leases.to_renew(now, used);
         let hot = state.leases.send(wanted.into_iter().chain(renewed), now);
         let is_due = state.heartbeat <= now;
-        (is_due || !hot.is_empty() || !cool.is_empty())
+        (is_due || !hot.is_empty() || !cool.is_empty() || state.peers.must_confirm())
             .then(|| self.message(&mut state, hot, cool, (fence, now)))
     }
 
@@ -153,7 +156,7 @@ impl Channel {
         let mut last = Message { leaves: true, cool, ..self.blank(fence) };
         state.number += 1;
         last.number = state.number;
-        Outgoing { bytes: last.encode(), hot: Vec::new() }
+        Outgoing { bytes: last.encode(), hot: Vec::new(), number: last.number, at: 0 }
     }
 
     fn blank(&self, fence: u64) -> Message {
@@ -175,8 +178,9 @@ impl Channel {
         // A database that is taken out and comes back goes on above what it said before.
         state.number = (state.number + 1).max(now);
         state.heartbeat = now + HEARTBEAT;
-        let message = Message { number: state.number, hot, cool, ..self.blank(fence) };
-        Outgoing { bytes: message.encode(), hot: message.hot }
+        let heard = state.peers.confirm();
+        let message = Message { number: state.number, hot, cool, heard, ..self.blank(fence) };
+        Outgoing { bytes: message.encode(), hot: message.hot, number: message.number, at: now }
     }
 
     /// Takes an announcement back, unless a write is open. A write is entered in the book before its
@@ -191,7 +195,12 @@ impl Channel {
         true
     }
 
-    /// The fence after a message's reply is over.
+    /// Whether all others have said that they have heard a message, whose reply is here.
+    pub(super) fn is_heard(&self, sent: &Outgoing) -> bool {
+        self.state.lock().peers.have_heard(sent.number, sent.at)
+    }
+
+    /// The fence after a message's reply is over, or all have heard it.
     pub(super) fn arrived(&self, sent: &Outgoing) {
         let mut state = self.state.lock();
         for mark in &sent.hot {

@@ -1,6 +1,5 @@
 //! This proxy in its fleet: the thread that speaks with Redis, and what sessions ask it.
 
-use std::collections::VecDeque;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
@@ -164,6 +163,8 @@ impl Fleet {
                 if let Some(fence) = channel.receive(content, fleet.now(), since) {
                     // Others may wait less than this proxy.
                     fleet.trust.fetch_min(trust(fence), Ordering::AcqRel);
+                    // It may be waited for, or wait.
+                    fleet.wake.notify_one();
                 }
             }
         }
@@ -208,7 +209,7 @@ impl Fleet {
         let now = self.now();
         let channels = self.channels.read().clone();
         let hello = channels.iter().map(|it| (Arc::clone(it), it.hello(self.fence, now))).collect();
-        let mut flights = VecDeque::new();
+        let mut flights = Flights::new();
         if let Err(problem) = self.publish(&mut connection, hello, &mut flights).await {
             return problem;
         }
@@ -267,12 +268,8 @@ impl Fleet {
             let peers = channels.iter().map(|it| it.peers(now).len()).max();
             self.metrics.peers.set(peers.unwrap_or(0) as i64);
             drop(channels);
-            let wait = match flights.front() {
-                Some(flight) => {
-                    Duration::from_micros(flight.0.saturating_sub(self.now())).min(TICK)
-                }
-                None => TICK,
-            };
+            let end = flights.iter().map(|it| it.0.saturating_sub(self.now())).min();
+            let wait = end.map_or(TICK, |it| Duration::from_micros(it).min(TICK));
             tokio::select! {
                 () = self.wake.notified() => (),
                 () = tokio::time::sleep(wait) => (),
@@ -296,18 +293,24 @@ impl Fleet {
         connection.publish(&messages).await?;
         let hot: usize = batch.iter().map(|it| it.1.hot.len()).sum();
         self.metrics.announced.inc_by(hot as u64);
-        if hot > 0 {
-            flights.push_back((self.now() + self.fence, batch));
-        }
+        let end = self.now() + self.fence;
+        let announced = batch.into_iter().filter(|it| !it.1.hot.is_empty());
+        flights.extend(announced.map(|(channel, sent)| (end, channel, sent)));
+        self.land(flights);
         Ok(())
     }
 
     /// What all others know by now may be written.
     fn land(&self, flights: &mut Flights) {
-        let now = self.now();
-        while flights.front().is_some_and(|it| it.0 <= now) {
-            let Some((_, batch)) = flights.pop_front() else { return };
-            batch.iter().for_each(|(channel, sent)| channel.arrived(sent));
+        let (now, before) = (self.now(), flights.len());
+        flights.retain(|(end, channel, sent)| {
+            let is_known = *end <= now || channel.is_heard(sent);
+            if is_known {
+                channel.arrived(sent);
+            }
+            !is_known
+        });
+        if flights.len() < before {
             self.said.notify_waiters();
         }
     }
@@ -325,7 +328,7 @@ impl Fleet {
 }
 
 /// Messages published, and when their fence is over.
-type Flights = VecDeque<(u64, Vec<(Arc<Channel>, Outgoing)>)>;
+type Flights = Vec<(u64, Arc<Channel>, Outgoing)>;
 
 /// See the module's argument, 2.
 fn trust(fence: u64) -> u64 {
@@ -337,8 +340,10 @@ impl Member {
     pub fn is_current(&self) -> bool {
         let fleet = &self.fleet;
         let known = fleet.known.load(Ordering::Acquire);
+        // Who has said goodbye is not waited for any more.
+        let is_there = known != 0 && !fleet.leaves.load(Ordering::Acquire);
         let is_current =
-            known != 0 && fleet.now().saturating_sub(known) <= fleet.trust.load(Ordering::Acquire);
+            is_there && fleet.now().saturating_sub(known) <= fleet.trust.load(Ordering::Acquire);
         if !is_current {
             fleet.metrics.blind.inc();
         }

@@ -1,7 +1,7 @@
 //! What proxies tell each other: one binary message.
 
 /// The form of messages. A proxy that hears another one does not know what is said.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 /// Version, sender, number, lease, fence, flags.
 const HEAD: usize = 1 + 8 + 8 + 4 + 4 + 1;
 const LEAVES: u8 = 1;
@@ -22,12 +22,15 @@ pub(super) struct Message {
     pub(super) hot: Vec<u16>,
     /// What it has written and will not write without another word.
     pub(super) cool: Vec<u16>,
+    /// Whom it has heard of late, and up to which of their messages.
+    pub(super) heard: Vec<(u64, u64)>,
 }
 
 impl Message {
     /// As bytes.
     pub(super) fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(HEAD + 4 + 2 * (self.hot.len() + self.cool.len()));
+        let marks = self.hot.len() + self.cool.len();
+        let mut out = Vec::with_capacity(HEAD + 6 + 2 * marks + 16 * self.heard.len());
         out.push(VERSION);
         out.extend(self.sender.to_be_bytes());
         out.extend(self.number.to_be_bytes());
@@ -37,6 +40,11 @@ impl Message {
         for marks in [&self.hot, &self.cool] {
             out.extend((marks.len() as u16).to_be_bytes());
             marks.iter().for_each(|it| out.extend(it.to_be_bytes()));
+        }
+        out.extend((self.heard.len() as u16).to_be_bytes());
+        for (id, number) in &self.heard {
+            out.extend(id.to_be_bytes());
+            out.extend(number.to_be_bytes());
         }
         out
     }
@@ -55,6 +63,7 @@ impl Message {
             leaves: rest.take::<1>()? == [LEAVES],
             hot: rest.marks()?,
             cool: rest.marks()?,
+            heard: rest.heard()?,
         };
         rest.0.is_empty().then_some(message)
     }
@@ -73,6 +82,12 @@ impl Rest<'_> {
         let count = u16::from_be_bytes(self.take()?);
         (0..count).map(|_| self.take().map(u16::from_be_bytes)).collect()
     }
+
+    fn heard(&mut self) -> Option<Vec<(u64, u64)>> {
+        let count = u16::from_be_bytes(self.take()?);
+        let mut number = || self.take().map(u64::from_be_bytes);
+        (0..count).map(|_| Some((number()?, number()?))).collect()
+    }
 }
 
 #[cfg(test)]
@@ -89,6 +104,7 @@ mod tests {
             leaves: true,
             hot: vec![0, 16_385],
             cool: vec![3],
+            heard: vec![(9, 1), (u64::MAX, 2)],
         };
         let bytes = message.encode();
         assert_eq!(Message::decode(&bytes), Some(message));
@@ -96,7 +112,7 @@ mod tests {
             assert_eq!(Message::decode(&bytes[..len]), None, "{len}");
         }
         assert_eq!(Message::decode(&[&bytes[..], b"x"].concat()), None);
-        assert_eq!(Message::decode(&[&[2][..], &bytes[1..]].concat()), None);
+        assert_eq!(Message::decode(&[&[VERSION + 1][..], &bytes[1..]].concat()), None);
         let empty = Message::default();
         assert_eq!(Message::decode(&empty.encode()), Some(empty));
     }

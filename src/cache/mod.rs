@@ -17,6 +17,10 @@
 //!    (`redis`): so B knows all that passed Redis before t - ⅞ fence. If a client has seen the write at t,
 //!    then t ≥ P + fence, so B knows that the mark is hot, and the primary serves the read. (B decides at t and
 //!    reads later; a write seen by nobody at t may be missing.) A B that cannot trust what it knows uses primaries.
+//!    A need not wait for the whole fence once every B has confirmed the message, which it does once it holds
+//!    the mark: from then on every look of B's finds it held. Every B that trusts what it knows is known to A: it has been
+//!    heard for a `LEASE` before it trusts anything (5.), at least every `HEARTBEAT`, and A hears since `SILENCE`. It
+//!    counts until it has said goodbye, and it trusts nothing any more when it says that. In large fleets nobody confirms.
 //! 3. B holds the mark until the lease ends by its own clock, which it starts when the message comes; A
 //!    starts its own before it sends the message, so A's ends first. A uses a lease for new statements, COMMIT
 //!    included, in its first half only, and announces anew, each `RENEWAL`, what is open or in use. So a write
@@ -74,6 +78,8 @@ const QUIET: u64 = SECOND / 5;
 const HEARTBEAT: u64 = SECOND / 2;
 /// How long it is not, before it is distrusted.
 const SILENCE: u64 = 2 * SECOND;
+/// With more others than that nobody confirms what it has heard: each would have to be told by each.
+const CONFIRMING: usize = 8;
 /// How long after the loss of Redis a proxy writes what it cannot announce: [`SILENCE`], and what may lie in
 /// a lost connection ([`redis::STALE`]).
 const NOTICE: u64 = SILENCE + SECOND + SECOND / 2;

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
 use super::message::Message;
-use super::{EVERYTHING, LEASE, SILENCE};
+use super::{CONFIRMING, EVERYTHING, LEASE, SILENCE};
 
 /// What is held because of others. Times are microseconds of the fleet's clock.
 #[derive(Debug)]
@@ -14,6 +14,10 @@ pub(super) struct Peers {
     distrust: u64,
     known: HashMap<u64, Peer>,
     blind: Blind,
+    /// Since when all that is said is heard.
+    listens: u64,
+    /// Somebody waits to be told that it was heard.
+    must_confirm: bool,
     /// Before that moment nothing ends.
     due: u64,
 }
@@ -34,6 +38,10 @@ struct Peer {
     /// It was there at that time, or later.
     heard: u64,
     number: u64,
+    /// Up to which message of this proxy it has heard all.
+    confirmed: u64,
+    /// It waits to be told that it was heard.
+    waits: bool,
     /// What it may be writing, and until when.
     marks: HashMap<u16, u64>,
     /// It has fallen silent, and nothing is believed until then.
@@ -64,14 +72,16 @@ impl Peers {
     /// Of a database of the proxy `own`; everything is held until [`Self::listens`].
     pub(super) fn new(own: u64, distrust: u64) -> (Self, Change) {
         let known = HashMap::new();
-        (Self { own, distrust, known, blind: Blind::Deaf, due: 0 }, Change::Hold(EVERYTHING))
+        let blind = Blind::Deaf;
+        let peers = Self { own, distrust, known, blind, listens: 0, must_confirm: false, due: 0 };
+        (peers, Change::Hold(EVERYTHING))
     }
 
     /// From now on everything is heard, but not what was said before.
     pub(super) fn listens(&mut self, now: u64) -> Option<Change> {
         let was_blind = self.blind != Blind::No;
         self.blind = Blind::Until(now + LEASE);
-        self.due = 0;
+        (self.listens, self.due) = (now, 0);
         (!was_blind).then_some(Change::Hold(EVERYTHING))
     }
 
@@ -87,6 +97,10 @@ impl Peers {
             return changes;
         }
         (peer.number, peer.heard, peer.has_left) = (message.number, since, message.leaves);
+        peer.waits |= !message.hot.is_empty();
+        self.must_confirm |= peer.waits;
+        let own = message.heard.iter().filter(|it| it.0 == self.own).map(|it| it.1).max();
+        peer.confirmed = peer.confirmed.max(own.unwrap_or(0));
         let until = now + u64::from(message.lease_ms) * 1000;
         for mark in &message.hot {
             match peer.marks.entry(*mark) {
@@ -137,6 +151,35 @@ impl Peers {
             stays
         });
         changes
+    }
+
+    /// Whether it is to be said who was heard.
+    pub(super) fn must_confirm(&self) -> bool {
+        self.must_confirm && self.is_small()
+    }
+
+    /// Who waits to be told that it was heard, and up to which message it was.
+    pub(super) fn confirm(&mut self) -> Vec<(u64, u64)> {
+        if !std::mem::take(&mut self.must_confirm) || !self.is_small() {
+            return Vec::new();
+        }
+        let waiting = self
+            .known
+            .iter_mut()
+            .filter_map(|(id, it)| std::mem::take(&mut it.waits).then_some((*id, it.number)));
+        waiting.collect()
+    }
+
+    /// Whether so few others are there that all are told who was heard.
+    fn is_small(&self) -> bool {
+        self.known.values().filter(|it| !it.has_left).count() <= CONFIRMING
+    }
+
+    /// Whether everybody who could go by what it knows has heard a message of this proxy, which was published at
+    /// `published` or later: all who are there are known by then, and each has said so.
+    pub(super) fn have_heard(&self, number: u64, published: u64) -> bool {
+        let is_known = self.listens != 0 && self.listens + SILENCE <= published;
+        is_known && self.known.values().all(|it| it.has_left || it.confirmed >= number)
     }
 
     /// The others.

@@ -92,6 +92,8 @@ struct Proxy {
     up: VecDeque<(u64, Said)>,
     down: VecDeque<(u64, Heard)>,
     flights: VecDeque<(u64, Outgoing)>,
+    /// Announcements that needed no fence.
+    confirmed: u64,
     is_connected: bool,
     is_dead: bool,
     known: u64,
@@ -122,6 +124,9 @@ struct World {
     proxies: Vec<Proxy>,
     on_replicas: u64,
     written: u64,
+    started: u64,
+    /// Whether proxies end and others are started.
+    is_restless: bool,
     /// How rarely a connection is lost, and made again.
     cuts: Option<(u64, u64)>,
 }
@@ -137,6 +142,7 @@ impl Proxy {
             up: VecDeque::new(),
             down: VecDeque::new(),
             flights: VecDeque::new(),
+            confirmed: 0,
             is_connected: false,
             is_dead: false,
             known: 0,
@@ -195,10 +201,15 @@ impl Proxy {
                 None => (),
             }
         }
-        while self.flights.front().is_some_and(|it| it.0 <= now) {
-            let sent = self.flights.pop_front();
-            sent.iter().for_each(|it| self.channel.arrived(&it.1));
-        }
+        let channel = &self.channel;
+        self.flights.retain(|(end, sent)| {
+            let is_heard = channel.is_heard(sent);
+            if is_heard || *end <= now {
+                channel.arrived(sent);
+            }
+            self.confirmed += u64::from(is_heard && *end > now && !sent.hot.is_empty());
+            !is_heard && *end > now
+        });
         if !self.is_connected || self.free_from != u64::MAX {
             return;
         }
@@ -219,7 +230,18 @@ impl World {
         let mut proxies: Vec<_> = (1..=3).map(|id| Proxy::new(id, &log)).collect();
         proxies.iter_mut().for_each(|it| it.connect(1, &mut chance));
         let commits = [0; TENANTS as usize];
-        Self { now: 1, chance, log, commits, proxies, on_replicas: 0, written: 0, cuts }
+        Self {
+            now: 1,
+            chance,
+            log,
+            commits,
+            proxies,
+            on_replicas: 0,
+            written: 0,
+            started: 3,
+            is_restless: false,
+            cuts,
+        }
     }
 
     fn step(&mut self) {
@@ -227,16 +249,29 @@ impl World {
         self.carry();
         for at in 0..self.proxies.len() {
             if self.proxies[at].is_dead {
+                self.replace(at);
                 continue;
             }
             self.proxies[at].follow(self.now, &mut self.chance);
             let is_connected = self.proxies[at].is_connected;
+            if self.is_restless && self.chance.below(8000) == 0 {
+                self.end(at);
+            }
             let rate = self.cuts.map(|it| if is_connected { it.0 } else { it.1 });
             if rate.is_some_and(|it| self.chance.below(it) == 0) {
                 self.fault(at);
             }
             self.write(at);
             self.read(at);
+        }
+    }
+
+    /// Another one is started in a dead one's place.
+    fn replace(&mut self, at: usize) {
+        if self.is_restless && self.proxies[at].up.is_empty() && self.chance.below(2000) == 0 {
+            self.started += 1;
+            self.proxies[at] = Proxy::new(self.started, &self.log);
+            self.proxies[at].connect(self.now, &mut self.chance);
         }
     }
 
@@ -269,17 +304,25 @@ impl World {
         let living = self.proxies.iter().filter(|it| !it.is_dead).count();
         let proxy = &mut self.proxies[at];
         match (proxy.is_connected, self.chance.below(8)) {
-            (true, 0) if living > 2 => {
-                proxy.is_dead = true;
-                proxy.is_connected = false;
-                proxy.writes.clear();
-            }
+            (true, 0) if living > 2 => self.end(at),
             (true, _) => proxy.cut_off(self.now),
             (false, _) => {
                 proxy.up.clear();
                 proxy.connect(self.now, &mut self.chance);
             }
         }
+    }
+
+    /// A proxy says goodbye and goes down, or is killed; after that others would believe nobody for long.
+    fn end(&mut self, at: usize) {
+        let proxy = &mut self.proxies[at];
+        if self.is_restless || self.chance.below(2) == 0 {
+            let goodbye = proxy.channel.goodbye(FENCE);
+            proxy.say(Said::Publish(goodbye), self.now, &mut self.chance);
+        }
+        proxy.is_dead = true;
+        proxy.is_connected = false;
+        proxy.writes.clear();
     }
 
     fn write(&mut self, at: usize) {
@@ -360,6 +403,11 @@ fn nobody_reads_the_past_while_messages_are_slow() {
             world.step();
         }
         assert!(world.written > 100 && world.on_replicas > 500, "seed {seed}");
+        let confirmed: u64 = world.proxies.iter().map(|it| it.confirmed).sum();
+        assert!(
+            confirmed > 20,
+            "seed {seed}: {confirmed} announcements were confirmed before their fence"
+        );
     }
 }
 
@@ -371,6 +419,18 @@ fn nobody_reads_the_past_while_proxies_are_cut_off_and_killed() {
         while world.now < 30 * SECOND {
             world.step();
         }
-        assert!(world.written > 100, "seed {seed}");
+        assert!(world.written > 50, "seed {seed}");
+    }
+}
+
+#[test]
+fn nobody_reads_the_past_while_proxies_come_and_go() {
+    for seed in 0..8 {
+        let mut world = World::new(seed, None);
+        world.is_restless = true;
+        while world.now < 60 * SECOND {
+            world.step();
+        }
+        assert!(world.written > 100 && world.started > 6, "seed {seed}");
     }
 }

@@ -214,7 +214,7 @@ pub const KEYS: &[Key] = &[
     key("redis.prefix", Kind::Text, Value(r#""sluice""#),
         "Names begin with it in Redis. Proxies of one fleet have the same, and the same names of databases."),
     key("redis.fence", WAIT, Value(r#""20ms""#),
-        "How long the first write of a tenant after a pause waits, so that all proxies know of it before anybody sees it; the fleet's proxies must answer faster than that. All proxies must agree."),
+        "How long the first write of a tenant after a pause waits at most, so that all proxies know of it before anybody sees it; small fleets confirm it earlier. The fleet's proxies must answer faster than that. All proxies must agree."),
     key("redis.distrust", WAIT_OR_ZERO, Value(r#""1m""#),
         "How long reads use primaries after another proxy fell silent without a goodbye: it may have been cut off from Redis and write on. It ends when that proxy is heard again; \"0s\": it is taken for dead."),
 
