@@ -396,6 +396,30 @@ fn a_database_that_sleeps_answers_for_no_server() {
     wait_within(8, "the other to be gone", || told(&one, "proxies") != 2);
 }
 
+/// Where proxies' own connections are too many, those without work leave; some stay, and look after what is left
+/// undone.
+#[test]
+fn a_crowd_thins_out() {
+    let (cluster, spec) = small(40);
+    let proxies: Vec<Proxy> = (0..14).map(|_| Proxy::start(spec.clone())).collect();
+    let asleep = || {
+        let states = proxies.iter().map(|it| it.show("HOSTS", "state"));
+        states.filter(|it| it.contains(&"asleep".to_owned())).count()
+    };
+    // Of 37 connections nine are not yet a crowd.
+    wait_within(60, "that five have left", || asleep() == 5);
+    wait_within(5, "that their connections are closed", || backends(&cluster) <= 11);
+    std::thread::sleep(Duration::from_secs(3));
+    assert_eq!(asleep(), 5);
+    // Each serves whoever comes.
+    let mut clients: Vec<Wire> = proxies.iter().map(Proxy::client).collect();
+    for client in &mut clients {
+        assert_eq!(client.run("SELECT 7").first(), "7");
+    }
+    assert!(backends(&cluster) <= 37);
+    assert_eq!(asleep(), 0);
+}
+
 /// What `balance::budget::granted` says is what the table of claims does.
 #[test]
 fn the_table_grants_what_the_sum_says() {

@@ -105,12 +105,18 @@ impl Sharing {
 
     async fn pass(&mut self, cluster: &Cluster) {
         let database = cluster.databases.get(&self.name);
-        if database.is_some_and(|it| it.state.sleep.is_asleep()) {
+        if let Some(database) = database.filter(|it| it.state.sleep.is_asleep()) {
+            self.give_back(cluster, database).await;
             return;
         }
         let places = if cluster.config.pool.shares { self.places(cluster) } else { Vec::new() };
         self.drop_gone(cluster, &places).await;
         let Some(database) = cluster.databases.get(&self.name) else { return };
+        if !cluster.config.pool.shares {
+            database.state.sleep.set_spare(false);
+            database.hosts().for_each(|it| it.control.set_in_crowd(false));
+            return;
+        }
         let (mut is_hurried, mut is_new) = (self.proxy.is_draining(), false);
         for (place, quota) in &places {
             let ledger = self.ledgers.entry(place.clone()).or_insert_with(Ledger::new);
@@ -135,13 +141,31 @@ impl Sharing {
         }
         self.renewed = Instant::now();
         for (place, quota) in &places {
-            self.look(database, place, quota).await;
+            self.look(cluster, database, place, quota).await;
         }
+        database.state.sleep.set_spare(self.ledgers.values().any(|it| it.may_leave));
         let is_resting = self.rests.is_some_and(|it| Instant::now() < it);
         if !is_resting && let Err(error) = self.renew(cluster, database, &places).await {
             self.fail(&places, &error);
         }
         places.iter().for_each(|(_, quota)| quota.note_known());
+    }
+
+    /// Who sleeps has no part in anything, and asks for one when it wakes.
+    async fn give_back(&mut self, cluster: &Cluster, database: &Database) {
+        for (place, ledger) in std::mem::take(&mut self.ledgers) {
+            let is_awake = |it: &Arc<Database>| !it.state.sleep.is_asleep() && uses(it, &place);
+            let is_used = cluster.databases.values().any(is_awake);
+            let quota = cluster.quotas.get(&place).filter(|_| ledger.is_shared && !is_used);
+            if let Some(quota) = quota {
+                quota.set_budget(Some(0));
+                quota.tell(Told::default());
+            }
+            if !ledger.claims.is_empty() {
+                // If it cannot be said, the claim ends by itself.
+                let _ = budget::leave(&database.home().primary.control, &self.member(&place)).await;
+            }
+        }
     }
 
     /// The servers that this database answers for: where others use them too, one of them does.
@@ -179,7 +203,7 @@ impl Sharing {
     }
 
     /// Asks a server, unless it was asked just now or nobody needs it.
-    async fn look(&mut self, database: &Database, place: &Place, quota: &Quota) {
+    async fn look(&mut self, cluster: &Cluster, database: &Database, place: &Place, quota: &Quota) {
         let member = self.member(place);
         let Some(ledger) = self.ledgers.get_mut(place) else { return };
         if !ledger.must_look() || ledger.is_asleep(quota) {
@@ -188,7 +212,12 @@ impl Sharing {
         let mut hosts = database.hosts().filter(|it| place_of(it) == *place);
         let Some(host) = hosts.find(|it| it.health.is_up()) else { return };
         match budget::look(&host.control, &self.id).await {
-            Ok(look) => ledger.note(look, quota.open(), &member),
+            Ok(look) => {
+                let is_crowded = look.is_crowded();
+                hosts_at(cluster, place).for_each(|it| it.control.set_in_crowd(is_crowded));
+                ledger.may_leave = look.may_leave(&self.id);
+                ledger.note(look, quota.open(), &member);
+            }
             Err(error) => {
                 tracing::debug!(%error, "a server did not say what it has");
                 if quota.budget() == Some(0) {
@@ -291,6 +320,10 @@ impl Sharing {
 
 fn place_of(host: &Host) -> Place {
     (host.address.host.clone(), host.address.port)
+}
+
+fn hosts_at<'a>(cluster: &'a Cluster, place: &'a Place) -> impl Iterator<Item = &'a Arc<Host>> {
+    cluster.hosts().filter(|it| place_of(it) == *place)
 }
 
 fn uses(database: &Database, place: &Place) -> bool {

@@ -1,4 +1,5 @@
-//! Puts databases to sleep in which nobody works (`idle = "sleep"`).
+//! Puts databases to sleep in which nobody works: where that is wished (`idle = "sleep"`), and where so many proxies
+//! share a server that their own connections are in the way.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,6 +12,8 @@ use crate::proxy::Proxy;
 
 /// How often databases are looked at.
 const TICK: Duration = Duration::from_millis(250);
+/// After so long without work a proxy leaves a crowded server. Its part of the connections it has given back before.
+const IN_CROWD: Duration = Duration::from_secs(20);
 
 pub(super) async fn doze(proxy: Arc<Proxy>) {
     let mut seen: HashMap<String, Idleness> = HashMap::new();
@@ -19,7 +22,9 @@ pub(super) async fn doze(proxy: Arc<Proxy>) {
         seen.retain(|name, _| cluster.databases.contains_key(name));
         for (name, database) in &cluster.databases {
             let sleep = &database.state.sleep;
-            let Some(after) = database.config.sleeps_after else {
+            let in_crowd = sleep.is_spare().then_some(IN_CROWD);
+            let wished = database.config.sleeps_after.into_iter().chain(in_crowd).min();
+            let Some(after) = wished else {
                 sleep.end();
                 continue;
             };

@@ -11,6 +11,11 @@ const TABLE: &str = "sluice.budget";
 /// A proxy that has not been heard of for so long is dead, and its places are free.
 const LEASE_SECONDS: u32 = 15;
 
+/// More proxies than one for so many of a server's connections are a crowd.
+const CROWD: usize = 4;
+/// So many of a crowd stay, whether they have clients or not.
+const STEADY: usize = 2;
+
 /// What a server says of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Look {
@@ -19,8 +24,24 @@ pub struct Look {
     pub seats: Seats,
     /// Whether other proxies look after this database on it, too.
     pub has_others: bool,
-    /// The other proxies whose control connections it has.
+    /// The proxies whose control connections it has, this one among them.
     pub present: Vec<String>,
+    /// Those of them that look after this database.
+    pub fellows: Vec<String>,
+}
+
+impl Look {
+    /// Whether the proxies' own connections take much of what there is.
+    pub fn is_crowded(&self) -> bool {
+        self.present.len() > self.seats.usable / CROWD
+    }
+
+    /// Whether there are others enough to look after this database while `proxy` has no clients. All see the same
+    /// list, so that they do not leave together.
+    pub fn may_leave(&self, proxy: &str) -> bool {
+        let before = self.fellows.iter().filter(|it| it.as_str() < proxy).count();
+        self.is_crowded() && before >= (self.seats.usable / CROWD / 2).max(STEADY)
+    }
 }
 
 /// Asks a server. The connection goes by the name of this proxy from now on, so that others see it.
@@ -40,14 +61,16 @@ pub async fn look(control: &Control, proxy: &str) -> Result<Look, ControlError> 
          count(*) FILTER (WHERE datid <> 0 AND usesysid <> 0 \
              AND coalesce(backend_type, 'client backend') = 'client backend'), \
          count(*) FILTER (WHERE pg_catalog.starts_with(application_name, {MARK_TEXT}) \
-             AND application_name <> {name} AND datid = (SELECT oid FROM pg_catalog.pg_database \
-             WHERE datname = pg_catalog.current_database())), \
-         string_agg(pg_catalog.substr(application_name, {first}), ' ') \
-             FILTER (WHERE pg_catalog.starts_with(application_name, {MARK_TEXT})) \
+             AND application_name <> {name} AND datid = {own}), \
+         string_agg(DISTINCT pg_catalog.substr(application_name, {first}), ' ') \
+             FILTER (WHERE pg_catalog.starts_with(application_name, {MARK_TEXT})), \
+         string_agg(DISTINCT pg_catalog.substr(application_name, {first}), ' ') \
+             FILTER (WHERE pg_catalog.starts_with(application_name, {MARK_TEXT}) AND datid = {own}) \
          FROM pg_catalog.pg_stat_get_activity(NULL)",
         name = quoted_text(&name),
         first = MARK.len() + 1,
         MARK_TEXT = quoted_text(MARK),
+        own = "(SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())",
     );
     let rows = control.rows(&sql).await?;
     let cell = |at: usize| rows.first().and_then(|row| row.get(at)?.as_deref());
@@ -59,8 +82,9 @@ pub async fn look(control: &Control, proxy: &str) -> Result<Look, ControlError> 
         return Err(ControlError("a server does not say how many connections it has".into()));
     };
     let seats = Seats { usable, taken };
-    let present = cell(4).unwrap_or_default().split(' ').map(str::to_owned).collect();
-    Ok(Look { server: server.to_owned(), seats, has_others: others > 0, present })
+    let names = |at: usize| cell(at).unwrap_or_default().split(' ').map(str::to_owned).collect();
+    let (present, fellows) = (names(4), names(5));
+    Ok(Look { server: server.to_owned(), seats, has_others: others > 0, present, fellows })
 }
 
 /// How control connections of proxies are called that look for each other.

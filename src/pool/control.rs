@@ -16,6 +16,10 @@ use crate::config::Host as Address;
 const SIZE: usize = 3;
 /// How long a connection in use is waited for before another is made.
 const PATIENCE: Duration = Duration::from_millis(100);
+/// The same where many proxies share the server, or may.
+const PATIENCE_IN_CROWD: Duration = Duration::from_millis(400);
+/// How often is looked whether it is free.
+const LOOK: Duration = Duration::from_millis(5);
 /// How long a server is left alone that lets nobody in.
 const RETRY: Duration = Duration::from_millis(200);
 /// How long a control statement may take.
@@ -27,6 +31,8 @@ pub struct Control {
     timeout: Duration,
     /// Whether the server has just let no more connections in.
     is_turned_away: AtomicBool,
+    /// Whether one connection must do.
+    is_in_crowd: AtomicBool,
 }
 
 /// A control statement failed; the text says why.
@@ -57,12 +63,27 @@ impl Control {
             .create_timeout(Some(DEADLINE))
             .queue_mode(QueueMode::Lifo)
             .build();
-        Self { pool: built.ok(), timeout: DEADLINE, is_turned_away: AtomicBool::new(false) }
+        Self {
+            pool: built.ok(),
+            timeout: DEADLINE,
+            is_turned_away: AtomicBool::new(false),
+            is_in_crowd: AtomicBool::new(true),
+        }
     }
 
     /// Whether the server is there, but has no connection left.
     pub fn is_turned_away(&self) -> bool {
         self.is_turned_away.load(Ordering::Relaxed)
+    }
+
+    /// Whether so many proxies share the server that each has to do with one connection, if it can. That is so until
+    /// it is known to be otherwise.
+    pub fn set_in_crowd(&self, is_in_crowd: bool) {
+        self.is_in_crowd.store(is_in_crowd, Ordering::Relaxed);
+    }
+
+    fn is_in_crowd(&self) -> bool {
+        self.is_in_crowd.load(Ordering::Relaxed)
     }
 
     /// Closes the connections that nobody has used for so long.
@@ -97,8 +118,9 @@ impl Control {
         };
         let begun = Instant::now();
         // Servers' connections are few where there are many proxies: rather a moment's wait than one more.
-        while pool.status().size > 0 && pool.status().available == 0 && begun.elapsed() < PATIENCE {
-            tokio::time::sleep(PATIENCE / 20).await;
+        let patience = if self.is_in_crowd() { PATIENCE_IN_CROWD } else { PATIENCE };
+        while pool.status().size > 0 && pool.status().available == 0 && begun.elapsed() < patience {
+            tokio::time::sleep(LOOK).await;
         }
         let end = begun + DEADLINE;
         loop {
@@ -126,7 +148,7 @@ impl Control {
         parameter: &str,
     ) -> Result<Option<Vec<Option<String>>>, LookError> {
         let client = self.client().await.map_err(|error| LookError::Down(error.0))?;
-        let client = InUse::of(client);
+        let client = InUse::of(self, client);
         let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 1] = [&parameter];
         let work = client.query_opt(sql, &parameters);
         let row = tokio::time::timeout(self.timeout, work).await;
@@ -143,7 +165,7 @@ impl Control {
     /// # Errors
     /// If there is no connection, the statement fails or takes longer than ten seconds.
     pub async fn rows(&self, sql: &str) -> Result<Vec<Vec<Option<String>>>, ControlError> {
-        let client = InUse::of(self.client().await?);
+        let client = InUse::of(self, self.client().await?);
         let rows = tokio::time::timeout(self.timeout, client.simple_query(sql)).await;
         client.end(rows.is_ok());
         match rows {
@@ -169,7 +191,7 @@ impl Control {
             PoolError::Backend(it) => LookError::Other(describe(&it)),
             error => LookError::Other(describe(&error)),
         })?;
-        let client = InUse::of(client);
+        let client = InUse::of(self, client);
         let rows = client.simple_query(sql).await;
         client.end(true);
         rows.map(rows_of).map_err(|error| failed(&error))
@@ -205,32 +227,37 @@ impl Control {
 
 /// A connection with a statement under way. If that is given up before it was answered, the connection is closed:
 /// on one that hangs the next would be in vain, too.
-struct InUse(Option<Object<Connections>>);
+struct InUse<'a> {
+    control: &'a Control,
+    client: Option<Object<Connections>>,
+}
 
-impl InUse {
-    fn of(client: Object<Connections>) -> Self {
-        Self(Some(client))
+impl<'a> InUse<'a> {
+    fn of(control: &'a Control, client: Object<Connections>) -> Self {
+        Self { control, client: Some(client) }
     }
 
+    /// Gives it back, unless it is one too many.
     fn end(mut self, is_answered: bool) {
-        if is_answered {
-            drop(self.0.take());
+        let size = self.control.pool.as_ref().map_or(0, |it| it.status().size);
+        if is_answered && (size < 2 || !self.control.is_in_crowd()) {
+            drop(self.client.take());
         }
     }
 }
 
-impl Deref for InUse {
+impl Deref for InUse<'_> {
     type Target = Object<Connections>;
 
     #[expect(clippy::expect_used, reason = "there until it is dropped")]
     fn deref(&self) -> &Self::Target {
-        self.0.as_ref().expect("a connection")
+        self.client.as_ref().expect("a connection")
     }
 }
 
-impl Drop for InUse {
+impl Drop for InUse<'_> {
     fn drop(&mut self) {
-        if let Some(client) = self.0.take() {
+        if let Some(client) = self.client.take() {
             drop(Object::take(client));
         }
     }

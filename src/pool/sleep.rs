@@ -1,5 +1,5 @@
 //! Databases that sleep: after a while without work of clients nothing of the proxy touches their servers,
-//! until the next statement.
+//! until the next statement. They do so where that is wished, and where very many proxies share a server.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,6 +14,8 @@ use super::{Pool, catalog, health};
 #[derive(Debug, Default)]
 pub struct Sleep {
     is_asleep: AtomicBool,
+    /// Whether it may be, as there are too many proxies.
+    is_spare: AtomicBool,
     /// One wakes it, others wait for that.
     waking: tokio::sync::Mutex<()>,
 }
@@ -22,6 +24,15 @@ impl Sleep {
     /// Whether nothing but a client's statement may touch its servers.
     pub fn is_asleep(&self) -> bool {
         self.is_asleep.load(Ordering::Acquire)
+    }
+
+    /// Whether this proxy had better leave the servers to others while it has no clients for them.
+    pub fn is_spare(&self) -> bool {
+        self.is_spare.load(Ordering::Relaxed)
+    }
+
+    pub fn set_spare(&self, is_spare: bool) {
+        self.is_spare.store(is_spare, Ordering::Relaxed);
     }
 
     /// From now on nothing may.

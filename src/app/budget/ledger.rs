@@ -32,6 +32,8 @@ pub(super) struct Ledger {
     pub(super) claims: Vec<Claim>,
     pub(super) turn: u64,
     pub(super) is_shared: bool,
+    /// Whether others look after the database on it while nobody here needs it.
+    pub(super) may_leave: bool,
     /// When it was needed last, unless the proxy goes down.
     pub(super) needed: Option<Instant>,
 }
@@ -49,6 +51,7 @@ impl Ledger {
             claims: Vec::new(),
             turn: 0,
             is_shared: false,
+            may_leave: false,
             needed: Some(Instant::now()),
         }
     }
