@@ -119,8 +119,10 @@ impl Sharing {
         }
         let (mut is_hurried, mut is_new) = (self.proxy.is_draining(), false);
         for (place, quota) in &places {
+            let member = self.member(place);
             let ledger = self.ledgers.entry(place.clone()).or_insert_with(Ledger::new);
-            ledger.peak = ledger.peak.max(quota.needed());
+            ledger.sample(quota.needed());
+            is_hurried |= ledger.is_in_the_way(&member);
             is_hurried |= ledger.is_shared && quota.waiting() > 0;
             is_new |= ledger.look.is_none();
             is_hurried |= ledger.is_stale;
@@ -151,14 +153,14 @@ impl Sharing {
         places.iter().for_each(|(_, quota)| quota.note_known());
     }
 
-    /// Who sleeps has no part in anything, and asks for one when it wakes.
+    /// Who sleeps has no part in anything, and asks for one when it wakes. A login may need a connection before.
     async fn give_back(&mut self, cluster: &Cluster, database: &Database) {
         for (place, ledger) in std::mem::take(&mut self.ledgers) {
             let is_awake = |it: &Arc<Database>| !it.state.sleep.is_asleep() && uses(it, &place);
             let is_used = cluster.databases.values().any(is_awake);
             let quota = cluster.quotas.get(&place).filter(|_| ledger.is_shared && !is_used);
             if let Some(quota) = quota {
-                quota.set_budget(Some(0));
+                quota.set_budget(Some(1));
                 quota.tell(Told::default());
             }
             if !ledger.claims.is_empty() {
@@ -279,7 +281,7 @@ impl Sharing {
                 (ledger.foreign, ledger.is_stale) = (Foreign::default(), true);
             }
             ledger.claims = claims;
-            ledger.turn = seconds / TURN_SECONDS;
+            ledger.turn = seconds / (TURN_SECONDS * periods(ledger.claims.len()) as u64);
             let own = ledger.claims.iter().find(|it| it.member == wish.claim.member);
             quota.set_budget(own.map(|it| it.granted));
             let told = Told {

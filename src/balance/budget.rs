@@ -75,8 +75,8 @@ pub fn room(seats: Seats, reserve: usize, foreign: usize) -> usize {
 }
 
 /// The fair part of `member`: nobody gets more than it needs as long as another needs more and has less. Each gets
-/// one at least while there are enough, those who need one before those who do not; where there are not, it is
-/// the turn of others with each `turn`. Half of what nobody needs is spread, the rest is left for whoever needs
+/// one at least while there are enough; where there are not, those who need one come before those who do not, and it
+/// is the turn of others with each `turn`. Half of what nobody needs is spread, the rest is left for whoever needs
 /// it next.
 pub fn share(room: usize, claims: &[Claim], member: &str, turn: u64) -> usize {
     let mut order: Vec<&Claim> = claims.iter().collect();
@@ -106,7 +106,8 @@ fn is_in_turn(room: usize, order: &[&Claim], own: usize, turn: u64) -> bool {
     let place = order[..own].iter().filter(|it| same(it)).count();
     let (of, room) = match needs(&order[own]) {
         true => (needy, room),
-        false => (order.len() - needy, room.saturating_sub(needy)),
+        // The rest is for whoever needs one next.
+        false => (order.len() - needy, room.saturating_sub(needy) / 2),
     };
     if room >= of {
         return true;
@@ -145,6 +146,12 @@ pub fn granted(room: usize, taken_by_others: usize, own: usize, wanted: usize) -
 pub struct Demand(usize);
 
 impl Demand {
+    /// None are needed any more.
+    pub fn forget(&mut self) -> usize {
+        self.0 = 0;
+        0
+    }
+
     /// Notes the most of a while, and gives what to claim: peaks are forgotten by and by.
     pub fn note(&mut self, most: usize) -> usize {
         let less = self.0 - self.0.div_ceil(4);
@@ -190,7 +197,8 @@ mod tests {
     #[test]
     fn too_many_take_turns() {
         assert_eq!(shares(2, &[0, 5, 5]), [0, 1, 1]);
-        assert_eq!(shares(2, &[0, 0, 5]), [1, 0, 1]);
+        assert_eq!(shares(2, &[0, 0, 5]), [0, 0, 1]);
+        assert_eq!(shares(5, &[0, 0, 0, 0, 5, 0]), [1, 1, 0, 0, 1, 0]);
         let claims = claims(&[5; 7]);
         let mut served = [0; 7];
         for turn in 0..7 {

@@ -11,6 +11,9 @@ const LOOK: Duration = Duration::from_secs(2);
 /// Without clients for so long, everything is given back.
 const LINGER: Duration = Duration::from_secs(10);
 
+/// Where there are too few connections, they are given back after so many looks at which nobody needed one.
+const IDLE: u32 = 2;
+
 /// So many proxies may renew their claims in each second.
 const RENEWALS: usize = 50;
 
@@ -28,8 +31,12 @@ pub(super) struct Ledger {
     lost: Lost,
     pub(super) demand: Demand,
     /// The most that was needed since the last renewal.
-    pub(super) peak: usize,
+    peak: usize,
+    /// For how many looks at the clients in a row none of them has needed anything.
+    idle: u32,
     pub(super) claims: Vec<Claim>,
+    /// Whether there are more proxies than connections.
+    is_scarce: bool,
     pub(super) turn: u64,
     pub(super) is_shared: bool,
     /// Whether others look after the database on it while nobody here needs it.
@@ -48,7 +55,9 @@ impl Ledger {
             lost: Lost::default(),
             demand: Demand::default(),
             peak: 0,
+            idle: 0,
             claims: Vec::new(),
+            is_scarce: false,
             turn: 0,
             is_shared: false,
             may_leave: false,
@@ -97,6 +106,18 @@ impl Ledger {
         }
     }
 
+    /// Looks at what clients need now.
+    pub(super) fn sample(&mut self, needed: usize) {
+        self.peak = self.peak.max(needed);
+        self.idle = if needed == 0 { self.idle.saturating_add(1) } else { 0 };
+    }
+
+    /// Whether others lack what this proxy has claimed, and does not need any more.
+    pub(super) fn is_in_the_way(&self, member: &str) -> bool {
+        let has_claimed = || self.claims.iter().any(|it| it.member == member && it.demand > 0);
+        self.is_scarce && self.idle >= IDLE && has_claimed()
+    }
+
     /// What is claimed now. A smaller part is kept to before others hear of it.
     pub(super) fn wish(
         &mut self,
@@ -104,8 +125,14 @@ impl Ledger {
         member: &str,
         (server, reserve): (String, usize),
     ) -> Wish {
-        let demand = self.demand.note(std::mem::take(&mut self.peak));
         let room = room(self.seats(), reserve, self.foreign.count());
+        self.is_scarce = room < self.claims.len();
+        let peak = std::mem::take(&mut self.peak);
+        let demand = match self.is_scarce && self.idle >= IDLE {
+            // Whoever comes again waits a moment.
+            true => self.demand.forget(),
+            false => self.demand.note(peak),
+        };
         let mut claims = self.claims.clone();
         claims.retain(|it| it.member != member);
         let mut claim = Claim { member: member.to_owned(), demand, held: 0, granted: 0 };
