@@ -148,6 +148,27 @@ fn a_token_makes_another_proxy_wait_for_what_this_one_wrote() {
     let mut tenant = proxy.client();
     tenant.run("SET sluice.tenant = '1'");
     assert!(tenant.run("SHOW sluice.token").first().starts_with("1."));
+    // And from a proxy that has no replicas itself, by connection and by tenant.
+    let mut spec = proxy.spec.clone();
+    spec.shards.iter_mut().for_each(|it| it.replicas.clear());
+    let third = Proxy::start(spec);
+    let (mut plain, mut tenant) = (third.client(), third.client());
+    tenant.run("SET sluice.tenant = '2'");
+    pause(&cluster);
+    for (value_then, sql) in [
+        ("5", "UPDATE t SET a = 5 WHERE tenant_id = 2"),
+        ("6", "BEGIN; UPDATE t SET a = 6 WHERE tenant_id = 2; COMMIT"),
+    ] {
+        plain.run(sql);
+        for from in [&mut plain, &mut tenant] {
+            there.run("RESET sluice.token");
+            assert_ne!(value(&mut there, 2), value_then);
+            let token = from.run("SHOW sluice.token").first();
+            there.run(&format!("SET sluice.token = '{token}'"));
+            assert_eq!(value(&mut there, 2), value_then, "{token}");
+        }
+    }
+    resume(&cluster);
 }
 
 #[test]

@@ -204,12 +204,9 @@ impl Session {
 
     /// From now on this client's reads of the shard see what was written.
     pub(super) fn note_written_on(&mut self, shard: ShardId) {
-        if !self.database.has_replicas {
-            // A reload may have brought some meanwhile, and nothing was opened for them.
-            if !self.proxy.is_current(&self.cluster) {
-                self.database.state.writes.note(Mark::EVERYTHING);
-            }
-            return;
+        // A reload may have brought some meanwhile, and nothing was opened for them.
+        if !self.database.has_replicas && !self.proxy.is_current(&self.cluster) {
+            self.database.state.writes.note(Mark::EVERYTHING);
         }
         let last = self.database.state.writes.issue();
         let loose = if self.writing.is_loose() { last } else { Stamp::default() };
@@ -298,7 +295,9 @@ impl Session {
         if let (Some(tenant), Some(mark)) = (&self.routing.tenant, self.tenant_mark()) {
             let shard = self.owner_of(tenant)?;
             let writes = &self.database.state.writes;
-            let last = writes.last(mark).map_or_else(|| writes.issued(), |it| it.ticket);
+            // Without replicas nobody notes what tenants write.
+            let last = writes.last(mark).filter(|_| self.database.has_replicas);
+            let last = last.map_or_else(|| writes.issued(), |it| it.ticket);
             tickets.push((shard, last));
         }
         for (shard, ticket) in tickets {
