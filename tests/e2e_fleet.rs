@@ -124,6 +124,28 @@ fn what_one_proxy_wrote_the_other_reads() {
     assert_eq!(serves(&mut reader, 1), "t");
 }
 
+/// Who is heard by all does not wait for the fence; who is not, does.
+#[test]
+fn a_write_waits_for_those_who_hear_it() {
+    let (_cluster, _redis, [one, mut other]) = fleet("fence = \"1s\"\n");
+    let mut writer = one.client();
+    let mut write_all = |value: u32| {
+        let begun = Instant::now();
+        for tenant in 1..=8 {
+            writer.run(&format!("UPDATE t SET a = {value} WHERE tenant_id = {tenant}"));
+        }
+        begun.elapsed()
+    };
+    let fences = Duration::from_secs(8);
+    let confirmed = write_all(1);
+    assert!(confirmed < fences / 2, "{confirmed:?}");
+    // One that is dead confirms nothing. Tenants that cool down are announced anew.
+    other.kill9();
+    thread::sleep(Duration::from_secs(1));
+    let fenced = write_all(2);
+    assert!(fenced >= fences, "{fenced:?}");
+}
+
 #[test]
 fn a_killed_proxy_leaves_nothing_unseen() {
     let (cluster, _redis, [mut here, there]) = fleet("distrust = \"1s\"\n");
