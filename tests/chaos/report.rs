@@ -1,6 +1,6 @@
 //! What a run has shown.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -16,7 +16,7 @@ pub struct Report {
     lasted: Duration,
     outcomes: BTreeMap<&'static str, usize>,
     on_replicas: u64,
-    errors: BTreeMap<String, usize>,
+    errors: BTreeMap<String, (usize, BTreeSet<String>)>,
     anomalies: Vec<String>,
     kinds: BTreeMap<&'static str, usize>,
     money: i64,
@@ -141,7 +141,13 @@ impl fmt::Display for Report {
             writeln!(f, "  {count:8}  {name}")?;
         }
         writeln!(f, "  {:8}  reads were served by replicas", self.on_replicas)?;
-        writeln!(f, "errors: {:?}", self.errors)?;
+        for (code, (count, texts)) in &self.errors {
+            writeln!(f, "{count:>10}  errors {code}")?;
+            texts
+                .iter()
+                .filter(|it| !it.is_empty())
+                .try_for_each(|it| writeln!(f, "            {it}"))?;
+        }
         for it in &self.failovers {
             let Failover { shard, promotion, without_writes } = it;
             writeln!(

@@ -1,6 +1,6 @@
 //! Clients that append to lists, read them elsewhere, and move money; everything they are told is noted.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -17,6 +17,8 @@ const LISTS: u64 = 24;
 const GENERATION: Duration = Duration::from_secs(4);
 /// How long a client waits for an answer before it gives up.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// Of so many errors of a kind the texts are kept, if they differ.
+const TEXTS: usize = 8;
 
 /// What all clients share.
 pub struct Workload {
@@ -25,13 +27,15 @@ pub struct Workload {
     pub is_over: AtomicBool,
     pub ops: Mutex<Vec<Op>>,
     /// Errors by SQLSTATE.
-    pub errors: Mutex<BTreeMap<String, usize>>,
+    /// By code: how many, and the texts of some.
+    pub errors: Mutex<BTreeMap<String, (usize, BTreeSet<String>)>>,
     /// Reads that replicas served.
     pub on_replicas: AtomicU64,
     next: AtomicU64,
 }
 
 /// Why an operation has no answer.
+#[derive(Debug)]
 enum Trouble {
     Postgres(tokio_postgres::Error),
     /// Given up: no answer in time, or the client was killed.
@@ -52,6 +56,23 @@ impl Trouble {
             Self::Postgres(it) => it.code().map_or("lost".to_owned(), |it| it.code().to_owned()),
             Self::Left => "left".to_owned(),
             Self::Wrong(what) => what.clone(),
+        }
+    }
+
+    /// What it says, with what differs from case to case.
+    fn text(&self) -> String {
+        match self {
+            Self::Postgres(it) => it.as_db_error().map_or_else(
+                || it.to_string(),
+                |it| {
+                    [Some(it.message()), it.detail()]
+                        .into_iter()
+                        .flatten()
+                        .collect::<Vec<_>>()
+                        .join(": ")
+                },
+            ),
+            Self::Left | Self::Wrong(_) => String::new(),
         }
     }
 
@@ -176,7 +197,12 @@ impl Workload {
     }
 
     fn note(&self, error: &Trouble, what: &str) {
-        *self.errors.lock().unwrap().entry(format!("{what}{}", error.code())).or_default() += 1;
+        let mut errors = self.errors.lock().unwrap();
+        let (count, texts) = errors.entry(format!("{what}{}", error.code())).or_default();
+        *count += 1;
+        if texts.len() < TEXTS {
+            texts.insert(error.text());
+        }
     }
 
     async fn record(

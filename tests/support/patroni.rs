@@ -357,7 +357,10 @@ fn program() -> PathBuf {
     };
     let (dir, new) = (target.join(NAME), target.join(format!("{NAME}.{}", std::process::id())));
     if !dir.exists() {
-        let python = Command::new("python3").args(["-m", "venv"]).arg(&new).output();
+        // The system's own, where there is one: the servers' user may not be able to run another.
+        let python = ["/usr/bin/python3", "python3"].into_iter().find(|it| Path::new(it).exists());
+        let python =
+            Command::new(python.unwrap_or("python3")).args(["-m", "venv"]).arg(&new).output();
         told(
             python,
             "python3 -m venv (Debian's package python3-venv, which `./dev install` installs)",
