@@ -353,7 +353,7 @@ fn nothing_is_told_in_the_middle_of_a_row() {
                 ("lost", 0) => lost += 1,
                 // Cut off before the client was told anything: it runs again.
                 ("", 1) => {
-                    assert_eq!(answer.rows[0].last().unwrap().as_ref().unwrap().len(), 3_000_000)
+                    assert_eq!(answer.rows[0].last().unwrap().as_ref().unwrap().len(), 3_000_000);
                 }
                 other => panic!("{before:?}: {other:?}"),
             }

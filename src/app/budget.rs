@@ -115,6 +115,11 @@ impl Sharing {
         if !cluster.config.pool.shares {
             database.state.sleep.set_spare(false);
             database.hosts().for_each(|it| it.control.set_in_crowd(false));
+            // What a database kept that slept, or was taken out.
+            for (_, quota) in cluster.quotas.iter().filter(|(place, _)| uses(database, place)) {
+                quota.set_budget(None);
+                quota.tell(Told::default());
+            }
             return;
         }
         let (mut is_hurried, mut is_new) = (self.proxy.is_draining(), false);
@@ -155,6 +160,7 @@ impl Sharing {
 
     /// Who sleeps has no part in anything, and asks for one when it wakes. A login may need a connection before.
     async fn give_back(&mut self, cluster: &Cluster, database: &Database) {
+        self.rests = None;
         for (place, ledger) in std::mem::take(&mut self.ledgers) {
             let is_awake = |it: &Arc<Database>| !it.state.sleep.is_asleep() && uses(it, &place);
             let is_used = cluster.databases.values().any(is_awake);
@@ -165,7 +171,9 @@ impl Sharing {
             }
             if !ledger.claims.is_empty() {
                 // If it cannot be said, the claim ends by itself.
-                let _ = budget::leave(&database.home().primary.control, &self.member(&place)).await;
+                let member = self.member(&place);
+                let leaving = budget::leave(&database.home().primary.control, &member);
+                let _ = tokio::time::timeout(HURRY, leaving).await;
             }
         }
     }
@@ -249,6 +257,9 @@ impl Sharing {
                     ledger.look = None;
                     quota.tell(Told::default());
                 }
+                continue;
+            }
+            if !ledger.is_shared && ledger.look.is_none() && !ledger.is_overdue() {
                 continue;
             }
             if !ledger.is_shared {

@@ -200,6 +200,16 @@ impl Channel {
         self.state.lock().peers.have_heard(sent.number, sent.at)
     }
 
+    /// Whether there is something to do at once, once.
+    pub(super) fn is_in_a_hurry(&self) -> bool {
+        self.state.lock().peers.is_in_a_hurry()
+    }
+
+    /// Whether others hear this proxy often enough to know that it is there.
+    pub(super) fn is_in_time(&self, now: u64) -> bool {
+        now < self.state.lock().heartbeat + HEARTBEAT
+    }
+
     /// The fence after a message's reply is over, or all have heard it.
     pub(super) fn arrived(&self, sent: &Outgoing) {
         let mut state = self.state.lock();

@@ -163,7 +163,8 @@ impl Fleet {
                 if let Some(fence) = channel.receive(content, fleet.now(), since) {
                     // Others may wait less than this proxy.
                     fleet.trust.fetch_min(trust(fence), Ordering::AcqRel);
-                    // It may be waited for, or wait.
+                }
+                if channel.is_in_a_hurry() {
                     fleet.wake.notify_one();
                 }
             }
@@ -238,11 +239,15 @@ impl Fleet {
         let pace = Duration::from_micros(self.fence / 4);
         loop {
             let sent = self.now();
+            // Whom others have not heard they do not wait for.
+            let is_in_time = self.channels.read().iter().all(|it| it.is_in_time(sent));
             if let Err(problem) = connection.ping().await {
                 return problem;
             }
             self.channels.read().iter().for_each(|it| it.expire(self.now()));
-            self.known.store(sent, Ordering::Release);
+            if is_in_time {
+                self.known.store(sent, Ordering::Release);
+            }
             tokio::time::sleep(pace.saturating_sub(Duration::from_micros(self.now() - sent))).await;
         }
     }

@@ -18,6 +18,8 @@ pub(super) struct Peers {
     listens: u64,
     /// Somebody waits to be told that it was heard.
     must_confirm: bool,
+    /// This proxy was told that it was heard.
+    is_confirmed: bool,
     /// Before that moment nothing ends.
     due: u64,
 }
@@ -73,7 +75,16 @@ impl Peers {
     pub(super) fn new(own: u64, distrust: u64) -> (Self, Change) {
         let known = HashMap::new();
         let blind = Blind::Deaf;
-        let peers = Self { own, distrust, known, blind, listens: 0, must_confirm: false, due: 0 };
+        let peers = Self {
+            own,
+            distrust,
+            known,
+            blind,
+            listens: 0,
+            must_confirm: false,
+            is_confirmed: false,
+            due: 0,
+        };
         (peers, Change::Hold(EVERYTHING))
     }
 
@@ -97,10 +108,12 @@ impl Peers {
             return changes;
         }
         (peer.number, peer.heard, peer.has_left) = (message.number, since, message.leaves);
-        peer.waits |= !message.hot.is_empty();
+        // What could not be read was said by somebody who would not read an answer.
+        peer.waits |= !message.hot.is_empty() && message.fence_us > 0;
         self.must_confirm |= peer.waits;
         let own = message.heard.iter().filter(|it| it.0 == self.own).map(|it| it.1).max();
         peer.confirmed = peer.confirmed.max(own.unwrap_or(0));
+        self.is_confirmed |= own.is_some();
         let until = now + u64::from(message.lease_ms) * 1000;
         for mark in &message.hot {
             match peer.marks.entry(*mark) {
@@ -137,6 +150,7 @@ impl Peers {
             }
         }
         let (distrust, due) = (self.distrust, &mut self.due);
+        let mut has_forgotten = false;
         self.known.retain(|_, peer| {
             peer.marks.retain(|mark, until| {
                 let holds = *until > now;
@@ -146,16 +160,27 @@ impl Peers {
                 }
                 holds
             });
+            let was_there = !peer.has_left;
             let stays = peer.look(now, distrust, &mut changes);
+            has_forgotten |= was_there && !stays;
             *due = (*due).min(peer.due());
             stays
         });
+        if has_forgotten {
+            // It may be there all the same, and is to be heard again before all are known.
+            self.listens = now;
+        }
         changes
     }
 
     /// Whether it is to be said who was heard.
     pub(super) fn must_confirm(&self) -> bool {
         self.must_confirm && self.is_small()
+    }
+
+    /// Whether there is something to do at once: to confirm, or to go on, once.
+    pub(super) fn is_in_a_hurry(&mut self) -> bool {
+        std::mem::take(&mut self.is_confirmed) || self.must_confirm()
     }
 
     /// Who waits to be told that it was heard, and up to which message it was.
@@ -277,6 +302,49 @@ mod tests {
         let leaves = Message { leaves: true, ..message(3, &[], &[]) };
         assert_eq!(peers.receive(&leaves, now + 90 * SECOND, now + 90 * SECOND), []);
         assert_eq!(peers.expire(now + 99 * SECOND), []);
+    }
+
+    #[test]
+    fn all_have_heard_once_each_has_said_so() {
+        let (mut peers, now) = (heard(0), 20 * SECOND);
+        assert!(!peers.have_heard(5, now), "it has not listened");
+        peers.listens(10 * SECOND);
+        assert!(peers.have_heard(5, now), "nobody is there");
+        assert!(!peers.have_heard(5, 10 * SECOND + SILENCE - 1), "somebody may be there");
+        let from = |sender, number, heard: &[(u64, u64)]| Message {
+            sender,
+            fence_us: 1,
+            heard: heard.to_vec(),
+            ..message(number, &[], &[])
+        };
+        peers.receive(&from(1, 1, &[(2, 4)]), now, now);
+        assert!(peers.have_heard(4, now) && !peers.have_heard(5, now));
+        peers.receive(&from(3, 1, &[]), now, now);
+        peers.receive(&from(1, 2, &[(7, 9), (2, 5)]), now, now);
+        assert!(!peers.have_heard(5, now), "3 has not");
+        peers.receive(&Message { leaves: true, ..from(3, 2, &[]) }, now, now);
+        assert!(peers.have_heard(5, now));
+        // Forgotten, and perhaps still there.
+        peers.expire(now + SILENCE);
+        assert!(peers.states(now).is_empty());
+        assert!(!peers.have_heard(5, now + SILENCE) && peers.have_heard(5, now + 2 * SILENCE));
+    }
+
+    #[test]
+    fn who_announces_is_told_that_it_was_heard_once() {
+        let (mut peers, now) = (heard(0), 10 * SECOND);
+        let announces = Message { fence_us: 1, ..message(7, &[3], &[]) };
+        peers.receive(&announces, now, now);
+        assert!(peers.is_in_a_hurry() && peers.must_confirm());
+        assert_eq!(peers.confirm(), [(1, 7)]);
+        assert!(!peers.must_confirm() && peers.confirm().is_empty());
+        // Nobody would read an answer to what cannot be read.
+        peers.receive(&Message { sender: 0, ..message(8, &[EVERYTHING], &[]) }, now, now);
+        assert!(!peers.must_confirm());
+        for sender in 3..=2 + CONFIRMING as u64 {
+            peers.receive(&Message { sender, ..announces.clone() }, now, now);
+        }
+        assert!(!peers.must_confirm(), "too many others");
     }
 
     #[test]

@@ -17,7 +17,7 @@ const SIZE: usize = 3;
 /// How long a connection in use is waited for before another is made.
 const PATIENCE: Duration = Duration::from_millis(100);
 /// The same where many proxies share the server, or may.
-const PATIENCE_IN_CROWD: Duration = Duration::from_millis(400);
+const PATIENCE_IN_CROWD: Duration = Duration::from_millis(250);
 /// How often is looked whether it is free.
 const LOOK: Duration = Duration::from_millis(5);
 /// How long a server is left alone that lets nobody in.
@@ -116,13 +116,8 @@ impl Control {
         let Some(pool) = &self.pool else {
             return Err(ControlError("the control pool could not be built".into()));
         };
-        let begun = Instant::now();
-        // Servers' connections are few where there are many proxies: rather a moment's wait than one more.
-        let patience = if self.is_in_crowd() { PATIENCE_IN_CROWD } else { PATIENCE };
-        while pool.status().size > 0 && pool.status().available == 0 && begun.elapsed() < patience {
-            tokio::time::sleep(LOOK).await;
-        }
-        let end = begun + DEADLINE;
+        let end = Instant::now() + DEADLINE;
+        self.until_free(pool).await;
         loop {
             let got = pool.get().await;
             let is_full = matches!(&got, Err(PoolError::Backend(error)) if error.is_full());
@@ -135,6 +130,15 @@ impl Control {
                 PoolError::Backend(error) => ControlError(describe(&error)),
                 error => ControlError(describe(&error)),
             });
+        }
+    }
+
+    /// Waits a moment for a connection in use: servers' connections are few where there are many proxies.
+    async fn until_free(&self, pool: &Pool<Connections>) {
+        let begun = Instant::now();
+        let patience = if self.is_in_crowd() { PATIENCE_IN_CROWD } else { PATIENCE };
+        while pool.status().size > 0 && pool.status().available == 0 && begun.elapsed() < patience {
+            tokio::time::sleep(LOOK).await;
         }
     }
 
@@ -186,7 +190,11 @@ impl Control {
         let Some(pool) = &self.pool else {
             return Err(LookError::Other("the control pool could not be built".into()));
         };
-        let client = pool.get().await.map_err(|error| match error {
+        self.until_free(pool).await;
+        let got = pool.get().await;
+        let is_full = matches!(&got, Err(PoolError::Backend(error)) if error.is_full());
+        self.is_turned_away.store(is_full, Ordering::Relaxed);
+        let client = got.map_err(|error| match error {
             PoolError::Backend(it) if it.is_down() => LookError::Down(describe(&it)),
             PoolError::Backend(it) => LookError::Other(describe(&it)),
             error => LookError::Other(describe(&error)),

@@ -26,6 +26,11 @@ impl Sleep {
         self.is_asleep.load(Ordering::Acquire)
     }
 
+    /// Whether a statement wakes it just now.
+    pub fn is_waking(&self) -> bool {
+        self.waking.try_lock().is_err()
+    }
+
     /// Whether this proxy had better leave the servers to others while it has no clients for them.
     pub fn is_spare(&self) -> bool {
         self.is_spare.load(Ordering::Relaxed)

@@ -6,12 +6,23 @@ use super::Proxy;
 use crate::config::Config;
 use crate::pool::Pool;
 use crate::pool::cluster::{Cluster, Host, Shard};
+use crate::pool::sleep;
 
 impl Proxy {
     /// Puts a configuration in force, with the roles that are known now. Gives the old snapshot and the
     /// new one.
     pub fn install(&self, config: &Arc<Config>) -> (Arc<Cluster>, Arc<Cluster>) {
         self.replace(|_| Arc::clone(config))
+    }
+
+    /// Wakes a database that sleeps.
+    pub async fn wake_database(&self, database: &str) {
+        let cluster = self.cluster.load_full();
+        if let Some(database) = cluster.databases.get(database)
+            && sleep::wake(database, cluster.config.health.timeout).await
+        {
+            self.renew();
+        }
     }
 
     /// Puts the roles in force that are known now.

@@ -209,7 +209,9 @@ impl Session {
             self.database.state.writes.note(Mark::EVERYTHING);
         }
         let last = self.database.state.writes.issue();
-        let loose = if self.writing.is_loose() { last } else { Stamp::default() };
+        // Without replicas nobody notes what tenants write.
+        let is_loose = self.writing.is_loose() || !self.database.has_replicas;
+        let loose = if is_loose { last } else { Stamp::default() };
         match self.written.iter_mut().find(|it| it.shard == shard) {
             Some(it) => *it = Written { shard, last, loose: it.loose.max(loose) },
             None => self.written.push(Written { shard, last, loose }),
@@ -297,7 +299,8 @@ impl Session {
             let writes = &self.database.state.writes;
             // Without replicas nobody notes what tenants write.
             let last = writes.last(mark).filter(|_| self.database.has_replicas);
-            let last = last.map_or_else(|| writes.issued(), |it| it.ticket);
+            // A ticket of its own: the primary is asked anew.
+            let last = last.unwrap_or_else(|| writes.issue()).ticket;
             tickets.push((shard, last));
         }
         for (shard, ticket) in tickets {

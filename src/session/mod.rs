@@ -54,7 +54,6 @@ use crate::net::listener::Place;
 use crate::net::{Client, Stream, Thread};
 use crate::pool::cluster::{Cluster, Database};
 use crate::pool::login::Account;
-use crate::pool::sleep;
 use crate::pool::writes::Open;
 use crate::proxy::{Handle, Proxy, Seat, Signals};
 use crate::server::Settings;
@@ -425,7 +424,7 @@ impl Session {
 
     async fn handle(&mut self, tag: u8, frame: Bytes) -> Result<(), Failure> {
         if self.database.state.sleep.is_asleep() {
-            Box::pin(self.wake()).await;
+            Box::pin(self.proxy.wake_database(&self.database.name)).await;
         }
         self.note_message(frame.len());
         match tag {
@@ -469,16 +468,6 @@ impl Session {
                 let _ = self.client.flush(PATIENCE).await;
                 Err(Failure::Gone)
             }
-        }
-    }
-
-    /// The database's servers were left alone, since nobody worked there.
-    async fn wake(&self) {
-        let cluster = self.proxy.cluster.load_full();
-        if let Some(database) = cluster.databases.get(&*self.database.name)
-            && sleep::wake(database, cluster.config.health.timeout).await
-        {
-            self.proxy.renew();
         }
     }
 

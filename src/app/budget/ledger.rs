@@ -11,6 +11,8 @@ const LOOK: Duration = Duration::from_secs(2);
 /// Without clients for so long, everything is given back.
 const LINGER: Duration = Duration::from_secs(10);
 
+/// How long a server may take to say what it has, before this proxy goes without.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// Where there are too few connections, they are given back after so many looks at which nobody needed one.
 const IDLE: u32 = 2;
 
@@ -41,6 +43,7 @@ pub(super) struct Ledger {
     pub(super) is_shared: bool,
     /// Whether others look after the database on it while nobody here needs it.
     pub(super) may_leave: bool,
+    begun: Instant,
     /// When it was needed last, unless the proxy goes down.
     pub(super) needed: Option<Instant>,
 }
@@ -61,6 +64,7 @@ impl Ledger {
             turn: 0,
             is_shared: false,
             may_leave: false,
+            begun: Instant::now(),
             needed: Some(Instant::now()),
         }
     }
@@ -104,6 +108,11 @@ impl Ledger {
         if self.lost.members.is_empty() || self.foreign.is_unknown() {
             self.foreign.note(look.seats, held);
         }
+    }
+
+    /// Whether the server should have said by now what it has.
+    pub(super) fn is_overdue(&self) -> bool {
+        self.begun.elapsed() >= PATIENCE
     }
 
     /// Looks at what clients need now.
