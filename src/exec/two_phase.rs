@@ -102,7 +102,10 @@ pub async fn commit(members: &mut [&mut Member], gid: &Gid) -> Outcome {
 async fn make_ready(members: &mut [&mut Member]) -> Result<(), PgError> {
     for member in members.iter_mut() {
         let server = member.server();
-        if server.tx() == TxStatus::Failed || server.is_broken() {
+        if server.is_broken() {
+            return Err(server.loss());
+        }
+        if server.tx() == TxStatus::Failed {
             return Err(PgError::new(
                 sqlstate::IN_FAILED_SQL_TRANSACTION,
                 format!("the transaction has failed on shard {}", member.shard),

@@ -448,13 +448,17 @@ impl Server {
         std::future::poll_fn(|cx| self.poll_fill(cx)).await
     }
 
+    /// What is said of a connection that is lost.
+    pub fn loss(&self) -> PgError {
+        let host = &self.cancel.host;
+        let text = format!("the connection to server {host} was lost");
+        PgError::new(sqlstate::CONNECTION_FAILURE, text)
+    }
+
     fn lost(&mut self, why: &str) -> PgError {
         (self.is_broken, self.is_lost) = (true, true);
         self.note_loss(false);
-        let error = PgError::new(
-            sqlstate::CONNECTION_FAILURE,
-            format!("the connection to server {} was lost", self.cancel.host),
-        )
+        let error = self.loss()
         .detail(why.to_owned())
         .hint("repeat the transaction; a write without a reported COMMIT may or may not have happened");
         PgError { is_passing: !self.has_sent, ..error }
