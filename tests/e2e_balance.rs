@@ -283,7 +283,8 @@ fn what_hangs_on_a_stopped_replica_is_run_elsewhere() {
     assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
     told.run("ROLLBACK");
     assert_ne!(port_of(&mut told), held);
-    stopped.iter().for_each(|it| kill(*it, Signal::SIGCONT).unwrap());
+    // One that was about to end is gone as soon as its parent goes on.
+    stopped.iter().for_each(|it| drop(kill(*it, Signal::SIGCONT)));
     wait_for("it reads again", || (0..20).any(|_| port_of(&mut told) == held));
 }
 
