@@ -284,7 +284,9 @@ fn what_hangs_on_a_stopped_replica_is_run_elsewhere() {
     told.run("ROLLBACK");
     assert_ne!(port_of(&mut told), held);
     // One that was about to end is gone as soon as its parent goes on.
-    stopped.iter().for_each(|it| drop(kill(*it, Signal::SIGCONT)));
+    for process in &stopped {
+        let _ = kill(*process, Signal::SIGCONT);
+    }
     wait_for("it reads again", || (0..20).any(|_| port_of(&mut told) == held));
 }
 
