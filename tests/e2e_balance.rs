@@ -6,6 +6,7 @@ mod support;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use pgsluice::playground::{Cluster, Node};
@@ -285,7 +286,7 @@ fn what_hangs_on_a_stopped_replica_is_run_elsewhere() {
     assert_ne!(port_of(&mut told), held);
     // One that was about to end is gone as soon as its parent goes on.
     for process in &stopped {
-        let _ = kill(*process, Signal::SIGCONT);
+        assert!(matches!(kill(*process, Signal::SIGCONT), Ok(()) | Err(Errno::ESRCH)));
     }
     wait_for("it reads again", || (0..20).any(|_| port_of(&mut told) == held));
 }

@@ -69,6 +69,21 @@ impl Foreign {
     }
 }
 
+/// More proxies than one for so many of a server's connections are a crowd.
+const CROWD: usize = 4;
+/// So many of a crowd stay at least, whether they have clients or not.
+const STEADY: usize = 2;
+
+/// Whether so many proxies' own connections take much of what a server has.
+pub fn is_crowd(proxies: usize, usable: usize) -> bool {
+    proxies > usable / CROWD
+}
+
+/// Whether one of a crowd may leave that has so many before it.
+pub fn may_leave(before: usize, usable: usize) -> bool {
+    before >= (usable / CROWD / 2).max(STEADY)
+}
+
 /// How many pooled connections a server has room for.
 pub fn room(seats: Seats, reserve: usize, foreign: usize) -> usize {
     seats.usable.saturating_sub(reserve).saturating_sub(foreign)
@@ -186,6 +201,13 @@ mod tests {
         assert_eq!(shares(10, &[1, 0, 20]), [1, 1, 8]);
         assert_eq!(shares(10, &[3, 20, 4]), [3, 4, 3]);
         assert_eq!(shares(12, &[3, 20, 4]), [3, 5, 4]);
+    }
+
+    #[test]
+    fn of_a_crowd_an_eighth_stays_and_two_at_least() {
+        assert_eq!([9, 10].map(|it| is_crowd(it, 37)), [false, true]);
+        assert_eq!([3, 4].map(|it| may_leave(it, 37)), [false, true]);
+        assert_eq!([1, 2].map(|it| may_leave(it, 5)), [false, true]);
     }
 
     #[test]

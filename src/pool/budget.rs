@@ -2,7 +2,7 @@
 //! table of claims, which lies on a database's home shard.
 
 use super::control::{Control, ControlError};
-use crate::balance::budget::{Claim, Seats};
+use crate::balance::budget::{Claim, Seats, is_crowd, may_leave};
 use crate::sql::name::quoted_text;
 
 /// The table of claims. What it holds is worth nothing once the server has gone down.
@@ -10,11 +10,6 @@ const TABLE: &str = "sluice.budget";
 
 /// A proxy that has not been heard of for so long is dead, and its places are free.
 const LEASE_SECONDS: u32 = 15;
-
-/// More proxies than one for so many of a server's connections are a crowd.
-const CROWD: usize = 4;
-/// So many of a crowd stay, whether they have clients or not.
-const STEADY: usize = 2;
 
 /// What a server says of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,14 +28,14 @@ pub struct Look {
 impl Look {
     /// Whether the proxies' own connections take much of what there is.
     pub fn is_crowded(&self) -> bool {
-        self.present.len() > self.seats.usable / CROWD
+        is_crowd(self.present.len(), self.seats.usable)
     }
 
     /// Whether there are others enough to look after this database while `proxy` has no clients. All see the same
     /// list, so that they do not leave together.
     pub fn may_leave(&self, proxy: &str) -> bool {
         let before = self.fellows.iter().filter(|it| it.as_str() < proxy).count();
-        self.is_crowded() && before >= (self.seats.usable / CROWD / 2).max(STEADY)
+        self.is_crowded() && may_leave(before, self.seats.usable)
     }
 }
 
